@@ -1,0 +1,1 @@
+"""Configuration files; a package so that Hydra finds them after `pip install`."""

@@ -1,0 +1,122 @@
+"""The contract of a memory core: one time step (`step`) and a row of them (`scan`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rlmem import tree
+from rlmem.errors import UsageError
+from rlmem.kernels import linear_scan
+from rlmem.registry import Registry
+
+S = TypeVar("S")
+
+
+class MemoryCore(nn.Module, ABC, Generic[S]):
+    """A memory: reads `x` [B, I] and a state, gives an output [B, O] and the next state.
+
+    `start[b, t]` says that `x[b, t]` is the first observation of an episode: the state is replaced
+    by the initial one *before* `x[b, t]` is read. A state is a Tensor or a (named) tuple of them,
+    every leaf [B, ...], float32 or complex64 (64/128 where the parameters are float64).
+    """
+
+    input_size: int
+    output_size: int
+
+    def __init__(self, input_size: int, output_size: int | None = None) -> None:
+        super().__init__()
+        self.input_size = positive("input_size", input_size)
+        self.output_size = positive("output_size", output_size or input_size)
+        # Knows device and dtype also where a core has no parameters.
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+
+    @property
+    def state_dtype(self) -> torch.dtype:
+        """Real dtype of the state: float64 under float64 parameters, else float32."""
+        return torch.float64 if self._anchor.dtype == torch.float64 else torch.float32
+
+    def zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """Zeros of `state_dtype` (or `dtype`) where this core lives."""
+        return torch.zeros(shape, dtype=dtype or self.state_dtype, device=self._anchor.device)
+
+    @abstractmethod
+    def initial_state(self, batch_size: int) -> S:
+        """The state before an episode's first observation, for `batch_size` rows."""
+
+    @abstractmethod
+    def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
+        """One time step that knows nothing of resets."""
+
+    def step(
+        self, x: Float[Tensor, "B I"], state: S, start: Bool[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B O"], S]:
+        """One time step: where `start`, forget; then read `x`."""
+        return self.update(x, tree.select(start, self.initial_state(x.shape[0]), state))
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: S, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], S]:
+        """A row of time steps: the fold of `step`, by whatever is fastest."""
+        outputs = []
+        for x_t, start_t in zip(x.unbind(1), start.unbind(1), strict=True):
+            y, state = self.step(x_t, state, start_t)
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), state
+
+    def extra_repr(self) -> str:
+        return f"input_size={self.input_size}, output_size={self.output_size}"
+
+
+class LinearCore(MemoryCore[Tensor]):
+    """A diagonal recurrence `h[t] = gate[t] * h[t-1] + value[t]` between two maps without memory.
+
+    `gate` may have fewer dimensions than `value` ([D] where it does not depend on `x`).
+    """
+
+    state_size: int
+    complex_state: bool = False
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
+        """`gate` ([D] or [*N, D]) and `value` [*N, D] from the input."""
+
+    @abstractmethod
+    def decode(self, h: Tensor, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        """The output from the states [*N, D] and the input."""
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        dtype = self.state_dtype
+        return self.zeros(
+            batch_size, self.state_size, dtype=dtype.to_complex() if self.complex_state else dtype
+        )
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: Tensor
+    ) -> tuple[Float[Tensor, "B O"], Tensor]:
+        gate, value = self.encode(x)
+        h = gate * state + value
+        return self.decode(h, x), h
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], Tensor]:
+        gate, value = self.encode(x)
+        h = linear_scan(gate, value, state, start)
+        # A copy, so that a state kept for the next row does not keep this whole row alive.
+        return self.decode(h, x), h[:, -1].clone()
+
+
+def positive(name: str, value: int) -> int:
+    """`value` if it is an int of at least 1; else a `UsageError` that names it."""
+    if not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} must be an integer of at least 1, not {value!r}")
+    return value
+
+
+registry: Registry[MemoryCore[Any]] = Registry("core", "rlmem.cores")
+register = registry.register

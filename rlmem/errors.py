@@ -1,0 +1,18 @@
+"""Errors that a user can mend: one clear line that says what was given and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """Bad input from a user; the command line prints it as one line and exits with code 2."""
+
+
+def unknown(kind: str, name: object, options: Iterable[str]) -> UsageError:
+    """A `UsageError` for a name that is not among `options`, with the nearest ones first."""
+    known = sorted(options)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})")

@@ -1,0 +1,38 @@
+"""States as trees: a Tensor, or a (named) tuple of trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`fn` on every leaf of `tree` (and the leaves at the same places of `rest`), same structure."""
+    if isinstance(tree, Tensor):
+        return fn(tree, *rest)
+    nodes = [map(fn, *parts) for parts in zip(tree, *rest, strict=True)]
+    return type(tree)(*nodes) if hasattr(tree, "_fields") else tuple(nodes)
+
+
+def leaves(tree: Any) -> Iterator[Tensor]:
+    """The tensors of `tree` in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    else:
+        for part in tree:
+            yield from leaves(part)
+
+
+def select(mask: Tensor, yes: Any, no: Any) -> Any:
+    """Rows of `yes` where `mask` [B] is True, rows of `no` elsewhere, leaf by leaf.
+
+    A selection and not a multiplication: what is not selected leaves no trace, not even a NaN.
+    """
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(mask.reshape(mask.shape + (1,) * (a.dim() - mask.dim())), a, b)
+
+    return map(pick, yes, no)
