@@ -1,4 +1,4 @@
-"""A shelf of things that are made by name: cores, environments and algorithms each hang one here."""
+"""A shelf of things made by name: cores, environments and algorithms each hang one here."""
 
 from __future__ import annotations
 

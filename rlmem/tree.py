@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`fn` on every leaf of `tree` (and the leaves at the same places of `rest`), same structure."""
+    """`fn` on every leaf of `tree` (with those at the same places of `rest`), same structure."""
     if isinstance(tree, Tensor):
         return fn(tree, *rest)
     nodes = [map(fn, *parts) for parts in zip(tree, *rest, strict=True)]

@@ -27,6 +27,7 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
 
     input_size: int
     output_size: int
+    _anchor: Tensor
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
@@ -95,9 +96,7 @@ class LinearCore(MemoryCore[Tensor]):
             batch_size, self.state_size, dtype=dtype.to_complex() if self.complex_state else dtype
         )
 
-    def update(
-        self, x: Float[Tensor, "B I"], state: Tensor
-    ) -> tuple[Float[Tensor, "B O"], Tensor]:
+    def update(self, x: Float[Tensor, "B I"], state: Tensor) -> tuple[Float[Tensor, "B O"], Tensor]:
         gate, value = self.encode(x)
         h = gate * state + value
         return self.decode(h, x), h

@@ -1,0 +1,78 @@
+"""Fast and Forgetful Memory (Morad et al. 2023, arXiv 2310.04128).
+
+    S[t] = Gamma * S[t-1] + (y s(g_in))[:, None],   Gamma[m, c] = exp(-|a_m| + i b_c)
+    out  = LN(W vec S) s(g_out) + thru (1 - s(g_out));   y, thru, g_in, g_out linear in x
+
+In the form that only decays (|Gamma| <= 1), so that a row may have any length; the paper's closed
+form divides by Gamma^t and overflows. Weights and layout are those of the authors' torch code
+(equations and order in the golden file), where `a` is negative.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlmem.cores.base import LinearCore, positive, register
+from rlmem.errors import UsageError
+
+
+@register("ffm")
+class FFM(LinearCore):
+    """The state is `S` flattened, complex [B, memory_size * context_size].
+
+    At first the traces decay at rates evenly spread from `max_decay` per step (the authors' value,
+    log(DBL_MAX)/1024 - 0.02, so that the fastest halves at each step) down to the rate at which
+    `forgotten_at` is left after `max_period` steps; the periods of the contexts are evenly spread
+    from `min_period` to `max_period` steps.
+    """
+
+    complex_state = True
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None = None,
+        memory_size: int = 32,
+        context_size: int = 4,
+        min_period: float = 1.0,
+        max_period: float = 1024.0,
+        forgotten_at: float = 0.01,
+        max_decay: float = 0.67314718056,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        self.memory_size = positive("memory_size", memory_size)
+        self.context_size = positive("context_size", context_size)
+        self.state_size = memory_size * context_size
+        if not 0 < min_period <= max_period or not 0 < forgotten_at < 1 or max_decay <= 0:
+            raise UsageError(
+                "ffm needs 0 < min_period <= max_period, 0 < forgotten_at < 1 and max_decay > 0, "
+                f"not {min_period}, {max_period}, {forgotten_at}, {max_decay}"
+            )
+        min_decay = -math.log(forgotten_at) / max_period
+        self.a = nn.Parameter(-torch.linspace(max_decay, min_decay, memory_size))
+        self.b = nn.Parameter(2 * math.pi / torch.linspace(min_period, max_period, context_size))
+        self.write = nn.Linear(self.input_size, 2 * memory_size)
+        self.skip = nn.Linear(self.input_size, 2 * self.output_size)
+        self.mix = nn.Linear(2 * self.state_size, self.output_size)
+
+    def gamma(self) -> Tensor:
+        """`exp(-|a_m| + i b_c)`, complex, flattened to [memory_size * context_size]."""
+        decay = torch.exp(-self.a.abs())[:, None].expand(-1, self.context_size)
+        return torch.polar(decay, self.b.expand_as(decay)).flatten()
+
+    def encode(self, x: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
+        y, g_in = self.write(x).to(self.state_dtype).chunk(2, dim=-1)
+        value = y * torch.sigmoid(g_in)
+        value = value[..., None].expand(*value.shape, self.context_size)
+        return self.gamma(), value.flatten(-2)
+
+    def decode(self, h: Tensor, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        z = self.mix(torch.view_as_real(h).flatten(-2))
+        thru, g_out = self.skip(x).chunk(2, dim=-1)
+        read = F.layer_norm(z, z.shape[-1:])
+        return torch.lerp(thru, read.to(thru.dtype), torch.sigmoid(g_out))

@@ -1,0 +1,41 @@
+"""Long short-term memory (Hochreiter and Schmidhuber 1997), in the form of `torch.nn.LSTM`.
+
+i, f, o = s(W x + U h + b);  g = tanh(W_g x + U_g h + b_g);  c' = f c + i g;  h' = o tanh(c')
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlmem.cores.base import register
+from rlmem.cores.gated import GatedCore
+
+
+class LSTMState(NamedTuple):
+    """Output `h` and cell `c`, both [B, O]."""
+
+    h: Tensor
+    c: Tensor
+
+
+@register("lstm")
+class LSTM(GatedCore[LSTMState]):
+    """Gate order i, f, g, o."""
+
+    gates = 4
+
+    def initial_state(self, batch_size: int) -> LSTMState:
+        zeros = self.zeros(batch_size, self.output_size)
+        return LSTMState(zeros, zeros)
+
+    def cell(
+        self, projected: Float[Tensor, "B GO"], state: LSTMState
+    ) -> tuple[Float[Tensor, "B O"], LSTMState]:
+        i, f, g, o = (projected + self.recur(state.h)).to(state.c.dtype).chunk(4, dim=-1)
+        c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return h, LSTMState(h, c)

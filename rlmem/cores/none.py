@@ -1,0 +1,29 @@
+"""No memory at all: a perceptron that sees only the current observation, the baseline to beat."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlmem.cores.base import MemoryCore, register
+
+
+@register("none")
+class NoMemory(MemoryCore[Tensor]):
+    """`y = gelu(W x + b)`; the state is empty ([B, 0])."""
+
+    def __init__(self, input_size: int, output_size: int | None = None) -> None:
+        super().__init__(input_size, output_size)
+        self.map = nn.Linear(self.input_size, self.output_size)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return self.zeros(batch_size, 0)
+
+    def update(self, x: Float[Tensor, "B I"], state: Tensor) -> tuple[Float[Tensor, "B O"], Tensor]:
+        return F.gelu(self.map(x)), state
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], Tensor]:
+        return F.gelu(self.map(x)), state

@@ -1,0 +1,64 @@
+"""Residual pre-norm blocks of one core: `x + core(LN(x))`, the usual way to make a core deep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rlmem.cores.base import MemoryCore, positive, register, registry
+
+
+@register("stack")
+class Stack(MemoryCore[tuple[Any, ...]]):
+    """`layers` blocks of the core named `core`, of width `output_size`; states in a tuple.
+
+    Where `input_size` is another width, a linear map comes first. `options` go to every core.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None = None,
+        core: str = "gru",
+        layers: int = 2,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        width = self.output_size
+        self.embed = (
+            nn.Identity() if self.input_size == width else nn.Linear(self.input_size, width)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(positive("layers", layers)))
+        self.blocks = nn.ModuleList(
+            registry.make(core, input_size=width, output_size=width, **(options or {}))
+            for _ in range(layers)
+        )
+
+    def initial_state(self, batch_size: int) -> tuple[Any, ...]:
+        return tuple(block.initial_state(batch_size) for block in self._cores())
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: tuple[Any, ...]
+    ) -> tuple[Float[Tensor, "B O"], tuple[Any, ...]]:
+        return self._through("update", x, state)
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: tuple[Any, ...], start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], tuple[Any, ...]]:
+        return self._through("scan", x, state, start)
+
+    def _through(
+        self, method: str, x: Tensor, state: tuple[Any, ...], *start: Tensor
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        x = self.embed(x)
+        states = []
+        for norm, block, s in zip(self.norms, self._cores(), state, strict=True):
+            y, new = getattr(block, method)(norm(x), s, *start)
+            x = x + y
+            states.append(new)
+        return x, tuple(states)
+
+    def _cores(self) -> list[MemoryCore[Any]]:
+        return list(self.blocks)  # type: ignore[arg-type]
