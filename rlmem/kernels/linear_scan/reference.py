@@ -1,4 +1,4 @@
-"""The definition of the diagonal linear recurrence: a plain loop, in any floating or complex dtype."""
+"""The definition of the diagonal linear recurrence: a plain loop, in any dtype."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def linear_scan_reference(
-    gate: Tensor, value: Tensor, h0: Tensor | None = None, start: Tensor | None = None
+    gate: Tensor,
+    value: Tensor,
+    h0: Tensor | None = None,
+    start: Tensor | None = None,
+    *,
+    reverse: bool = False,
 ) -> Tensor:
     """`h[t] = gate[t] * (0 if start[t] else h[t-1]) + value[t]`, one step after the other.
 
@@ -15,10 +20,15 @@ def linear_scan_reference(
     """
     gate = gate.expand(value.shape)
     h = torch.zeros_like(value[:, 0]) if h0 is None else h0
-    states = []
-    for t in range(value.shape[1]):
+    states: list[Tensor] = []
+    times = range(value.shape[1])
+    for t in reversed(times) if reverse else times:
+        gate_t = gate[:, t]
         if start is not None:
+            # Both factors are chosen, so that neither an infinite gate nor an infinite state of
+            # another episode turns the product, or its gradient, into NaN.
+            gate_t = torch.where(start[:, t, None], torch.zeros_like(gate_t), gate_t)
             h = torch.where(start[:, t, None], torch.zeros_like(h), h)
-        h = gate[:, t] * h + value[:, t]
+        h = gate_t * h + value[:, t]
         states.append(h)
-    return torch.stack(states, dim=1)
+    return torch.stack(states[::-1] if reverse else states, dim=1)

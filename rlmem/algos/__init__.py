@@ -1,0 +1,1 @@
+"""Algorithms that train a policy, and what they share."""
