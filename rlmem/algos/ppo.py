@@ -1,0 +1,182 @@
+"""Proximal Policy Optimisation (Schulman et al. 2017, arXiv 1707.06347) over whole rows of memory.
+
+    ratio  = pi(a|o) / pi_old(a|o)
+    L_clip = -E[min(ratio A, clip(ratio, 1 - clip_coef, 1 + clip_coef) A)]                 (eq. 7)
+    L      = L_clip + vf_coef E[(V - R)^2] / 2 - ent_coef E[H(pi)]                         (eq. 9)
+
+A row is what one environment did in `num_steps` steps: episodes end to end, a start flag where each
+begins, and the memory before the row. It is read in one scan: no splitting, padding or loop over
+time; minibatches are over environments. Truncated episodes bootstrap from their final observation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlmem.algos.base import NonFiniteLoss, register
+from rlmem.algos.returns import gae
+from rlmem.algos.rollout import Collector, Rollout
+from rlmem.cores.base import positive
+from rlmem.envs.base import Tensors, VecEnv
+from rlmem.errors import UsageError
+from rlmem.policies import Policy
+
+
+@register("ppo")
+class PPO:
+    """PPO for any core and any action space; the options are described in `configs/algo/ppo.yaml`.
+
+    Raises `UsageError` where an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        env: VecEnv,
+        policy: Policy,
+        seed: list[int],
+        num_steps: int = 128,
+        num_epochs: int = 4,
+        num_minibatches: int = 4,
+        learning_rate: float = 9e-4,
+        anneal_lr: bool = True,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_coef: float = 0.2,
+        clip_value: float | None = None,
+        ent_coef: float = 0.01,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        norm_adv: bool = True,
+        target_kl: float | None = None,
+        adam_eps: float = 1e-5,
+    ) -> None:
+        if env.num_envs % positive("num_minibatches", num_minibatches):
+            raise UsageError(
+                f"num_minibatches ({num_minibatches}) must divide num_envs ({env.num_envs}): "
+                "a minibatch is a set of whole rows"
+            )
+        for name, share in (("gamma", gamma), ("gae_lambda", gae_lambda)):
+            if not 0 <= share <= 1:
+                raise UsageError(f"{name} must be between 0 and 1, not {share}")
+        if learning_rate <= 0 or clip_coef <= 0 or max_grad_norm <= 0:
+            raise UsageError("learning_rate, clip_coef and max_grad_norm must be above 0")
+        self.policy = policy
+        self.steps_per_iteration = env.num_envs * positive("num_steps", num_steps)
+        self.num_epochs = positive("num_epochs", num_epochs)
+        self.num_minibatches = num_minibatches
+        self.learning_rate = learning_rate
+        self.anneal_lr = anneal_lr
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.clip_coef = clip_coef
+        self.clip_value = clip_value
+        self.ent_coef = ent_coef
+        self.vf_coef = vf_coef
+        self.max_grad_norm = max_grad_norm
+        self.norm_adv = norm_adv
+        self.target_kl = target_kl
+        self.collector = Collector(env, policy, num_steps, seed)
+        self.optimizer = torch.optim.Adam(
+            policy.parameters(), lr=learning_rate, eps=adam_eps, fused=True
+        )
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """One rollout and the epochs of updates on it."""
+        lr = self.learning_rate * (1 - progress if self.anneal_lr else 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        rollout = self.collector.collect()
+        returns, lengths = self.collector.episodes()
+        metrics = self.update(rollout) | {"learning_rate": lr, "episodes": float(len(returns))}
+        if len(returns):
+            metrics |= {
+                "episode_return": returns.mean().item(),
+                "episode_length": lengths.mean().item(),
+            }
+        return metrics
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Epochs of minibatches over the rows of one rollout; returns the mean of the metrics."""
+        advantage, target = gae(
+            rollout.reward,
+            rollout.value,
+            rollout.next_value,
+            rollout.terminated,
+            rollout.truncated,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+        )
+        collected: list[dict[str, Tensor]] = []
+        epochs = 0
+        for epoch in range(self.num_epochs):
+            order = torch.randperm(advantage.shape[0], device=advantage.device)
+            first = len(collected)
+            for rows in order.chunk(self.num_minibatches):
+                loss, metrics = self.loss(rollout, rows, advantage[rows], target[rows])
+                metrics["grad_norm"] = self._descend(loss, epoch)
+                collected.append(metrics)
+            epochs = epoch + 1
+            kl = torch.stack([m["approx_kl"] for m in collected[first:]]).mean()
+            if self.target_kl is not None and kl > self.target_kl:
+                break
+        means = {k: torch.stack([m[k] for m in collected]).mean().item() for k in collected[0]}
+        spread = (target - rollout.value).var() / target.var().clamp(min=1e-12)
+        return means | {"epochs": float(epochs), "explained_variance": 1 - spread.item()}
+
+    def loss(
+        self, rollout: Rollout, rows: Tensor, advantage: Tensor, target: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on some rows, and what to report of it."""
+        policy, value = self.policy(*rollout.rows(rows))
+        log_ratio = policy.log_prob(_take(rollout.action, rows)) - rollout.log_prob[rows]
+        ratio = log_ratio.exp()
+        if self.norm_adv:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
+        policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
+        value_loss = self._value_loss(value, rollout.value[rows], target)
+        entropy = policy.entropy().mean()
+        loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
+        with torch.no_grad():
+            metrics = {
+                "policy_loss": policy_loss,
+                "value_loss": value_loss,
+                "entropy": entropy,
+                # Unbiased and never negative: Schulman, "Approximating KL divergence" (2020), k3.
+                "approx_kl": (ratio - 1 - log_ratio).mean(),
+                "clip_fraction": ((ratio - 1).abs() > self.clip_coef).float().mean(),
+            }
+        return loss, {key: metric.detach() for key, metric in metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _value_loss(self, value: Tensor, old: Tensor, target: Tensor) -> Tensor:
+        error = (value - target).square()
+        if self.clip_value is not None:
+            near = old + (value - old).clamp(-self.clip_value, self.clip_value)
+            error = torch.max(error, (near - target).square())
+        return 0.5 * error.mean()
+
+    def _descend(self, loss: Tensor, epoch: int) -> Tensor:
+        """One step of the optimiser; returns the gradient's norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NonFiniteLoss(
+                f"the PPO loss is {loss.item():g} with a gradient of norm {norm.item():g} "
+                f"in epoch {epoch + 1} of the update"
+            )
+        self.optimizer.step()
+        return norm
+
+
+def _take(leaves: Tensors, index: Tensor) -> Tensors:
+    return {key: leaf[index] for key, leaf in leaves.items()}

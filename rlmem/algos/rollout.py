@@ -1,0 +1,131 @@
+"""Rows of experience [B, T]: one per environment, packed end to end, with a start flag per step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlmem import tree
+from rlmem.envs.base import Tensors, VecEnv
+from rlmem.kernels import linear_scan
+from rlmem.policies import Policy
+
+
+@dataclass
+class Rollout:
+    """What N environments did in T steps, and what the policy thought of it then.
+
+    `state` is the memory before the row; `next_value[b, t]` is the value of the observation that
+    really followed step t: of the episode's final one where it was truncated, and of whatever
+    (nothing may read it) where it terminated.
+    """
+
+    obs: Tensors
+    action: Tensors
+    log_prob: Float[Tensor, "B T"]
+    value: Float[Tensor, "B T"]
+    next_value: Float[Tensor, "B T"]
+    reward: Float[Tensor, "B T"]
+    start: Bool[Tensor, "B T"]
+    terminated: Bool[Tensor, "B T"]
+    truncated: Bool[Tensor, "B T"]
+    state: Any
+
+    def rows(self, index: Tensor) -> tuple[Tensors, Any, Tensor]:
+        """What the policy reads of some rows: observations, state before the row, starts."""
+        obs = {key: leaf[index] for key, leaf in self.obs.items()}
+        return obs, tree.map(lambda leaf: leaf[index], self.state), self.start[index]
+
+
+class Collector:
+    """Plays a policy in N environments and fills one `Rollout` of T steps again and again.
+
+    The tensors of the rollout are allocated once and overwritten by the next `collect`.
+    """
+
+    def __init__(self, env: VecEnv, policy: Policy, num_steps: int, seed: list[int]) -> None:
+        self.env = env
+        self.policy = policy
+        self.num_steps = num_steps
+        self.obs = env.reset(seed)
+        self.start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        self.state = policy.initial_state(env.num_envs)
+        self.episode_return = torch.zeros(env.num_envs, device=env.device)
+        self.episode_length = torch.zeros(env.num_envs, device=env.device)
+        self.rollout: Rollout | None = None
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """T steps of experience."""
+        first_state = self.state
+        never = torch.zeros_like(self.start)
+        out = self.rollout
+        for t in range(self.num_steps):
+            act = self.policy.act(self.obs, self.state, self.start)
+            step = self.env.step(act.action)
+            if out is None:
+                out = self.rollout = self._allocate(act.action, step.reward)
+            _write(out.obs, self.obs, t)
+            _write(out.action, act.action, t)
+            out.log_prob[:, t] = act.log_prob
+            out.value[:, t] = act.value
+            out.reward[:, t] = step.reward
+            out.start[:, t] = self.start
+            out.terminated[:, t] = step.terminated
+            out.truncated[:, t] = step.truncated
+            self.obs, self.state = step.obs, act.state
+            self.start = step.terminated | step.truncated
+            if step.truncated.any():
+                out.next_value[:, t] = self.policy.value(step.final_obs, act.state, never)
+        assert out is not None
+        out.state = first_state
+        last = self.policy.value(self.obs, self.state, self.start)
+        following = torch.cat([out.value[:, 1:], last[:, None]], dim=1)
+        torch.where(out.truncated, out.next_value, following, out=out.next_value)
+        return out
+
+    def episodes(self) -> tuple[Tensor, Tensor]:
+        """Returns and lengths of the episodes that ended in the last rollout.
+
+        Sums along the row that begin anew at every start, which is a linear scan.
+        """
+        out = self.rollout
+        assert out is not None
+        value = torch.stack([out.reward, torch.ones_like(out.reward)], dim=-1)
+        carried = torch.stack([self.episode_return, self.episode_length], dim=-1)
+        sums = linear_scan(torch.ones_like(value[0, 0]), value, carried, out.start)
+        self.episode_return, self.episode_length = sums[:, -1].unbind(-1)
+        returns, lengths = sums[out.terminated | out.truncated].unbind(-1)
+        return returns, lengths
+
+    def _allocate(self, action: Tensors, reward: Tensor) -> Rollout:
+        def rows(leaf: Tensor) -> Tensor:
+            return leaf.new_zeros(leaf.shape[0], self.num_steps, *leaf.shape[1:])
+
+        def scalar() -> Tensor:
+            return rows(reward)
+
+        def flag() -> Tensor:
+            return rows(self.start)
+
+        return Rollout(
+            obs={key: rows(leaf) for key, leaf in self.obs.items()},
+            action={key: rows(leaf) for key, leaf in action.items()},
+            log_prob=scalar(),
+            value=scalar(),
+            next_value=scalar(),
+            reward=scalar(),
+            start=flag(),
+            terminated=flag(),
+            truncated=flag(),
+            state=self.state,
+        )
+
+
+def _write(buffer: Tensors, leaves: Tensors, t: int) -> None:
+    for key, leaf in leaves.items():
+        buffer[key][:, t] = leaf
