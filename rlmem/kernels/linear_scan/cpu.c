@@ -1,0 +1,125 @@
+/* The diagonal linear recurrence on the CPU.
+
+   A call owns some rows and channels and walks them through all of time, a block of channels at a
+   time, so that the carried state stays in the first cache and each tensor is touched once.
+   The work is bound by memory; what is asked of the compiler is only that the inner loops over
+   channels become vectors. Complex numbers are pairs of scalars, multiplied by the four-product
+   formula without C's recovery of infinities, which would be a branch per element.  */
+
+#include <stdint.h>
+#include <string.h>
+
+#include "cpu.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+/* One binary for all machines: the loader picks the widest vectors the processor has. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define MULTIVERSION __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
+#else
+#define MULTIVERSION
+#endif
+
+#if defined(_MSC_VER)
+#define INLINE static __forceinline
+#define restrict __restrict
+#else
+#define INLINE static inline __attribute__((always_inline))
+#endif
+
+/* Scalars of carried state on the stack, and steps summed before they go to double precision. */
+enum { BLOCK = 512, SUM_STEPS = 64 };
+
+typedef uint16_t bf16;
+
+INLINE float bf16_load(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+}
+
+/* Round to nearest, ties to even. */
+INLINE bf16 bf16_store(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return (bf16)(x == x ? rounded : 0x7fc0u);
+}
+
+#define IDENTITY(x) (x)
+
+#define NAME(f) f##_f32
+#define STORED float
+#define CARRIED float
+#define LOAD IDENTITY
+#define STORE IDENTITY
+#define PARTS 1
+#include "cpu_typed.h"
+
+#define NAME(f) f##_f64
+#define STORED double
+#define CARRIED double
+#define LOAD IDENTITY
+#define STORE IDENTITY
+#define PARTS 1
+#include "cpu_typed.h"
+
+#define NAME(f) f##_bf16
+#define STORED bf16
+#define CARRIED float
+#define LOAD bf16_load
+#define STORE bf16_store
+#define PARTS 1
+#include "cpu_typed.h"
+
+#define NAME(f) f##_c64
+#define STORED float
+#define CARRIED float
+#define LOAD IDENTITY
+#define STORE IDENTITY
+#define PARTS 2
+#include "cpu_typed.h"
+
+#define NAME(f) f##_c128
+#define STORED double
+#define CARRIED double
+#define LOAD IDENTITY
+#define STORE IDENTITY
+#define PARTS 2
+#include "cpu_typed.h"
+
+void rlmem_linear_scan(const rlmem_scan *scan) {
+    switch (scan->dtype) {
+    case 0: forward_f32(scan); break;
+    case 1: forward_f64(scan); break;
+    case 2: forward_bf16(scan); break;
+    case 3: forward_c64(scan); break;
+    case 4: forward_c128(scan); break;
+    }
+}
+
+void rlmem_linear_scan_backward(const rlmem_scan *scan) {
+    switch (scan->dtype) {
+    case 0: backward_f32(scan); break;
+    case 1: backward_f64(scan); break;
+    case 2: backward_bf16(scan); break;
+    case 3: backward_c64(scan); break;
+    case 4: backward_c128(scan); break;
+    }
+}
+
+/* A hint that memory about to be written for the first time may come in large pages: one fault
+   per 2 MiB and not per 4 KiB. */
+void rlmem_large(intptr_t address, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const intptr_t page = 1 << 21;
+    intptr_t first = (address + page - 1) / page * page;
+    intptr_t last = (address + bytes) / page * page;
+    if (last > first) madvise((void *)first, (size_t)(last - first), MADV_HUGEPAGE);
+#else
+    (void)address, (void)bytes;
+#endif
+}

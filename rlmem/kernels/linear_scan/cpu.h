@@ -1,0 +1,24 @@
+/* What Python sees of cpu.c: cffi reads this file too, so it holds declarations only. */
+
+typedef struct {
+    /* 0 float32, 1 float64, 2 bfloat16, 3 complex64, 4 complex128. */
+    int dtype;
+    /* Whether time runs from T-1 to 0. */
+    int reverse;
+    /* Length of a row of time, and the number of channels in a contiguous tensor. */
+    int64_t time, channels;
+    /* This call's share: rows [row0, row1) of the batch, channels [channel0, channel1). */
+    int64_t row0, row1, channel0, channel1;
+    /* Addresses; 0 where there is no such tensor. Gate, value and grad_h have any strides over
+       batch and time (0 for what is constant), in elements, and stride 1 over channels. All
+       others are contiguous: start [B, T] one byte each, h0 and grad_h0 [B, D], the rest
+       [B, T, D]. */
+    intptr_t gate, value, grad_h, start, h0, h;
+    int64_t gate_row, gate_time, value_row, value_time, grad_h_row, grad_h_time;
+    /* gate_sum [D] is the gradient of a constant gate, in double precision; added to. */
+    intptr_t grad_gate, gate_sum, grad_value, grad_h0;
+} rlmem_scan;
+
+void rlmem_linear_scan(const rlmem_scan *scan);
+void rlmem_linear_scan_backward(const rlmem_scan *scan);
+void rlmem_large(intptr_t address, int64_t bytes);

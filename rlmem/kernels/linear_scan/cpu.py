@@ -1,0 +1,156 @@
+"""The linear scan on the CPU, in C: each row is walked once, rows are shared among threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise, product
+
+import torch
+from torch import Tensor
+
+try:
+    from rlmem.kernels import _c
+except ImportError:
+    _c = None
+
+AVAILABLE = _c is not None
+
+_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
+_SERIAL_BELOW = 2**20  # elements; less is done before a second thread has woken
+_SHARES = 4  # per thread, so that uneven ones still end together
+_NARROWEST = 256  # bytes of channels in a share; threads never write to the same cache line
+_LARGE = 2**22  # bytes from which a fresh tensor is worth a hint to the operating system
+
+Share = tuple[int, int, int, int]
+Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def forward(
+    gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
+) -> Tensor:
+    """`h` [B, T, D]; arguments as in `linear_scan`, of one dtype, gate [D] or [B, T, D]."""
+    h = _empty(value)
+    inputs = {"gate": _readable(gate), "value": _readable(value)}
+    rest = {"h0": _contiguous(h0), "start": _contiguous(start), "h": h}
+    _run(_c.lib.rlmem_linear_scan, value, reverse, inputs, rest, _shares(value))
+    return h
+
+
+def backward(
+    grad_h: Tensor,
+    gate: Tensor,
+    h: Tensor | None,
+    h0: Tensor | None,
+    start: Tensor | None,
+    reverse: bool,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> Grads:
+    """Gradients for gate, value and h0, each only where `needs` asks for it.
+
+    `h` and `h0` are read for the gate's gradient only and may be None where that is not needed.
+    """
+    need_gate, need_value, need_h0 = needs
+    constant = need_gate and gate.dim() == 1
+    rows, _, channels = grad_h.shape
+    shares = _shares(grad_h)
+    wide = torch.promote_types(grad_h.dtype, torch.float64)
+    # Threads add up a constant gate's gradient apart, in double precision.
+    gate_sum = torch.zeros(len(shares), channels, dtype=wide) if constant else None
+    grad_gate = _empty(grad_h) if need_gate and not constant else None
+    grad_value = _empty(grad_h) if need_value else None
+    grad_h0 = torch.empty(rows, channels, dtype=grad_h.dtype) if need_h0 else None
+    inputs = {"gate": _readable(gate), "grad_h": _readable(grad_h)}
+    rest = {
+        "h": _contiguous(h) if need_gate else None,
+        "h0": _contiguous(h0) if need_gate else None,
+        "start": _contiguous(start),
+        "gate_sum": gate_sum,
+        "grad_gate": grad_gate,
+        "grad_value": grad_value,
+        "grad_h0": grad_h0,
+    }
+    _run(_c.lib.rlmem_linear_scan_backward, grad_h, reverse, inputs, rest, shares)
+    if gate_sum is not None:
+        grad_gate = gate_sum.sum(0).to(grad_h.dtype)
+    return grad_gate, grad_value, grad_h0
+
+
+def _run(
+    function: Callable[[object], None],
+    like: Tensor,
+    reverse: bool,
+    strided: dict[str, Tensor],
+    contiguous: dict[str, Tensor | None],
+    shares: list[Share],
+) -> None:
+    """Call `function` once per share; the tensors stay alive in the caller's dicts meanwhile."""
+    _, time, channels = like.shape
+    fields = {
+        "dtype": _DTYPES.index(like.dtype),
+        "reverse": reverse,
+        "time": time,
+        "channels": channels,
+    }
+    for name, x in strided.items():
+        fields[name] = x.data_ptr()
+        row, step = (0, 0) if x.dim() == 1 else x.stride()[:2]
+        fields |= {f"{name}_row": row, f"{name}_time": step}
+    fields |= {name: x.data_ptr() for name, x in contiguous.items() if x is not None}
+
+    def work(index: int) -> None:
+        row0, row1, channel0, channel1 = shares[index]
+        share = {"row0": row0, "row1": row1, "channel0": channel0, "channel1": channel1}
+        if contiguous.get("gate_sum") is not None:
+            share["gate_sum"] = contiguous["gate_sum"][index].data_ptr()
+        function(_c.ffi.new("rlmem_scan *", fields | share))
+
+    if len(shares) == 1:
+        work(0)
+    else:
+        list(_pool(torch.get_num_threads()).map(work, range(len(shares))))
+
+
+def _shares(like: Tensor) -> list[Share]:
+    """Rows [row0, row1) and channels [channel0, channel1) of each share of the work."""
+    rows, _, channels = like.shape
+    threads = torch.get_num_threads()
+    if threads == 1 or like.numel() < _SERIAL_BELOW:
+        return [(0, rows, 0, channels)]
+    by_row = min(rows, _SHARES * threads)
+    widest = channels * like.element_size() // _NARROWEST
+    by_channel = max(1, min(widest, -(-_SHARES * threads // by_row)))
+    cuts = product(_cut(rows, by_row), _cut(channels, by_channel))
+    return [(*some_rows, *some_channels) for some_rows, some_channels in cuts]
+
+
+def _cut(length: int, parts: int) -> Iterator[tuple[int, int]]:
+    return pairwise(length * i // parts for i in range(parts + 1))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="rlmem")
+
+
+# A forked child has the pool's object but none of its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _empty(like: Tensor) -> Tensor:
+    """A fresh contiguous tensor of that shape and dtype."""
+    fresh = torch.empty(like.shape, dtype=like.dtype)
+    if fresh.nbytes >= _LARGE:
+        _c.lib.rlmem_large(fresh.data_ptr(), fresh.nbytes)
+    return fresh
+
+
+def _readable(x: Tensor) -> Tensor:
+    """`x` with stride 1 over channels; any stride over batch and time will do."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()

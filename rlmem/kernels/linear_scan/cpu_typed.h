@@ -1,0 +1,168 @@
+/* Both passes for one type; cpu.c includes this file once per type and defines
+
+   NAME(f)    the function's name for this type
+   STORED     a scalar in memory           LOAD(x)   from STORED to CARRIED
+   CARRIED    a scalar of the state        STORE(x)  back
+   PARTS      1 for real, 2 for complex numbers (real and imaginary part side by side)
+
+   Counts, offsets and strides are in scalars.  */
+
+/* state = gate * state + value; h = state */
+INLINE void NAME(step)(STORED *restrict h, CARRIED *restrict state, const STORED *restrict gate,
+                       const STORED *restrict value, int64_t n) {
+#if PARTS == 1
+    for (int64_t i = 0; i < n; i++) {
+        CARRIED s = LOAD(gate[i]) * state[i] + LOAD(value[i]);
+        state[i] = s;
+        h[i] = STORE(s);
+    }
+#else
+    for (int64_t i = 0; i < n; i += 2) {
+        CARRIED re = gate[i] * state[i] - gate[i + 1] * state[i + 1] + value[i];
+        CARRIED im = gate[i] * state[i + 1] + gate[i + 1] * state[i] + value[i + 1];
+        state[i] = h[i] = re;
+        state[i + 1] = h[i + 1] = im;
+    }
+#endif
+}
+
+/* The same at a start: neither the gate nor the state is read. */
+INLINE void NAME(restart)(STORED *restrict h, CARRIED *restrict state,
+                          const STORED *restrict value, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        state[i] = LOAD(value[i]);
+        h[i] = value[i];
+    }
+}
+
+/* grad = grad_h + carry; product = grad * conj(h_before); carry = conj(gate) * grad */
+#if PARTS == 1
+#define STEP_BACK(PUT)                                                                             \
+    for (int64_t i = 0; i < n; i++) {                                                              \
+        CARRIED g = LOAD(grad_h[i]) + carry[i];                                                    \
+        grad_value[i] = STORE(g);                                                                  \
+        PUT(i, g * LOAD(h_before[i]));                                                             \
+        carry[i] = LOAD(gate[i]) * g;                                                              \
+    }
+#else
+#define STEP_BACK(PUT)                                                                             \
+    for (int64_t i = 0; i < n; i += 2) {                                                           \
+        CARRIED re = grad_h[i] + carry[i], im = grad_h[i + 1] + carry[i + 1];                      \
+        grad_value[i] = re;                                                                        \
+        grad_value[i + 1] = im;                                                                    \
+        PUT(i, re * h_before[i] + im * h_before[i + 1]);                                           \
+        PUT(i + 1, im * h_before[i] - re * h_before[i + 1]);                                       \
+        carry[i] = gate[i] * re + gate[i + 1] * im;                                                \
+        carry[i + 1] = gate[i] * im - gate[i + 1] * re;                                            \
+    }
+#endif
+#define KEEP(i, product) (grad_gate[i] = STORE(product))
+#define ADD(i, product) (sum[i] += (product))
+
+INLINE void NAME(step_back)(STORED *restrict grad_value, STORED *restrict grad_gate,
+                            CARRIED *restrict carry, const STORED *restrict grad_h,
+                            const STORED *restrict gate, const STORED *restrict h_before,
+                            int64_t n) {
+    STEP_BACK(KEEP)
+}
+
+/* The same for a constant gate. */
+INLINE void NAME(step_back_sum)(STORED *restrict grad_value, CARRIED *restrict sum,
+                                CARRIED *restrict carry, const STORED *restrict grad_h,
+                                const STORED *restrict gate, const STORED *restrict h_before,
+                                int64_t n) {
+    STEP_BACK(ADD)
+}
+
+/* The same at a start, for either gate. */
+INLINE void NAME(restart_back)(STORED *restrict grad_value, STORED *restrict grad_gate,
+                               CARRIED *restrict carry, const STORED *restrict grad_h, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        grad_value[i] = STORE(LOAD(grad_h[i]) + carry[i]);
+        grad_gate[i] = 0;
+        carry[i] = 0;
+    }
+}
+
+INLINE void NAME(flush)(double *restrict total, CARRIED *restrict sum, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        total[i] += sum[i];
+        sum[i] = 0;
+    }
+}
+
+/* One row, scalars [c, c + n), all of time. */
+INLINE void NAME(forward_block)(const rlmem_scan *a, int64_t row, int64_t c, int64_t n) {
+    const int64_t T = a->time, D = a->channels * PARTS, way = a->reverse ? -1 : 1;
+    const int64_t gate_time = a->gate_time * PARTS, value_time = a->value_time * PARTS;
+    const uint8_t *start = a->start ? (const uint8_t *)a->start + row * T : 0;
+    const STORED *h0 = a->h0 ? (const STORED *)a->h0 + row * D + c : 0;
+    const STORED *gate = (const STORED *)a->gate + row * a->gate_row * PARTS + c;
+    const STORED *value = (const STORED *)a->value + row * a->value_row * PARTS + c;
+    STORED *h = (STORED *)a->h + row * T * D + c;
+    CARRIED state[BLOCK];
+    for (int64_t i = 0; i < n; i++) state[i] = h0 ? LOAD(h0[i]) : 0;
+    for (int64_t k = 0, t = a->reverse ? T - 1 : 0; k < T; k++, t += way) {
+        if (start && start[t])
+            NAME(restart)(h + t * D, state, value + t * value_time, n);
+        else
+            NAME(step)(h + t * D, state, gate + t * gate_time, value + t * value_time, n);
+    }
+}
+
+INLINE void NAME(backward_block)(const rlmem_scan *a, int64_t row, int64_t c, int64_t n) {
+    const int64_t T = a->time, D = a->channels * PARTS, way = a->reverse ? 1 : -1;
+    const int64_t gate_time = a->gate_time * PARTS, grad_h_time = a->grad_h_time * PARTS;
+    const uint8_t *start = a->start ? (const uint8_t *)a->start + row * T : 0;
+    const STORED zeros[BLOCK] = {0}, *h0 = a->h0 ? (const STORED *)a->h0 + row * D + c : zeros;
+    const STORED *gate = (const STORED *)a->gate + row * a->gate_row * PARTS + c;
+    const STORED *grad_h = (const STORED *)a->grad_h + row * a->grad_h_row * PARTS + c;
+    const STORED *h = a->h ? (const STORED *)a->h + row * T * D + c : 0;
+    /* What nobody asked for is written here, in the first cache. */
+    STORED unused_value[BLOCK], unused_gate[BLOCK];
+    STORED *grad_value = a->grad_value ? (STORED *)a->grad_value + row * T * D + c : unused_value;
+    STORED *grad_gate = a->grad_gate ? (STORED *)a->grad_gate + row * T * D + c : unused_gate;
+    const int64_t grad_value_time = a->grad_value ? D : 0, grad_gate_time = a->grad_gate ? D : 0;
+    double *gate_sum = a->gate_sum ? (double *)a->gate_sum + c : 0;
+    CARRIED carry[BLOCK] = {0}, sum[BLOCK] = {0};
+    for (int64_t k = 1, t = a->reverse ? 0 : T - 1; k <= T; k++, t += way) {
+        const STORED *h_before = !h ? zeros : k < T ? h + (t + way) * D : h0;
+        STORED *grad_value_t = grad_value + t * grad_value_time;
+        STORED *grad_gate_t = grad_gate + t * grad_gate_time;
+        const STORED *gate_t = gate + t * gate_time, *grad_h_t = grad_h + t * grad_h_time;
+        if (start && start[t])
+            NAME(restart_back)(grad_value_t, grad_gate_t, carry, grad_h_t, n);
+        else if (gate_sum)
+            NAME(step_back_sum)(grad_value_t, sum, carry, grad_h_t, gate_t, h_before, n);
+        else
+            NAME(step_back)(grad_value_t, grad_gate_t, carry, grad_h_t, gate_t, h_before, n);
+        if (gate_sum && (k % SUM_STEPS == 0 || k == T)) NAME(flush)(gate_sum, sum, n);
+    }
+    if (a->grad_h0)
+        for (int64_t i = 0; i < n; i++)
+            ((STORED *)a->grad_h0)[row * D + c + i] = STORE(carry[i]);
+}
+
+MULTIVERSION static void NAME(forward)(const rlmem_scan *a) {
+    const int64_t end = a->channel1 * PARTS;
+    for (int64_t row = a->row0; row < a->row1; row++)
+        for (int64_t c = a->channel0 * PARTS; c < end; c += BLOCK)
+            NAME(forward_block)(a, row, c, end - c < BLOCK ? end - c : BLOCK);
+}
+
+MULTIVERSION static void NAME(backward)(const rlmem_scan *a) {
+    const int64_t end = a->channel1 * PARTS;
+    for (int64_t row = a->row0; row < a->row1; row++)
+        for (int64_t c = a->channel0 * PARTS; c < end; c += BLOCK)
+            NAME(backward_block)(a, row, c, end - c < BLOCK ? end - c : BLOCK);
+}
+
+#undef NAME
+#undef STORED
+#undef CARRIED
+#undef LOAD
+#undef STORE
+#undef PARTS
+#undef STEP_BACK
+#undef KEEP
+#undef ADD

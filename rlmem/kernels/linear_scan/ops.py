@@ -1,0 +1,230 @@
+"""The linear scan and its backward as operators of torch: dispatch, autograd, tracing, vmap."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlmem.kernels.linear_scan import cpu, loop
+
+
+@torch.library.custom_op("rlmem::linear_scan", mutates_args=(), device_types="cpu")
+def scan(
+    gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
+) -> Tensor:
+    """`h` [B, T, D]; all of one dtype, gate [D] or [B, T, D]."""
+    return _cpu().forward(gate, value, h0, start, reverse)
+
+
+@torch.library.custom_op("rlmem::linear_scan_backward", mutates_args=(), device_types="cpu")
+def scan_backward(
+    grad_h: Tensor,
+    gate: Tensor,
+    h: Tensor | None,
+    h0: Tensor | None,
+    start: Tensor | None,
+    reverse: bool,
+    need_gate: bool,
+    need_value: bool,
+    need_h0: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for gate, value and h0; one that is not needed is empty and costs nothing.
+
+    `h` and `h0` are read for the gate's gradient only.
+    """
+    needs = (need_gate, need_value, need_h0)
+    grads = _cpu().backward(grad_h, gate, h, h0, start, reverse, needs)
+    return _or_empty(grads, needs, grad_h)
+
+
+@scan.register_kernel("cuda")
+def _scan_cuda(
+    gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
+) -> Tensor:
+    from rlmem.kernels.linear_scan import gpu
+
+    return gpu.forward(*map(_contiguous, (gate, value, h0, start)), reverse)
+
+
+@scan_backward.register_kernel("cuda")
+def _scan_backward_cuda(
+    grad_h: Tensor,
+    gate: Tensor,
+    h: Tensor | None,
+    h0: Tensor | None,
+    start: Tensor | None,
+    reverse: bool,
+    *needs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from rlmem.kernels.linear_scan import gpu
+
+    grad_h = grad_h.contiguous()
+    # The kernel computes all gradients; one that nobody asked for may be of anything.
+    h = grad_h if h is None else h
+    grads = gpu.backward(grad_h, *map(_contiguous, (gate, h, h0, start)), reverse)
+    return _or_empty(grads, needs, grad_h)
+
+
+@scan.register_fake
+def _scan_fake(
+    gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
+) -> Tensor:
+    return value.new_empty(value.shape)
+
+
+@scan_backward.register_fake
+def _scan_backward_fake(
+    grad_h: Tensor,
+    gate: Tensor,
+    h: Tensor | None,
+    h0: Tensor | None,
+    start: Tensor | None,
+    reverse: bool,
+    *needs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, _, channels = grad_h.shape
+    shapes = (gate.shape, grad_h.shape, (rows, channels))
+    return _or_empty([grad_h.new_empty(shape) for shape in shapes], needs, grad_h)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    gate, _, h0, start, ctx.reverse = inputs
+    ctx.has_h0 = h0 is not None
+    if not ctx.needs_input_grad[0]:
+        h0 = output = None
+    ctx.save_for_backward(gate, output, h0, start)
+
+
+def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
+    gate, h, h0, start = ctx.saved_tensors
+    needs = ctx.needs_input_grad[:3]
+    grads = scan_backward(grad_h, gate, h, h0, start, ctx.reverse, *needs)
+    return *(g if needed else None for g, needed in zip(grads, needs, strict=True)), None, None
+
+
+scan.register_autograd(_backward, setup_context=_setup)
+
+
+def _setup_double(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad_h, gate, h, h0, start, ctx.reverse, *ctx.needs = inputs
+    ctx.save_for_backward(grad_h, gate, h, h0, start, output[1] if ctx.needs[1] else None)
+
+
+def _double_backward(
+    ctx: Any, wrt_gate: Tensor, wrt_value: Tensor, wrt_h0: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The adjoint of a scan that runs back through time is a scan that runs forth.
+
+    With g = grad_value, the backward is g[t] = grad_h[t] + conj(gate[t+1]) g[t+1], then
+    grad_gate[t] = g[t] conj(h[t-1]) and grad_h0 = conj(gate[0]) g[0]. So the gradient for grad_h
+    is s[t] = gate[t] s[t-1] + wrt_value[t] + wrt_gate[t] h[t-1] with s[-1] = wrt_h0.
+    """
+    grad_h, gate, h, h0, start, g = ctx.saved_tensors
+    need_gate, need_value, need_h0 = ctx.needs
+    if g is None:
+        g = scan_backward(grad_h, gate, None, None, start, ctx.reverse, False, True, False)[1]
+    source = wrt_value if need_value else torch.zeros_like(grad_h)
+    first = wrt_h0 if need_h0 else None
+    for_h = for_h0 = None
+    if need_gate:
+        source = source + wrt_gate * _before(h, h0, start, ctx.reverse)
+        for_h, for_h0 = _after(wrt_gate.conj() * g, start, ctx.reverse)
+    s = scan(gate, source, first, start, ctx.reverse)
+    for_gate = _before(s, first, start, ctx.reverse).conj() * g
+    if gate.dim() == 1:
+        for_gate = for_gate.sum((0, 1))
+    return s, for_gate, for_h, for_h0 if h0 is not None else None, *(None,) * 5
+
+
+scan_backward.register_autograd(_double_backward, setup_context=_setup_double)
+
+
+def _before(h: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool) -> Tensor:
+    """What each step found: `h[t-1]`, `h0` at the first, zero at a start."""
+    first = (torch.zeros_like(h[:, 0]) if h0 is None else h0)[:, None]
+    before = torch.cat([h[:, 1:], first] if reverse else [first, h[:, :-1]], dim=1)
+    return before if start is None else torch.where(start[..., None], 0, before)
+
+
+def _after(x: Tensor, start: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
+    """The adjoint of `_before`: what goes to `h` and what to `h0`."""
+    if start is not None:
+        x = torch.where(start[..., None], 0, x)
+    zeros = torch.zeros_like(x[:, :1])
+    if reverse:
+        return torch.cat([zeros, x[:, :-1]], dim=1), x[:, -1]
+    return torch.cat([x[:, 1:], zeros], dim=1), x[:, 0]
+
+
+def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """Fold the mapped dimension into the rows; results have it in front.
+
+    A constant gate has nowhere to put a gate per example, nor a gradient per example: there the
+    examples go one after the other.
+    """
+    backward = op is scan_backward
+    size, mapped = info.batch_size, [dim is not None for dim in in_dims]
+    args = tuple(
+        x if dim is None else x.movedim(dim, 0) for x, dim in zip(args, in_dims, strict=True)
+    )
+    gate_at = 1 if backward else 0
+    constant = args[gate_at].dim() - mapped[gate_at] == 1
+    if constant and (mapped[gate_at] or (backward and args[6])):
+        each = [
+            op(*(x[i] if m else x for x, m in zip(args, mapped, strict=True))) for i in range(size)
+        ]
+        out = tuple(map(torch.stack, zip(*each, strict=True))) if backward else torch.stack(each)
+    else:
+        folded = op(
+            *(
+                x
+                if not isinstance(x, Tensor) or (constant and i == gate_at)
+                else (x if mapped[i] else x.expand(size, *x.shape)).flatten(0, 1)
+                for i, x in enumerate(args)
+            )
+        )
+        out = tuple(_unfold(x, size) for x in folded) if backward else _unfold(folded, size)
+    return out, (0, 0, 0) if backward else 0
+
+
+scan.register_vmap(partial(_vmap, scan))
+scan_backward.register_vmap(partial(_vmap, scan_backward))
+
+
+def _unfold(x: Tensor, size: int) -> Tensor:
+    return x.unflatten(0, (size, x.shape[0] // size)) if x.dim() > 1 else x.new_empty(size, 0)
+
+
+@cache
+def _cpu() -> ModuleType:
+    """The form that serves CPU tensors; a single warning where it is the slow one."""
+    if cpu.AVAILABLE:
+        return cpu
+    warnings.warn(
+        "rlmem's C kernels were not built (pip install needs a C compiler for them): "
+        "linear_scan runs as a loop of torch operations, several times slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return loop
+
+
+def _or_empty(
+    grads: Sequence[Tensor | None], needs: Sequence[bool], like: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """An operator returns tensors only: an empty one where no gradient is needed."""
+    gate, value, h0 = (
+        g if needed and g is not None else like.new_empty(0)
+        for g, needed in zip(grads, needs, strict=True)
+    )
+    return gate, value, h0
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
