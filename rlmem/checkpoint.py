@@ -1,0 +1,275 @@
+"""Checkpoints: folders `checkpoints/step-000012345/` of a run, weights in safetensors.
+
+A checkpoint is written under another name and then renamed, so that a crash leaves the ones before
+it and never half a one. Nothing in it can run code when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlmem.errors import UsageError
+
+WEIGHTS = "model.safetensors"
+TRAINER = "trainer.pt"
+PLAIN = (int, float, bool, str, type(None))
+
+
+class Checkpoint(NamedTuple):
+    """What `load` read: the weights by name, and what the trainer needs to go on."""
+
+    path: Path
+    step: int
+    weights: dict[str, Tensor]
+    trainer: dict[str, Any]
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Put the weights into `model`; a `UsageError` names the first one that does not fit."""
+        wanted = model.state_dict()
+        for name, tensor in wanted.items():
+            if name not in self.weights:
+                raise UsageError(f"{self.path} does not fit this model: it has no {name!r}")
+            given, expected = list(self.weights[name].shape), list(tensor.shape)
+            if given != expected:
+                raise UsageError(
+                    f"{self.path} does not fit this model: "
+                    f"its {name!r} is {given}, and this model's is {expected}"
+                )
+        for name in self.weights:
+            if name not in wanted:
+                raise UsageError(f"{self.path} does not fit this model, which has no {name!r}")
+        model.load_state_dict(self.weights)
+
+
+def require_run(run_dir: str | Path) -> Path:
+    """`run_dir` as a Path if it is a run folder; else a `UsageError`."""
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise UsageError(f"{path} is not a run folder: there is no such folder")
+    if not (path / "config.yaml").is_file():
+        raise UsageError(f"{path} is not a run folder: it has no config.yaml")
+    return path
+
+
+def save(
+    run_dir: str | Path,
+    step: int,
+    model: nn.Module,
+    trainer: Mapping[str, Any],
+    *,
+    keep: int = 1,
+    score: float | None = None,
+) -> Path:
+    """Write the checkpoint of `step`; returns its folder.
+
+    `trainer` holds tensors and plain values; the state of the random generators is added to it as
+    `"rng"`. Of the others the newest `keep` - 1 stay, and the one with the best `score`.
+    Raises `UsageError` for weights that are complex or not finite, `TypeError` for a value in
+    `trainer` that could not be loaded safely.
+    """
+    weights = _weights(model)
+    state = {**trainer, "rng": rng_state()}
+    _require_plain(state, "trainer")
+    folder = Path(run_dir) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / _name(step)
+    partial = folder / f"{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(weights, partial / WEIGHTS)
+    torch.save(state, partial / TRAINER)
+    for file in (partial / WEIGHTS, partial / TRAINER):
+        _flush(file)
+    _replace(partial, target)
+    scores = _scores(run_dir)
+    scores.pop(step, None)
+    if score is not None:
+        scores[step] = score
+    _write_scores(run_dir, scores)
+    _prune(run_dir, keep)
+    return target
+
+
+def load(run_dir: str | Path, which: str | int = "last") -> Checkpoint:
+    """Read the `"last"` or `"best"` checkpoint of a run, or that of a step, onto the CPU."""
+    path = find(run_dir, which)
+    try:
+        weights = load_file(path / WEIGHTS)
+        trainer = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has errors of its own for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"cannot read the checkpoint {path}: {reason} (checkpoint=STEP takes another: "
+            f"{', '.join(map(str, steps(run_dir)))})"
+        ) from error
+    return Checkpoint(path, _step(path), weights, trainer)
+
+
+def find(run_dir: str | Path, which: str | int = "last") -> Path:
+    """The folder of the `"last"` or `"best"` checkpoint of a run, or that of a step."""
+    run = require_run(run_dir)
+    present = steps(run)
+    if not present:
+        raise UsageError(f"{run} has no checkpoint yet")
+    if which == "last":
+        return run / "checkpoints" / _name(present[-1])
+    if which == "best":
+        step = best(run)
+        if step is None:
+            raise UsageError(f"no checkpoint of {run} has a score: use checkpoint=last")
+        return run / "checkpoints" / _name(step)
+    if str(which).isdigit() and int(which) in present:
+        return run / "checkpoints" / _name(int(which))
+    raise UsageError(
+        f"{run} has no checkpoint {which!r} (known: last, best, {', '.join(map(str, present))})"
+    )
+
+
+def last(run_dir: str | Path) -> Path | None:
+    """The folder of the newest checkpoint, if there is one."""
+    present = steps(run_dir)
+    return Path(run_dir) / "checkpoints" / _name(present[-1]) if present else None
+
+
+def best(run_dir: str | Path) -> int | None:
+    """The step of the checkpoint with the best score (the first of equals), if one has a score."""
+    scores = _scores(run_dir)
+    return max(sorted(scores), key=scores.__getitem__, default=None)
+
+
+def steps(run_dir: str | Path) -> list[int]:
+    """The steps at which there are checkpoints, in order."""
+    folder = Path(run_dir) / "checkpoints"
+    for aside in folder.glob("step-*.replaced"):
+        # A crash came between the two renames of `_replace`.
+        if not aside.with_suffix("").exists():
+            aside.rename(aside.with_suffix(""))
+    return sorted(_step(path) for path in folder.glob("step-*") if not path.suffix)
+
+
+def discard_after(run_dir: str | Path, step: int) -> None:
+    """Forget the checkpoints later than `step`: training goes on from there."""
+    for later in [s for s in steps(run_dir) if s > step]:
+        shutil.rmtree(Path(run_dir) / "checkpoints" / _name(later))
+    _write_scores(run_dir, {s: score for s, score in _scores(run_dir).items() if s <= step})
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every global random generator, as tensors and plain values."""
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 (third-party code draws from it)
+    key = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": numpy_state | {"state": {**numpy_state["state"], "key": key}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Put back what `rng_state` gave; GPUs only where there are as many as there were."""
+    random.setstate(state["python"])
+    key = state["numpy"]["state"]["key"].numpy().astype(np.uint32)
+    numpy_state = {**state["numpy"], "state": {**state["numpy"]["state"], "key": key}}
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    # Copies, because safetensors refuses tensors that share memory (tied weights).
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    for name, tensor in weights.items():
+        if tensor.is_complex():
+            raise UsageError(
+                f"cannot save {name!r}: it is {tensor.dtype}, and weights in safetensors are real "
+                "(keep two real parameters and join them with torch.complex)"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UsageError(f"cannot save {name!r}: it is no longer finite")
+    return weights
+
+
+def _require_plain(value: Any, where: str) -> None:
+    if isinstance(value, Tensor):
+        return
+    if type(value) is dict:
+        for key, part in value.items():
+            _require_plain(part, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, part in enumerate(value):
+            _require_plain(part, f"{where}[{index}]")
+    elif type(value) not in PLAIN:
+        raise TypeError(
+            f"{where} is a {type(value).__name__}: a checkpoint holds tensors, numbers, strings, "
+            "lists, tuples and dicts"
+        )
+
+
+def _replace(partial: Path, target: Path) -> None:
+    aside = target.with_name(f"{target.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.rename(aside)
+    os.replace(partial, target)
+    _flush(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _prune(run_dir: str | Path, keep: int) -> None:
+    present = steps(run_dir)
+    kept = {*present[-max(keep, 1) :], best(run_dir)}
+    for step in present:
+        if step not in kept:
+            shutil.rmtree(Path(run_dir) / "checkpoints" / _name(step))
+    scores = _scores(run_dir)
+    _write_scores(run_dir, {step: score for step, score in scores.items() if step in kept})
+
+
+def _scores(run_dir: str | Path) -> dict[int, float]:
+    """Score by step, of the checkpoints that are there."""
+    index = Path(run_dir) / "checkpoints" / "index.json"
+    if not index.exists():
+        return {}
+    present = steps(run_dir)
+    try:
+        scores = json.loads(index.read_text())["scores"]
+        return {int(step): float(s) for step, s in scores.items() if int(step) in present}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UsageError(f"{index} is damaged; delete it to go on without scores") from error
+
+
+def _write_scores(run_dir: str | Path, scores: Mapping[int, float]) -> None:
+    index = Path(run_dir) / "checkpoints" / "index.json"
+    partial = index.with_suffix(".partial")
+    partial.write_text(json.dumps({"scores": scores}, indent=2) + "\n")
+    partial.replace(index)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-").partition(".")[0])
