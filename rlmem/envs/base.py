@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import torch
@@ -32,6 +32,7 @@ class Transition(NamedTuple):
     final_obs: Tensors
 
 
+@runtime_checkable
 class VecEnv(Protocol):
     """N environments that step together; an ended one starts its next episode in the same step."""
 

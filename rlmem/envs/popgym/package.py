@@ -1,0 +1,25 @@
+"""The tasks of the POPGym package itself (Morad et al. 2023), which play one at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from rlmem.envs.base import VecEnv
+from rlmem.envs.gym_env import vectorize
+
+
+def make_package(
+    task: str,
+    difficulty: str,
+    num_envs: int,
+    vectorization: str,
+    previous_action: bool,
+    device: torch.device | str,
+) -> VecEnv:
+    """`num_envs` of POPGym's `task` (its class's name without the difficulty)."""
+    # Imported here: what does not play POPGym need not wait for it.
+    import popgym.envs
+
+    # The class itself: `gymnasium.make` would only add wrappers that check and cost time.
+    env_class = getattr(popgym.envs, task + difficulty.capitalize())
+    return vectorize(env_class, num_envs, vectorization, device, previous_action)
