@@ -14,7 +14,15 @@ from torch import Tensor
 from rlmem.kernels.linear_scan import cpu, loop
 
 
-@torch.library.custom_op("rlmem::linear_scan", mutates_args=(), device_types="cpu")
+_SCAN = "(Tensor gate, Tensor value, Tensor? h0, Tensor? start, bool reverse) -> Tensor"
+_BACKWARD = (
+    "(Tensor grad_h, Tensor gate, Tensor? h, Tensor? h0, Tensor? start, bool reverse, "
+    "bool need_gate, bool need_value, bool need_h0) -> (Tensor, Tensor, Tensor)"
+)
+_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
+
+
+@_define("rlmem::linear_scan", schema=_SCAN)
 def scan(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
@@ -22,7 +30,7 @@ def scan(
     return _cpu().forward(gate, value, h0, start, reverse)
 
 
-@torch.library.custom_op("rlmem::linear_scan_backward", mutates_args=(), device_types="cpu")
+@_define("rlmem::linear_scan_backward", schema=_BACKWARD)
 def scan_backward(
     grad_h: Tensor,
     gate: Tensor,
