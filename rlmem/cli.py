@@ -27,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         complain(error)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
         return 130
 
 

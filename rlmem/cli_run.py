@@ -62,8 +62,7 @@ def _train(cfg: DictConfig) -> float:
     try:
         return train.run(ready)
     except KeyboardInterrupt:
-        _say_where_it_stopped(ready.run_dir)
-        raise SystemExit(130) from None
+        raise KeyboardInterrupt(_where_it_stopped(ready.run_dir)) from None
 
 
 def _eval(cfg: DictConfig) -> None:
@@ -73,14 +72,13 @@ def _eval(cfg: DictConfig) -> None:
     print(json.dumps(evaluate.run(ready)))
 
 
-def _say_where_it_stopped(run_dir: str) -> None:
+def _where_it_stopped(run_dir: str) -> str:
     from rlmem import checkpoint
 
     saved = checkpoint.last(run_dir)
     if saved is None:
-        print("interrupted before anything was saved", file=sys.stderr)
-    else:
-        print(f"saved {saved}; resume with: rlmem train resume={run_dir}", file=sys.stderr)
+        return "interrupted before anything was saved"
+    return f"saved {saved}; resume with: rlmem train resume={run_dir}"
 
 
 class _Parser(argparse.ArgumentParser):

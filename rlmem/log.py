@@ -90,11 +90,11 @@ class RunLogger:
         self._open = ExitStack()
         self._metrics = MetricsFile(self.run_dir / "metrics.csv", start_step)
         self._open.callback(self._metrics.close)
-        self._begun = self._then = time.monotonic()
         self._events = self._event_writer(start_step) if tensorboard else None
         self._bar = None
         if progress and sys.stderr.isatty():
             self._bar = self._open.enter_context(ProgressBar(total_steps, start_step))
+        self._begun = self._then = time.monotonic()
 
     def __enter__(self) -> RunLogger:
         return self
@@ -107,7 +107,7 @@ class RunLogger:
     ) -> None:
         self.close()
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, step: int, values: Mapping[str, float | int]) -> None:
         """Write a row: `step`, `seconds` of training, `steps_per_second`, then `values`.
 
         A value `episode_return` is shown in the progress bar.
@@ -129,9 +129,12 @@ class RunLogger:
         self.step, self._then = step, now
 
     def finish(self, outcome: str) -> None:
-        """Close everything, then print the one line that a run leaves on stdout."""
+        """Close everything, then print the one line that a run leaves on stdout.
+
+        The time in it is that of training: from the beginning to the last row.
+        """
         self.close()
-        seconds = max(time.monotonic() - self._begun, 1e-9)
+        seconds = max(self._then - self._begun, 1e-9)
         speed = (self.step - self.start_step) / seconds
         print(
             f"{outcome} after {self.step:,} steps ({seconds:,.0f} s, {speed:,.0f} steps/s): "
