@@ -22,7 +22,8 @@ class Transition(NamedTuple):
     """What one step of N environments gives.
 
     Where an episode ended, `obs` is already the first observation of the next one (the same step
-    resets it) and `final_obs` the last one of the ended episode; elsewhere the two are equal.
+    resets it) and `final_obs` the last one of the ended episode; elsewhere the two are equal, and
+    may be one and the same tensor.
     """
 
     obs: Tensors

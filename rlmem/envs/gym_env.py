@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import difflib
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
@@ -41,23 +44,26 @@ class GymVecEnv:
     ) -> None:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
-        self.envs: Any = VECTORIZATIONS[vectorization](env_fns)
+        if not env_fns:
+            raise UsageError("num_envs must be an integer of at least 1, not 0")
+        # Looks at one first: for a space it does not know, gymnasium's error would be a riddle.
+        probe = env_fns[0]()
+        try:
+            self._obs = FlatSpace("obs", probe.observation_space)
+            self._action = ActionSpace("action", probe.action_space)
+        finally:
+            probe.close()
         self.num_envs = len(env_fns)
         self.device = torch.device(device)
-        try:
-            self._obs = FlatSpace("obs", self.envs.single_observation_space)
-            self._action = ActionSpace("action", self.envs.single_action_space)
-        except UsageError:
-            self.close()
-            raise
         self.observation_space: Spaces = self._obs.spaces
         self.action_space: Spaces = self._action.spaces
+        self.envs: Any = VECTORIZATIONS[vectorization](env_fns)
         self._was_reset = False
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
         """Start a new episode everywhere. An int seeds environment i with `seed + i`."""
         if not (seed is None or isinstance(seed, int)):
-            seed = list(seed)
+            seed = [int(number) for number in seed]
             if len(seed) != self.num_envs:
                 raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
         obs, _ = self.envs.reset(seed=seed)
@@ -156,7 +162,10 @@ class Lean(gym.Wrapper):
         return obs, {}
 
 
-def _lean(env_fn: EnvFn) -> gym.Env:
+def _lean(env_fn: EnvFn, main_process: int) -> gym.Env:
+    if os.getpid() != main_process:
+        # Ctrl-C is for the main process, which closes the others in good order.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return Lean(env_fn())
 
 
@@ -171,7 +180,7 @@ def async_envs(env_fns: Sequence[EnvFn]) -> VectorEnv:
         method = "forkserver"
         multiprocessing.get_context(method).set_forkserver_preload(["__main__", __name__])
     return AsyncVectorEnv(
-        [partial(_lean, env_fn) for env_fn in env_fns],
+        [partial(_lean, env_fn, os.getpid()) for env_fn in env_fns],
         autoreset_mode=AutoresetMode.SAME_STEP,
         context=method,
     )
@@ -211,25 +220,26 @@ def make_gym(
 
     Raises `UsageError` where there is none of that `id` or it cannot be made so.
     """
-    try:
-        spec = copy.deepcopy(gym.spec(id))
-    except (gym.error.UnregisteredEnv, ModuleNotFoundError) as error:
-        near = difflib.get_close_matches(id, gym.registry, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else str(error)
-        raise UsageError(f"unknown Gymnasium id {id!r}: {hint}") from error
     if max_episode_steps is not None and max_episode_steps < 1:
         raise UsageError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
+    spec = copy.deepcopy(_spec(id))
     # GymVecEnv itself sees to it that reset comes before step.
     spec.order_enforce = False
-    env_fn = partial(
-        gym.make,
-        spec,
-        max_episode_steps=max_episode_steps,
-        disable_env_checker=True,
-        **(kwargs or {}),
-    )
-    try:
-        env_fn().close()
-    except (gym.error.Error, TypeError) as error:
-        raise UsageError(f"cannot make {id!r}: {error}") from error
+    env_fn = partial(_make, spec, max_episode_steps, kwargs or {})
     return vectorize(env_fn, num_envs, vectorization, device, previous_action)
+
+
+def _spec(id: str) -> EnvSpec:
+    try:
+        return gym.spec(id)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        near = difflib.get_close_matches(id, gym.registry, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f" ({error})"
+        raise UsageError(f"unknown Gymnasium id {id!r}{hint}") from error
+
+
+def _make(spec: EnvSpec, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gym.Env:
+    try:
+        return gym.make(spec, max_episode_steps, disable_env_checker=True, **kwargs)
+    except (gym.error.Error, ImportError, TypeError, ValueError, AssertionError) as error:
+        raise UsageError(f"cannot make {spec.id!r} with {kwargs}: {error}") from error

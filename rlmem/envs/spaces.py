@@ -139,7 +139,8 @@ def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
                 f"(supported: {SUPPORTED}; a Box of floats)"
             )
         limit = np.finfo(np.float32)
-        return np.maximum(space.low, limit.min), np.minimum(space.high, limit.max)
+        low, high = space.low.clip(min=limit.min), space.high.clip(max=limit.max)
+        return np.asarray(low), np.asarray(high)
     if isinstance(space, Discrete):
         high = np.asarray(space.n - 1)
     else:
