@@ -25,6 +25,10 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     every leaf [B, ...], float32 or complex64 (64/128 where the parameters are float64).
     """
 
+    # Claims that the tests hold a core to; one that cannot keep them says False.
+    forgets_nonfinite: bool = True  # not even a NaN or Inf passes a start
+    claims_length: bool = True  # state and outputs are finite in rows of any length
+
     input_size: int
     output_size: int
     _anchor: Tensor
@@ -32,7 +36,9 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
         self.input_size = positive("input_size", input_size)
-        self.output_size = positive("output_size", output_size or input_size)
+        self.output_size = positive(
+            "output_size", input_size if output_size is None else output_size
+        )
         # Knows device and dtype also where a core has no parameters.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
@@ -92,9 +98,10 @@ class LinearCore(MemoryCore[Tensor]):
 
     def initial_state(self, batch_size: int) -> Tensor:
         dtype = self.state_dtype
-        return self.zeros(
-            batch_size, self.state_size, dtype=dtype.to_complex() if self.complex_state else dtype
-        )
+        if self.complex_state:
+            # Not `to_complex`, which torch.compile cannot trace.
+            dtype = torch.promote_types(dtype, torch.complex64)
+        return self.zeros(batch_size, self.state_size, dtype=dtype)
 
     def update(self, x: Float[Tensor, "B I"], state: Tensor) -> tuple[Float[Tensor, "B O"], Tensor]:
         gate, value = self.encode(x)

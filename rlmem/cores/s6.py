@@ -1,0 +1,133 @@
+"""S6, the selective state space of Mamba (Gu and Dao 2023, arXiv 2312.00752).
+
+    [u'; z] = W_in x,   u = silu(conv(u') + b),   [d; B; C] = W_x u,   dt = softplus(W_dt d + b_dt)
+    h[t] = exp(dt A) h[t-1] + dt u B^T            [inner, N]
+    out  = W_out((h C + D u) silu(z))
+
+Algorithms 1 and 2 and figure 3, with A by zero-order hold and B by Euler's rule, as in the
+authors' code. The convolution is causal, over `conv_size` inputs of the same episode.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlmem.cores import ssm
+from rlmem.cores.base import MemoryCore, positive, register
+from rlmem.cores.conv import causal_conv
+from rlmem.errors import UsageError
+from rlmem.kernels import linear_scan
+
+
+class S6State(NamedTuple):
+    """The convolution's last inputs [B, conv_size - 1, inner], oldest first; `h` [B, inner * N]."""
+
+    window: Tensor
+    h: Tensor
+
+
+class Selected(NamedTuple):
+    """Functions of the input that the scan reads: `u`, `dt` [*K, inner], `B`, `C` [*K, N]."""
+
+    u: Tensor
+    dt: Tensor
+    B: Tensor
+    C: Tensor
+
+
+def discretize(given: Selected, A: Float[Tensor, "D N"]) -> tuple[Tensor, Tensor]:
+    """Gate `exp(dt A)` and value `dt u B^T`, both [*N, D * N]."""
+    gate = torch.exp(given.dt[..., None] * A)
+    value = (given.dt * given.u)[..., None] * given.B[..., None, :]
+    return gate.flatten(-2), value.flatten(-2)
+
+
+def contract(h: Float[Tensor, "*K DN"], given: Selected) -> Float[Tensor, "*K D"]:
+    """`h C`, [*N, D]."""
+    return (h.unflatten(-1, (given.u.shape[-1], -1)) @ given.C[..., None]).squeeze(-1)
+
+
+@register("s6")
+class S6(MemoryCore[S6State]):
+    """`inner = expand * output_size` channels of `channel_states` states each."""
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None = None,
+        *,
+        channel_states: int = 8,
+        expand: int = 1,
+        conv_size: int = 4,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        inner = self.inner = positive("expand", expand) * self.output_size
+        size = self.channel_states = positive("channel_states", channel_states)
+        if positive("conv_size", conv_size) < 2:
+            raise UsageError("conv_size must be at least 2, not 1")
+        rank = math.ceil(inner / 16)
+        self.split = (rank, size, size)
+        self.W_in = nn.Linear(self.input_size, 2 * inner, bias=False)
+        bound = conv_size**-0.5
+        self.conv = nn.Parameter(torch.empty(inner, conv_size).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound))
+        self.W_x = nn.Linear(inner, rank + 2 * size, bias=False)
+        self.W_dt = nn.Linear(rank, inner)
+        nn.init.uniform_(self.W_dt.weight, -(rank**-0.5), rank**-0.5)
+        # So that softplus(bias) is uniform in [dt_min, dt_max], in logarithms.
+        dt = torch.exp(ssm.log_steps(inner, dt_min, dt_max))
+        self.W_dt.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, size + 1)).repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.W_out = nn.Linear(inner, self.output_size, bias=False)
+
+    def initial_state(self, batch_size: int) -> S6State:
+        return S6State(
+            self.zeros(batch_size, self.conv.shape[1] - 1, self.inner),
+            self.zeros(batch_size, self.inner * self.channel_states),
+        )
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: S6State
+    ) -> tuple[Float[Tensor, "B O"], S6State]:
+        u, z = self._project(x)
+        row = torch.cat([state.window, u[:, None]], dim=1)
+        given = self._select((row * self.conv.t()).sum(1))
+        gate, value = discretize(given, self._A())
+        h = gate * state.h + value
+        return self._read(h, given, z), S6State(row[:, 1:], h)
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: S6State, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], S6State]:
+        u, z = self._project(x)
+        u, window = causal_conv(u, state.window, self.conv, start)
+        given = self._select(u)
+        gate, value = discretize(given, self._A())
+        h = linear_scan(gate, value, state.h, start)
+        return self._read(h, given, z), S6State(window, h[:, -1].clone())
+
+    def _A(self) -> Float[Tensor, "D N"]:
+        return -torch.exp(self.A_log)
+
+    def _project(self, x: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
+        u, z = self.W_in(x).chunk(2, dim=-1)
+        return u.to(self.state_dtype), z
+
+    def _select(self, convolved: Float[Tensor, "*N D"]) -> Selected:
+        u = F.silu(convolved + self.conv_bias)
+        d, B, C = self.W_x(u).split(self.split, dim=-1)
+        dt = F.softplus(self.W_dt(d).to(self.state_dtype))
+        return Selected(u, dt, B.to(self.state_dtype), C.to(self.state_dtype))
+
+    def _read(self, h: Tensor, given: Selected, z: Tensor) -> Float[Tensor, "*N O"]:
+        y = contract(h, given) + self.D * given.u
+        return self.W_out(y * F.silu(z))
