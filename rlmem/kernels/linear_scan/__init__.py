@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from rlmem.kernels.linear_scan.ops import scan
@@ -19,7 +18,7 @@ def linear_scan(
     gate: Tensor,
     value: Tensor,
     h0: Tensor | None = None,
-    start: Bool[Tensor, "B T"] | None = None,
+    start: Tensor | None = None,
     *,
     reverse: bool = False,
 ) -> Tensor:

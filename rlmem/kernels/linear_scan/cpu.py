@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 try:
-    from rlmem.kernels import _c
+    from rlmem.kernels import _c  # type: ignore[attr-defined]
 except ImportError:
     _c = None
 
@@ -100,11 +100,13 @@ def _run(
         fields |= {f"{name}_row": row, f"{name}_time": step}
     fields |= {name: x.data_ptr() for name, x in contiguous.items() if x is not None}
 
+    gate_sum = contiguous.get("gate_sum")
+
     def work(index: int) -> None:
         row0, row1, channel0, channel1 = shares[index]
         share = {"row0": row0, "row1": row1, "channel0": channel0, "channel1": channel1}
-        if contiguous.get("gate_sum") is not None:
-            share["gate_sum"] = contiguous["gate_sum"][index].data_ptr()
+        if gate_sum is not None:
+            share["gate_sum"] = gate_sum[index].data_ptr()
         function(_c.ffi.new("rlmem_scan *", fields | share))
 
     if len(shares) == 1:

@@ -42,9 +42,10 @@ def backward(
     times = list(_times(grad_h.shape[1], not reverse))
     for t, before in zip(times, [*times[1:], None], strict=True):
         carry.add_(grad_h[:, t])
-        grad_value[:, t] = carry
+        if need_value:
+            grad_value[:, t] = carry
         if need_gate:
-            h_before = h0 if before is None else h[:, before]
+            h_before = h0 if before is None or h is None else h[:, before]
             product = torch.zeros_like(carry) if h_before is None else carry * h_before.conj()
             if start is not None:
                 product.masked_fill_(start[:, t, None], 0)

@@ -57,7 +57,8 @@ def _scan_cuda(
 ) -> Tensor:
     from rlmem.kernels.linear_scan import gpu
 
-    return gpu.forward(*map(_contiguous, (gate, value, h0, start)), reverse)
+    inputs = (gate.contiguous(), value.contiguous(), _contiguous(h0), _contiguous(start))
+    return gpu.forward(*inputs, reverse)
 
 
 @scan_backward.register_kernel("cuda")
@@ -74,8 +75,9 @@ def _scan_backward_cuda(
 
     grad_h = grad_h.contiguous()
     # The kernel computes all gradients; one that nobody asked for may be of anything.
-    h = grad_h if h is None else h
-    grads = gpu.backward(grad_h, *map(_contiguous, (gate, h, h0, start)), reverse)
+    h = grad_h if h is None else h.contiguous()
+    rest = (_contiguous(h0), _contiguous(start), reverse)
+    grads = gpu.backward(grad_h, gate.contiguous(), h, *rest)
     return _or_empty(grads, needs, grad_h)
 
 
@@ -103,10 +105,8 @@ def _scan_backward_fake(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     gate, _, h0, start, ctx.reverse = inputs
-    ctx.has_h0 = h0 is not None
-    if not ctx.needs_input_grad[0]:
-        h0 = output = None
-    ctx.save_for_backward(gate, output, h0, start)
+    states = (output, h0) if ctx.needs_input_grad[0] else (None, None)
+    ctx.save_for_backward(gate, *states, start)
 
 
 def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:

@@ -18,17 +18,17 @@ def linear_scan_reference(
 
     Same arguments and result as `rlmem.kernels.linear_scan`.
     """
-    gate = gate.expand(value.shape)
-    h = torch.zeros_like(value[:, 0]) if h0 is None else h0
+    gates, values = gate.expand(value.shape).unbind(1), value.unbind(1)
+    h = torch.zeros_like(values[0]) if h0 is None else h0
     states: list[Tensor] = []
-    times = range(value.shape[1])
+    times = range(len(values))
     for t in reversed(times) if reverse else times:
-        gate_t = gate[:, t]
+        gate_t = gates[t]
         if start is not None:
             # Both factors are chosen, so that neither an infinite gate nor an infinite state of
             # another episode turns the product, or its gradient, into NaN.
-            gate_t = torch.where(start[:, t, None], torch.zeros_like(gate_t), gate_t)
-            h = torch.where(start[:, t, None], torch.zeros_like(h), h)
-        h = gate_t * h + value[:, t]
+            gate_t = torch.where(start[:, t, None], 0, gate_t)
+            h = torch.where(start[:, t, None], 0, h)
+        h = gate_t * h + values[t]
         states.append(h)
     return torch.stack(states[::-1] if reverse else states, dim=1)
