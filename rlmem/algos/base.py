@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlmem.policies import Policy
 from rlmem.registry import Registry
@@ -12,6 +12,7 @@ class NonFiniteLoss(ArithmeticError):
     """A loss or gradient became NaN or infinite; the weights are those from before that step."""
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """Plays in its environments and improves `policy`."""
 

@@ -6,7 +6,7 @@ Plainer than `torch.distributions`, whose argument checks cost more than a polic
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 TANH_EDGE = 1e-6
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """A batch [*N] of distributions over one leaf of the action space."""
 

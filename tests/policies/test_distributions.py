@@ -1,0 +1,103 @@
+"""Action distributions against `torch.distributions`, closed forms and frequencies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import distributions as D
+
+from rlmem.policies.distributions import Categorical, Joint, MultiCategorical, Normal, TanhNormal
+
+
+def test_categorical_is_torchs():
+    logits = torch.randn(5, 7, 4, dtype=torch.float64)
+    ours, theirs = Categorical(logits), D.Categorical(logits=logits)
+    action = theirs.sample()
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    assert torch.equal(ours.mode(), logits.argmax(-1))
+
+
+def test_categorical_samples_with_its_probabilities():
+    p = torch.tensor([0.5, 0.3, 0.2])
+    draws = Categorical(p.log().expand(40_000, 3)).sample()
+    share = draws.bincount(minlength=3) / len(draws)
+    # Five standard deviations of a share of 40,000 draws.
+    assert (share - p).abs().max() < 5 * math.sqrt(0.25 / 40_000)
+
+
+def test_categorical_never_samples_what_is_impossible():
+    logits = torch.tensor([0.0, -torch.inf]).expand(1000, 2)
+    assert (Categorical(logits).sample() == 0).all()
+
+
+def test_multi_categorical_is_independent_categoricals():
+    logits = torch.randn(6, 5, dtype=torch.float64)
+    parts = [D.Categorical(logits=logits[:, :2]), D.Categorical(logits=logits[:, 2:])]
+    ours = MultiCategorical(logits, [2, 3])
+    action = ours.sample()
+    expected = sum(part.log_prob(action[:, i]) for i, part in enumerate(parts))
+    torch.testing.assert_close(ours.log_prob(action), expected)
+    torch.testing.assert_close(ours.entropy(), parts[0].entropy() + parts[1].entropy())
+    assert torch.equal(ours.mode()[:, 1], logits[:, 2:].argmax(-1))
+
+
+def test_normal_is_torchs():
+    mean, log_std = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    theirs = D.Independent(D.Normal(mean, log_std.exp()), 1)
+    ours = Normal(mean, log_std)
+    action = theirs.sample()
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+
+
+def squashed(low: float, high: float) -> tuple[TanhNormal, D.Distribution]:
+    mean, log_std = torch.randn(2, 5, 2, dtype=torch.float64)
+    edge = torch.ones(2, dtype=torch.float64)
+    ours = TanhNormal(mean, log_std, low * edge, high * edge)
+    half = (high - low) / 2
+    theirs = D.TransformedDistribution(
+        D.Independent(D.Normal(mean, log_std.exp()), 1),
+        [D.TanhTransform(cache_size=1), D.AffineTransform(low + half, half, event_dim=1)],
+    )
+    return ours, theirs
+
+
+@pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (0.0, 1.0), (-3.0, 7.0)])
+def test_tanh_normal_is_torchs_and_stays_inside(low: float, high: float):
+    ours, theirs = squashed(low, high)
+    action = ours.sample()
+    assert (action > low).all()
+    assert (action < high).all()
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
+
+
+def test_tanh_normal_entropy_is_the_mean_of_minus_log_prob():
+    n = 200_000
+    one = torch.ones(1)
+    wide = TanhNormal(torch.full((n, 1), 0.3), torch.full((n, 1), -0.2), -2 * one, 2 * one)
+    by_sampling = -wide.log_prob(wide.sample()).mean()
+    torch.testing.assert_close(wide.entropy().mean(), by_sampling, atol=0.02, rtol=0)
+
+
+def test_tanh_normal_is_finite_where_tanh_saturates():
+    mean = torch.tensor([[30.0], [-30.0]], requires_grad=True)
+    one = torch.ones(1)
+    dist = TanhNormal(mean, torch.zeros(2, 1), -one, one)
+    action = dist.sample()
+    assert (action.abs() < 1).all()
+    (dist.log_prob(action) + dist.entropy()).sum().backward()
+    assert mean.grad is not None
+    assert mean.grad.isfinite().all()
+
+
+def test_joint_adds_up():
+    a, b = Categorical(torch.randn(4, 3)), Normal(torch.randn(4, 2), torch.zeros(4, 2))
+    joint = Joint({"a": a, "b": b})
+    action = joint.sample()
+    expected = a.log_prob(action["a"]) + b.log_prob(action["b"])
+    torch.testing.assert_close(joint.log_prob(action), expected)
+    torch.testing.assert_close(joint.entropy(), a.entropy() + b.entropy())
+    assert torch.equal(joint.mode()["b"], b.mean)

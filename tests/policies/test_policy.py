@@ -1,0 +1,140 @@
+"""The policy over every space: what it encodes, one step against a row, what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlmem.errors import UsageError
+from rlmem.policies import Policy
+from rlmem.policies.encoders import Encoder
+from rlmem.policies.heads import leaf
+
+OBSERVATIONS = {
+    "obs.card": spaces.Discrete(4),
+    "obs.board": spaces.MultiDiscrete([3, 5]),
+    "obs.bits": spaces.MultiBinary(3),
+    "obs.angle": spaces.Box(-1, 1, (2, 2), np.float32),
+    "obs.grid": spaces.Box(0, 255, (7, 7, 3), np.uint8),
+    "obs.image": spaces.Box(0, 255, (24, 32, 3), np.uint8),
+}
+ACTIONS = {
+    "action.move": spaces.Discrete(5),
+    "action.cell": spaces.MultiDiscrete([2, 3]),
+    "action.keys": spaces.MultiBinary(2),
+    "action.force": spaces.Box(-2, 2, (2,), np.float32),
+    "action.free": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+}
+
+
+def observe(*shape: int) -> dict[str, torch.Tensor]:
+    return {
+        "obs.card": torch.randint(4, shape),
+        "obs.board": torch.stack([torch.randint(n, shape) for n in (3, 5)], -1),
+        "obs.bits": torch.randint(2, (*shape, 3), dtype=torch.int8),
+        "obs.angle": torch.rand(*shape, 2, 2),
+        "obs.grid": torch.randint(256, (*shape, 7, 7, 3), dtype=torch.uint8),
+        "obs.image": torch.randint(256, (*shape, 24, 32, 3), dtype=torch.uint8),
+    }
+
+
+def policy(**options: object) -> Policy:
+    return Policy(OBSERVATIONS, ACTIONS, hidden_size=16, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("core", ["ffm", "gru"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_row_is_its_steps_for_every_kind_of_space(core: str, layers: int):
+    agent = policy(core=core, layers=layers)
+    obs, start = observe(3, 6), torch.rand(3, 6) < 0.3
+    state = agent.initial_state(3)
+    acts = []
+    for t in range(6):
+        act = agent.act({k: v[:, t] for k, v in obs.items()}, state, start[:, t])
+        acts.append(act)
+        state = act.state
+    action = {key: torch.stack([a.action[key] for a in acts], 1) for key in ACTIONS}
+    dist, value = agent(obs, agent.initial_state(3), start)
+    log_prob = torch.stack([a.log_prob for a in acts], 1)
+    torch.testing.assert_close(dist.log_prob(action), log_prob, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(value, torch.stack([a.value for a in acts], 1), atol=1e-5, rtol=1e-4)
+    for key, space in ACTIONS.items():
+        for sample in action[key].detach().flatten(0, 1).numpy():
+            assert space.contains(sample.astype(space.dtype)), key
+
+
+def test_value_reads_the_memory_and_leaves_it():
+    agent = policy()
+    obs, start = observe(3), torch.tensor([True, False, False])
+    state = torch.randn_like(agent.initial_state(3))
+    before = state.clone()
+    torch.testing.assert_close(agent.value(obs, state, start), agent.act(obs, state, start).value)
+    assert torch.equal(state, before)
+
+
+def test_deterministic_actions_are_the_mode():
+    agent = policy()
+    obs, state, start = observe(3), agent.initial_state(3), torch.ones(3, dtype=torch.bool)
+    first = agent.act(obs, state, start, deterministic=True).action
+    second = agent.act(obs, state, start, deterministic=True).action
+    assert all(torch.equal(first[key], second[key]) for key in ACTIONS)
+
+
+@pytest.mark.parametrize("key", OBSERVATIONS)
+def test_every_entry_of_an_observation_is_seen(key: str):
+    encoder = Encoder({key: OBSERVATIONS[key]}, output_size=16, layers=1, activation="tanh")
+    obs = observe(1)[key]
+    flat = obs.flatten()
+    base = encoder({key: obs})
+    for i in range(0, flat.numel(), max(1, flat.numel() // 20)):
+        other = flat.clone()
+        other[i] = 1 - other[i] if other[i] <= 1 else 0
+        assert not torch.equal(encoder({key: other.reshape(obs.shape)}), base), i
+
+
+def test_discrete_values_are_one_hot():
+    encoder = Encoder({"a": spaces.MultiDiscrete([2, 3])}, 5, layers=1, activation="tanh")
+    seen: list[torch.Tensor] = []
+    encoder.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoder({"a": torch.tensor([[1, 0], [0, 2]])})
+    assert seen[0].tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
+
+
+def test_the_first_policy_is_nearly_uniform():
+    agent = policy()
+    dist, _ = agent(observe(4, 5), agent.initial_state(4), torch.zeros(4, 5, dtype=torch.bool))
+    move = dist.parts["action.move"].entropy()
+    torch.testing.assert_close(move, torch.full((4, 5), 5.0).log(), atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("space", "named"),
+    [
+        (spaces.Text(5), "Text"),
+        (spaces.Sequence(spaces.Discrete(2)), "Sequence"),
+        (spaces.Box(0, np.inf, (2,)), "both sides"),
+        (spaces.Box(-1, 1, (2, 2)), "only vectors"),
+    ],
+)
+def test_unsupported_action_spaces_are_named(space: spaces.Space, named: str):
+    with pytest.raises(UsageError, match=named):
+        leaf(space)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_size": -1}, "hidden_size must be an integer of at least 1, not -1"),
+        ({"layers": 0}, "layers must be"),
+        ({"encoder_layers": 0}, "encoder_layers must be"),
+        ({"head_layers": -1}, "head_layers must be"),
+        ({"activation": "tahn"}, "did you mean tanh"),
+        ({"core": "grru"}, "unknown core 'grru'; did you mean gru"),
+        ({"core_options": {"memory": 3}}, "unknown option of core 'ffm'"),
+    ],
+)
+def test_bad_options_get_a_clear_line(options: dict[str, object], message: str):
+    with pytest.raises(UsageError, match=message):
+        Policy({"obs": spaces.Discrete(2)}, {"action": spaces.Discrete(2)}, **options)  # type: ignore[arg-type]
