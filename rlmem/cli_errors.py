@@ -72,5 +72,8 @@ def _unknown_key(key: str, command: str, overrides: Sequence[str]) -> UsageError
     same_name = [name for name in known if name.rpartition(".")[2] == key]
     if same_name:
         return UsageError(f"unknown key {key!r}; did you mean {' or '.join(same_name)}?")
-    siblings = [name for name in known if name.startswith(key.partition(".")[0] + ".")]
-    return unknown("key", key, siblings or map(str, cfg))
+    group, _, option = key.partition(".")
+    siblings = [name.removeprefix(f"{group}.") for name in known if name.startswith(f"{group}.")]
+    if siblings:
+        return unknown(f"key of {group}:", option, siblings)
+    return unknown("key", key, map(str, cfg))

@@ -117,7 +117,7 @@ def _option_table(shown: Sequence[Option]) -> list[str]:
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
-    width = min(max((len(name) for name, _ in rows), default=0), 32)
+    width = min(max((len(name) for name, _ in rows), default=0), 40)
     return [f"  {name:<{width}}  {text}".rstrip() for name, text in rows] or ["  (no options)"]
 
 

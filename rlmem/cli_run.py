@@ -69,7 +69,9 @@ def _eval(cfg: DictConfig) -> None:
     ready = prepare_eval(cfg)
     from rlmem import evaluate
 
-    print(json.dumps(evaluate.run(ready)))
+    result = evaluate.run(ready)
+    # `eval.json` has the return of every episode besides.
+    print(json.dumps({key: value for key, value in result.items() if key != "returns"}))
 
 
 def _where_it_stopped(run_dir: str) -> str:
@@ -113,7 +115,7 @@ def _refuse_holes(overrides: Sequence[str]) -> None:
         if override.startswith("~"):
             raise UsageError(f"{override}: an option cannot be taken away, only changed")
         key, _, value = override.partition("=")
-        if key in GROUPS and value in ("", "null"):
+        if key in GROUPS and "=" in override and value in ("", "null"):
             raise UsageError(f"{key} needs a name (rlmem list says which there are)")
 
 
