@@ -472,7 +472,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
     assert (process.returncode, out) == (130, "")
     saved = checkpoint.last("a")
     assert saved is not None
-    assert err == f"saved {Path('a') / saved.relative_to('a')}; resume with: rlmem train resume=a\n"
+    assert err.endswith(f"saved {saved}; resume with: rlmem train resume=a\n")
     steps = checkpoint.steps("a")[-1]
     assert main(["train", "resume=a", f"total_steps={steps + 128}"]) == 0
     assert checkpoint.steps("a")[-1] == steps + 128

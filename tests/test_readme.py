@@ -1,0 +1,68 @@
+"""The README's snippets run, and its commands are the ones that are run elsewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+BLOCK = r"^<!-- {marker} -->\n```(bash|python)\n(.*?)^```$"
+SNIPPETS = re.findall(BLOCK.format(marker="run"), TEXT, re.M | re.S)
+
+
+@pytest.mark.parametrize(("language", "snippet"), SNIPPETS)
+def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "rlmem"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rlmem "$@"\n')
+    program.chmod(0o755)
+    command = {
+        "bash": ["bash", "-euo", "pipefail", "-c", snippet],
+        "python": [sys.executable, "-c", snippet],
+    }[language]
+    environment = {
+        **os.environ,
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        # The tests share the machine.
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_snippet_is_marked_as_a_command_or_to_be_run() -> None:
+    fences = len(re.findall(r"^```(?:bash|python)$", TEXT, re.M))
+    marked = len(SNIPPETS) + sum(len(_commands(name)) for name in ("main", "test"))
+    not_run = len(re.findall(r"^<!-- not run: .+ -->\n```(?:bash|python)$", TEXT, re.M))
+    assert fences == marked + not_run
+    assert {language for language, _ in SNIPPETS} == {"bash", "python"}
+
+
+@pytest.mark.parametrize("name", ["main", "test"])
+def test_a_command_is_one_line_that_sets_everything_up(name: str) -> None:
+    (command,) = _commands(name)
+    assert command.count("\n") == 1
+    assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+    assert "-c constraints.txt" in command
+
+
+def test_continuous_integration_runs_the_very_test_command() -> None:
+    printed = subprocess.run(
+        [ROOT / ".ci" / "run", "--print"], capture_output=True, text=True, check=True
+    )
+    assert [printed.stdout] == _commands("test")
+
+
+def _commands(name: str) -> list[str]:
+    return [
+        text for _, text in re.findall(BLOCK.format(marker=f"command: {name}"), TEXT, re.M | re.S)
+    ]

@@ -1,0 +1,91 @@
+"""The wheel: what is in it, and that it works where the checkout is not.
+
+It takes minutes and a package index, so it runs only with RLMEM_TEST_WHEEL=1 (`.ci/run` does).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("RLMEM_TEST_WHEEL") != "1", reason="RLMEM_TEST_WHEEL=1 runs it"
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of what git holds or would add, without what earlier builds left."""
+    copy, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in _files("--others", "--exclude-standard", "--cached"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name)
+    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(dist), str(copy), cwd=dist)
+    (built,) = dist.glob("rlmem-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of a clean environment in which the wheel is installed."""
+    venv = tmp_path_factory.mktemp("venv")
+    _run(sys.executable, "-m", "venv", str(venv), cwd=venv)
+    constraints = str(ROOT / "constraints.txt")
+    pip = str(venv / "bin" / "pip")
+    _run(pip, "install", "-q", "-c", constraints, str(wheel), cwd=venv)
+    return venv / "bin"
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"rlmem"}
+    wanted = {n for n in _files("--cached", "rlmem") if n.endswith((".py", ".yaml", ".typed"))}
+    assert wanted - names == set()
+    compiled = [name for name in names if name.endswith(".so")]
+    if shutil.which("cc"):
+        assert len(compiled) == 1
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+
+
+def test_the_program_works_outside_the_checkout(environment: Path, tmp_path: Path) -> None:
+    where = _run(
+        str(environment / "python"), "-c", "import rlmem; print(rlmem.__file__)", cwd=tmp_path
+    )
+    assert Path(where.strip()).is_relative_to(environment.parent)
+    rlmem = str(environment / "rlmem")
+    assert re.search(r"^  ffm +\S", _run(rlmem, "list", cwd=tmp_path), re.M)
+    trained = _run(
+        rlmem, "train", "run_dir=a", "total_steps=40000", "eval_episodes=20", cwd=tmp_path
+    )
+    assert re.fullmatch(r"greedy return -?\d\.\d+ over 20 episodes after .*: a\n", trained)
+    assert {path.name.split(".")[0] for path in (tmp_path / "a").iterdir()} == {
+        "config",
+        "metrics",
+        "events",
+        "checkpoints",
+        "eval",
+    }
+    _run(rlmem, "eval", "run=a", "episodes=5", cwd=tmp_path)
+
+
+def _files(*arguments: str) -> list[str]:
+    listed = _run("git", "-C", str(ROOT), "ls-files", *arguments, cwd=ROOT)
+    return [name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
+def _run(*command: str, cwd: Path) -> str:
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
