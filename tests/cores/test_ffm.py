@@ -1,0 +1,15 @@
+"""FFM: its initial traces."""
+
+from __future__ import annotations
+
+import torch
+
+from rlmem.cores.ffm import FFM
+from tests.golden import Golden
+
+
+def test_traces_begin_as_the_authors_do():
+    # Their values were computed in float32.
+    golden, core = Golden("ffm", torch.float32), FFM(5, 6, memory_size=4, context_size=3)
+    golden.check("init.a", core.a)
+    golden.check("init.b", core.b)
