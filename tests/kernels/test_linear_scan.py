@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from itertools import product
 from types import ModuleType
@@ -51,7 +50,7 @@ def make(
     gate = torch.randn((channels,) if constant else shape, dtype=dtype)
     gate = gate / (gate.abs() + 0.1)
     state = torch.randn(rows, channels, dtype=dtype) if h0 else None
-    starts = None if start is None else STARTS[start](torch.arange(time)).expand(rows, time)
+    starts = None if start is None else STARTS[start](torch.arange(time)).repeat(rows, 1)
     return Inputs(gate, torch.randn(shape, dtype=dtype), state, starts)
 
 
@@ -111,3 +110,192 @@ def test_equals_the_reference(
     for i, (start, reverse) in enumerate(product([None, *STARTS], [False, True])):
         x = make(shape, dtype, constant, h0=i % 4 < 2, start=start)
         assert_equal_to_reference(x, dtype, reverse)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_of_gradients(
+    form: ModuleType, dtype: torch.dtype, constant: bool, reverse: bool
+) -> None:
+    x = make((2, 4, 2), dtype, constant)
+    leaves = tuple(t.requires_grad_() for t in x[:3])
+
+    def scan(gate: Tensor, value: Tensor, h0: Tensor) -> Tensor:
+        return linear_scan(gate, value, h0, x.start, reverse=reverse)
+
+    assert gradcheck(scan, leaves, fast_mode=True)
+    assert gradgradcheck(scan, leaves, fast_mode=True)
+    for i, leaf in enumerate(leaves):
+        # Alone, each one asks the backward for other outputs; squared, so that it matters.
+        others = [t.detach() for t in leaves]
+        assert gradgradcheck(
+            lambda t, o=others, i=i: scan(*o[:i], t, *o[i + 1 :]) ** 2, (leaf,), fast_mode=True
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_any_strides(form: ModuleType, dtype: torch.dtype) -> None:
+    def check(gate: Tensor, value: Tensor, h0: Tensor | None = None) -> None:
+        start = (torch.rand(value.shape[1], value.shape[0]) < 0.3).T
+        assert_equal_to_reference(Inputs(gate, value, h0, start), dtype)
+
+    both = torch.randn(2, 9, 10, dtype=dtype) / 3
+    check(*both.chunk(2, dim=-1))
+    check(*both.flip(0).transpose(0, 1).chunk(2, dim=-1))
+    check(both[..., ::2], both[..., 1::2], both[:, 0, ::2])
+    check(both.transpose(1, 2), both.mT.clone(), both.mT[:, 0])
+    check(both[:, :1].expand(-1, 9, -1), both[:1].expand(2, -1, -1), both[0, :1].expand(2, -1))
+    check(both[0, :1, :1].expand(2, 9, 10), both)
+    check(both[0, 0, ::2], both[..., ::2])
+    check(both.conj(), both.conj().conj_physical(), both[:, 0].conj())
+
+
+def test_an_expanded_gradient(form: ModuleType) -> None:
+    """What a plain sum sends back: one number with stride 0 everywhere."""
+    x = make()
+    one = torch.ones(())
+    want = differentiate(linear_scan, x, torch.ones_like(x.value))
+    torch.testing.assert_close(differentiate(linear_scan, x, one.expand(x.value.shape)), want)
+
+
+CUT = 4
+
+
+def around_a_start(
+    dtype: torch.dtype, constant: bool, reverse: bool
+) -> tuple[Inputs, Tensor, slice, slice]:
+    """Inputs with a start at `CUT`, a gradient for h, and the times before and after that start."""
+    x = make((2, 9, 5), dtype, constant, start="none")
+    x.start[:, CUT] = True
+    before, after = slice(None, CUT), slice(CUT, None)
+    if reverse:
+        before, after = slice(CUT + 1, None), slice(None, CUT + 1)
+    return x, torch.randn_like(x.value), before, after
+
+
+poisons = pytest.mark.parametrize("poison", [NAN, float("inf")])
+some_dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str
+)
+gates = pytest.mark.parametrize("constant", [False, True])
+ways = pytest.mark.parametrize("reverse", [False, True])
+
+
+@poisons
+@some_dtypes
+@gates
+@ways
+def test_no_state_passes_a_start(
+    form: ModuleType, dtype: torch.dtype, constant: bool, reverse: bool, poison: float
+) -> None:
+    """What lies before a start leaves no trace after it, in states or gradients; not even a NaN."""
+    x, grad_h, before, after = around_a_start(dtype, constant, reverse)
+    grad_h[:, before] = 0
+    want = differentiate(linear_scan, x, grad_h, reverse)
+    x.value[:, before] = x.h0[:] = poison
+    if not constant:
+        x.gate[:, before] = x.gate[:, CUT] = poison
+    h, grad_gate, grad_value, _ = differentiate(linear_scan, x, grad_h, reverse)
+    assert torch.equal(h[:, after], want[0][:, after])
+    assert torch.equal(grad_value[:, after], want[2][:, after])
+    if not constant:
+        assert torch.equal(grad_gate[:, after], want[1][:, after])
+        assert not grad_gate[:, CUT].any(), "the gate at a start is not read"
+
+
+@poisons
+@some_dtypes
+@gates
+@ways
+def test_no_gradient_passes_a_start(
+    form: ModuleType, dtype: torch.dtype, constant: bool, reverse: bool, poison: float
+) -> None:
+    x, grad_h, before, after = around_a_start(dtype, constant, reverse)
+    want = differentiate(linear_scan, x, grad_h, reverse)
+    grad_h[:, after] = poison
+    _, grad_gate, grad_value, grad_h0 = differentiate(linear_scan, x, grad_h, reverse)
+    assert torch.equal(grad_value[:, before], want[2][:, before])
+    assert torch.equal(grad_h0, want[3])
+    if not constant:
+        assert torch.equal(grad_gate[:, before], want[1][:, before])
+        assert not grad_gate[:, CUT].any(), "the gate at a start is not read"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("constant", [False, True])
+def test_no_uninitialised_memory_is_read(
+    form: ModuleType, dtype: torch.dtype, constant: bool
+) -> None:
+    x, grad_h = make((3, 71, 19), dtype, constant), torch.randn(3, 71, 19, dtype=dtype)
+    want = differentiate(linear_scan, x, grad_h)
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty returns with NaN
+    try:
+        assert torch.empty(1).isnan()
+        got = differentiate(linear_scan, x, grad_h)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("shape", [(1, 7, 700), (3, 40, 301), (70, 5, 3)], ids=str)
+def test_threads_share_the_work(
+    dtype: torch.dtype,
+    constant: bool,
+    shape: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, grad_h = make(shape, dtype, constant), torch.randn(shape, dtype=dtype)
+    want = differentiate(linear_scan, x, grad_h)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(cpu, "_SERIAL_BELOW", 0)
+    try:
+        for n in [2, 5]:
+            torch.set_num_threads(n)
+            assert len(cpu._shares(x.value)) > 1
+            got = differentiate(linear_scan, x, grad_h)
+            if constant:
+                torch.testing.assert_close(got.pop(1), want[1])
+            torch.testing.assert_close(
+                got, want[:1] + want[2:] if constant else want, rtol=0, atol=0
+            )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_shares_cover_everything_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_SERIAL_BELOW", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for rows, channels in product([1, 2, 5, 64], [1, 17, 512]):
+        seen = torch.zeros(rows, channels, dtype=torch.int64)
+        for row0, row1, channel0, channel1 in cpu._shares(torch.empty(rows, 1, channels)):
+            seen[row0:row1, channel0:channel1] += 1
+        assert (seen == 1).all()
+
+
+def test_large_gradients_of_a_constant_gate_keep_their_precision(form: ModuleType) -> None:
+    """A million products are added up in more than single precision."""
+    x = make((64, 4096, 4), constant=True, h0=False)._replace(gate=torch.full((4,), 0.5))
+    grad_h = torch.ones_like(x.value)
+    got = differentiate(linear_scan, x._replace(value=grad_h), grad_h)
+    double = Inputs(x.gate.double(), grad_h.double(), None, x.start)
+    want = differentiate(linear_scan, double, grad_h.double())
+    torch.testing.assert_close(got[1].double(), want[1], rtol=3e-7, atol=0)
+
+
+def test_a_long_row_stays_finite_and_exact() -> None:
+    """T = 100,000 with a gate of 0.999: the states near 1000 = 1 / (1 - 0.999)."""
+    time = 100_000
+    gate = torch.tensor([0.999], dtype=torch.float64)
+    value = torch.ones(1, time, 1, dtype=torch.float64, requires_grad=True)
+    h = linear_scan(gate, value)
+    steps = torch.arange(1, time + 1, dtype=torch.float64)
+    torch.testing.assert_close(h[0, :, 0].detach(), (1 - 0.999**steps) / (1 - 0.999))
+    h[0, -1, 0].backward()
+    torch.testing.assert_close(value.grad[0, :, 0], 0.999 ** (time - steps))
+    for dtype in DTYPES:
+        grad_h = torch.randn(1, time, 2, dtype=dtype)
+        results = differentiate(linear_scan, make((1, time, 2), dtype), grad_h)
+        assert all(t.isfinite().all() for t in results)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from rlmem.kernels.linear_scan import cpu, loop
 
-
 _SCAN = "(Tensor gate, Tensor value, Tensor? h0, Tensor? start, bool reverse) -> Tensor"
 _BACKWARD = (
     "(Tensor grad_h, Tensor gate, Tensor? h, Tensor? h0, Tensor? start, bool reverse, "

@@ -1,0 +1,35 @@
+"""Where the C kernels could not be built: everything works, slower, and says so once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HIDDEN = """
+import sys, warnings
+sys.modules["rlmem.kernels._c"] = None  # importing it is an ImportError, as if it were not there
+import torch
+from rlmem.kernels import linear_scan
+from rlmem.kernels.linear_scan import cpu, linear_scan_reference
+assert not cpu.AVAILABLE
+torch.manual_seed(0)
+start = torch.rand(2, 9) < 0.3
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for gate in (torch.rand(3), torch.rand(2, 9, 3)):
+        leaves = [gate, torch.randn(2, 9, 3), torch.randn(2, 3)]
+        results = []
+        for scan in (linear_scan, linear_scan_reference):
+            h = scan(*(x.requires_grad_() for x in leaves), start)
+            results.append([h, *torch.autograd.grad(h.square().sum(), leaves)])
+        torch.testing.assert_close(*results)
+for warning in caught:
+    print(warning.category.__name__, warning.message)
+"""
+
+
+def test_the_loop_serves_and_warns_once() -> None:
+    done = subprocess.run([sys.executable, "-c", HIDDEN], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("RuntimeWarning rlmem's C kernels were not built")
