@@ -30,6 +30,7 @@ SMALL = [
     "total_steps=256",
     "eval_episodes=2",
     "algo.num_steps=32",
+    "algo.num_minibatches=2",
     "log.tensorboard=false",
 ]
 # beartype's opinion of OmegaConf's annotations.
