@@ -16,3 +16,10 @@ def unknown(kind: str, name: object, options: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})")
+
+
+def positive(name: str, value: int) -> int:
+    """`value` if it is an int of at least 1; else a `UsageError` that names it."""
+    if not isinstance(value, int) or value < 1:
+        raise UsageError(f"{name} must be an integer of at least 1, not {value!r}")
+    return value

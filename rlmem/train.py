@@ -17,10 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlmem import algos, checkpoint, envs, evaluate
 from rlmem.algos import Algorithm, NonFiniteLoss
-from rlmem.cores.base import positive
 from rlmem.envs.base import VecEnv
 from rlmem.envs.seeding import eval_seeds, train_seeds
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, positive
 from rlmem.log import RunLogger
 from rlmem.policies import Policy
 

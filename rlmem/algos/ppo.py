@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from rlmem.algos.base import NonFiniteLoss, register
 from rlmem.algos.returns import gae
 from rlmem.algos.rollout import Collector, Rollout
-from rlmem.cores.base import positive
 from rlmem.envs.base import Tensors, VecEnv
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, positive
 from rlmem.policies import Policy
 
 

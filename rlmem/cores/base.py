@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem import tree
-from rlmem.errors import UsageError
+from rlmem.errors import positive
 from rlmem.kernels import linear_scan
 from rlmem.registry import Registry
 
@@ -115,13 +115,6 @@ class LinearCore(MemoryCore[Tensor]):
         h = linear_scan(gate, value, state, start)
         # A copy, so that a state kept for the next row does not keep this whole row alive.
         return self.decode(h, x), h[:, -1].clone()
-
-
-def positive(name: str, value: int) -> int:
-    """`value` if it is an int of at least 1; else a `UsageError` that names it."""
-    if not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} must be an integer of at least 1, not {value!r}")
-    return value
 
 
 registry: Registry[MemoryCore[Any]] = Registry("core", "rlmem.cores")

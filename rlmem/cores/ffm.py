@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlmem.cores.base import LinearCore, positive, register
-from rlmem.errors import UsageError
+from rlmem.cores.base import LinearCore, register
+from rlmem.errors import UsageError, positive
 
 
 @register("ffm")

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rlmem.cores import ssm
-from rlmem.cores.base import LinearCore, positive, register
-from rlmem.errors import UsageError
+from rlmem.cores.base import LinearCore, register
+from rlmem.errors import UsageError, positive
 
 
 @register("lru")

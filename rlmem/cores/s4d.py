@@ -18,8 +18,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from rlmem.cores import hippo, ssm
-from rlmem.cores.base import LinearCore, positive, register
-from rlmem.errors import UsageError, unknown
+from rlmem.cores.base import LinearCore, register
+from rlmem.errors import UsageError, positive, unknown
 
 
 def legs(order: int) -> Tensor:

@@ -15,8 +15,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from rlmem.cores import hippo, ssm
-from rlmem.cores.base import LinearCore, positive, register
-from rlmem.errors import UsageError, unknown
+from rlmem.cores.base import LinearCore, register
+from rlmem.errors import UsageError, positive, unknown
 
 # Slowest decay that a pole may have (Smith et al., `clip_eigs` of their code).
 SLOWEST = 1e-4

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlmem.cores import ssm
-from rlmem.cores.base import MemoryCore, positive, register
+from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import causal_conv
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, positive
 from rlmem.kernels import linear_scan
 
 

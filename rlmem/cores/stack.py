@@ -7,7 +7,8 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.cores.base import MemoryCore, positive, register, registry
+from rlmem.cores.base import MemoryCore, register, registry
+from rlmem.errors import positive
 
 
 @register("stack")

@@ -23,7 +23,7 @@ from torch import Tensor
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, register
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.spaces import ActionSpace, FlatSpace, batch
-from rlmem.errors import UsageError, unknown
+from rlmem.errors import UsageError, positive, unknown
 
 EnvFn = Callable[[], gym.Env]
 
@@ -44,8 +44,7 @@ class GymVecEnv:
     ) -> None:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
-        if not env_fns:
-            raise UsageError("num_envs must be an integer of at least 1, not 0")
+        positive("the number of environments", len(env_fns))
         # Looks at one first: for a space it does not know, gymnasium's error would be a riddle.
         probe = env_fns[0]()
         try:
@@ -200,9 +199,7 @@ def vectorize(
     previous_action: bool,
 ) -> VecEnv:
     """`num_envs` times the same environment, with the previous action observed if wished."""
-    if num_envs < 1:
-        raise UsageError(f"num_envs must be an integer of at least 1, not {num_envs}")
-    env = GymVecEnv([env_fn] * num_envs, vectorization, device)
+    env = GymVecEnv([env_fn] * positive("num_envs", num_envs), vectorization, device)
     return PreviousAction(env) if previous_action else env
 
 

@@ -9,8 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem import cores
-from rlmem.cores.base import positive
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, positive
 from rlmem.policies.distributions import Joint
 from rlmem.policies.encoders import Encoder
 from rlmem.policies.heads import Actor, Critic
