@@ -74,7 +74,7 @@ def run(root: Path, *command: str) -> str:
 
 
 def test_the_list_names_it(extended: Path):
-    assert "  leaky           a leaky average".split() in [
+    assert ["leaky", "a", "leaky", "average"] in [
         line.split() for line in run(extended, "rlmem", "list").splitlines()
     ]
 
