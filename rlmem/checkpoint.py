@@ -23,6 +23,7 @@ from rlmem.errors import UsageError
 
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
+ASIDE = ".replaced"
 PLAIN = (int, float, bool, str, type(None))
 
 
@@ -123,14 +124,14 @@ def find(run_dir: str | Path, which: str | int = "last") -> Path:
     if not present:
         raise UsageError(f"{run} has no checkpoint yet")
     if which == "last":
-        return run / "checkpoints" / _name(present[-1])
+        return _folder(run, present[-1])
     if which == "best":
         step = best(run)
         if step is None:
             raise UsageError(f"no checkpoint of {run} has a score: use checkpoint=last")
-        return run / "checkpoints" / _name(step)
+        return _folder(run, step)
     if str(which).isdigit() and int(which) in present:
-        return run / "checkpoints" / _name(int(which))
+        return _folder(run, int(which))
     raise UsageError(
         f"{run} has no checkpoint {which!r} (known: last, best, {', '.join(map(str, present))})"
     )
@@ -139,7 +140,7 @@ def find(run_dir: str | Path, which: str | int = "last") -> Path:
 def last(run_dir: str | Path) -> Path | None:
     """The folder of the newest checkpoint, if there is one."""
     present = steps(run_dir)
-    return Path(run_dir) / "checkpoints" / _name(present[-1]) if present else None
+    return _folder(run_dir, present[-1]) if present else None
 
 
 def best(run_dir: str | Path) -> int | None:
@@ -151,17 +152,13 @@ def best(run_dir: str | Path) -> int | None:
 def steps(run_dir: str | Path) -> list[int]:
     """The steps at which there are checkpoints, in order."""
     folder = Path(run_dir) / "checkpoints"
-    for aside in folder.glob("step-*.replaced"):
-        # A crash came between the two renames of `_replace`.
-        if not aside.with_suffix("").exists():
-            aside.rename(aside.with_suffix(""))
-    return sorted(_step(path) for path in folder.glob("step-*") if not path.suffix)
+    return sorted({_step(path) for path in folder.glob("step-*") if path.suffix in ("", ASIDE)})
 
 
 def discard_after(run_dir: str | Path, step: int) -> None:
     """Forget the checkpoints later than `step`: training goes on from there."""
     for later in [s for s in steps(run_dir) if s > step]:
-        shutil.rmtree(Path(run_dir) / "checkpoints" / _name(later))
+        _remove(run_dir, later)
     _write_scores(run_dir, {s: score for s, score in _scores(run_dir).items() if s <= step})
 
 
@@ -219,13 +216,26 @@ def _require_plain(value: Any, where: str) -> None:
 
 
 def _replace(partial: Path, target: Path) -> None:
-    aside = target.with_name(f"{target.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
+    """Put `partial` in the place of `target`; a crash in between leaves the one before aside."""
+    aside = target.with_name(target.name + ASIDE)
     if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
         target.rename(aside)
     os.replace(partial, target)
     _flush(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(run_dir: str | Path, step: int) -> None:
+    for suffix in ("", ASIDE):
+        path = Path(run_dir) / "checkpoints" / (_name(step) + suffix)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder(run_dir: str | Path, step: int) -> Path:
+    path = Path(run_dir) / "checkpoints" / _name(step)
+    aside = path.with_name(path.name + ASIDE)
+    return aside if aside.exists() and not path.exists() else path
 
 
 def _prune(run_dir: str | Path, keep: int) -> None:
@@ -233,7 +243,7 @@ def _prune(run_dir: str | Path, keep: int) -> None:
     kept = {*present[-max(keep, 1) :], best(run_dir)}
     for step in present:
         if step not in kept:
-            shutil.rmtree(Path(run_dir) / "checkpoints" / _name(step))
+            _remove(run_dir, step)
     scores = _scores(run_dir)
     _write_scores(run_dir, {step: score for step, score in scores.items() if step in kept})
 
