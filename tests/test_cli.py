@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -435,6 +436,29 @@ def test_train_eval_and_resume_for_real(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["train", "resume=a", "total_steps=384"]) == 0
     assert checkpoint.steps("a")[-1] == 384
     assert "no checkpoint '999'" in _error(["eval", "run=a", "checkpoint=999"], capsys)
+    wider = _error(["train", "resume=a", "hidden_size=16", "total_steps=512"], capsys)
+    assert re.search(r"does not fit this model: its '\S+' is \[.*8.*\], .* is \[.*16.*\]", wider)
+    (checkpoint.find("a") / "model.safetensors").write_bytes(b"")
+    assert "cannot read the checkpoint a/checkpoints/" in _error(["eval", "run=a"], capsys)
+
+
+class _Speaker(gym.Env):
+    observation_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Text(3)
+
+    def reset(self, **_: object) -> tuple[int, dict[str, Any]]:
+        return 0, {}
+
+
+def test_an_action_space_that_is_not_supported_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = gym.envs.registration.EnvSpec("Speaker-v0", _Speaker)
+    monkeypatch.setitem(gym.registry, "Speaker-v0", spec)
+    line = _error(["train", *SMALL, "env=gym", "env.id=Speaker-v0"], capsys)
+    assert "action" in line
+    assert "Text(" in line
+    assert not Path("runs").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
