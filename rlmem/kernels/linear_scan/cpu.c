@@ -29,8 +29,26 @@
 #define INLINE static inline __attribute__((always_inline))
 #endif
 
-/* Scalars of carried state on the stack, and steps summed before they go to double precision. */
-enum { BLOCK = 512, SUM_STEPS = 64 };
+/* Scalars of carried state on the stack, steps summed before they go to double precision, and
+   bytes read upwards at a time where time runs downwards. */
+enum { BLOCK = 512, SUM_STEPS = 64, PIECE = 128 };
+
+/* Does `row` for scalars [i, i + w) of [0, n). Going up in time a row is read from end to end, so
+   that memory is read in one sweep. Going down in time the row is cut into pieces and the last comes
+   first: the sweep is then downwards, which processors see coming too. Whole rows upwards while
+   time goes down look like jumps, and were three times slower. */
+#define BY_PIECES(row)                                                                             \
+    do {                                                                                           \
+        const int64_t piece = PIECE / (int64_t)sizeof(STORED), rest = way < 0 ? n % piece : n;      \
+        if (rest) {                                                                                \
+            const int64_t i = n - rest, w = rest;                                                  \
+            row;                                                                                   \
+        }                                                                                          \
+        for (int64_t i = n - rest - piece; i >= 0; i -= piece) {                                   \
+            const int64_t w = piece;                                                               \
+            row;                                                                                   \
+        }                                                                                          \
+    } while (0)
 
 typedef uint16_t bf16;
 

@@ -103,10 +103,12 @@ INLINE void NAME(forward_block)(const rlmem_scan *a, int64_t row, int64_t c, int
     CARRIED state[BLOCK];
     for (int64_t i = 0; i < n; i++) state[i] = h0 ? LOAD(h0[i]) : 0;
     for (int64_t k = 0, t = a->reverse ? T - 1 : 0; k < T; k++, t += way) {
+        const STORED *gate_t = gate + t * gate_time, *value_t = value + t * value_time;
+        STORED *h_t = h + t * D;
         if (start && start[t])
-            NAME(restart)(h + t * D, state, value + t * value_time, n);
+            BY_PIECES(NAME(restart)(h_t + i, state + i, value_t + i, w));
         else
-            NAME(step)(h + t * D, state, gate + t * gate_time, value + t * value_time, n);
+            BY_PIECES(NAME(step)(h_t + i, state + i, gate_t + i, value_t + i, w));
     }
 }
 
@@ -126,16 +128,18 @@ INLINE void NAME(backward_block)(const rlmem_scan *a, int64_t row, int64_t c, in
     double *gate_sum = a->gate_sum ? (double *)a->gate_sum + c : 0;
     CARRIED carry[BLOCK] = {0}, sum[BLOCK] = {0};
     for (int64_t k = 1, t = a->reverse ? 0 : T - 1; k <= T; k++, t += way) {
-        const STORED *h_before = !h ? zeros : k < T ? h + (t + way) * D : h0;
-        STORED *grad_value_t = grad_value + t * grad_value_time;
-        STORED *grad_gate_t = grad_gate + t * grad_gate_time;
-        const STORED *gate_t = gate + t * gate_time, *grad_h_t = grad_h + t * grad_h_time;
+        const STORED *a_t = gate + t * gate_time, *grad_t = grad_h + t * grad_h_time;
+        const STORED *before = !h ? zeros : k < T ? h + (t + way) * D : h0;
+        STORED *value_t = grad_value + t * grad_value_time;
+        STORED *gate_t = grad_gate + t * grad_gate_time;
         if (start && start[t])
-            NAME(restart_back)(grad_value_t, grad_gate_t, carry, grad_h_t, n);
+            BY_PIECES(NAME(restart_back)(value_t + i, gate_t + i, carry + i, grad_t + i, w));
         else if (gate_sum)
-            NAME(step_back_sum)(grad_value_t, sum, carry, grad_h_t, gate_t, h_before, n);
+            BY_PIECES(NAME(step_back_sum)(value_t + i, sum + i, carry + i, grad_t + i, a_t + i,
+                                          before + i, w));
         else
-            NAME(step_back)(grad_value_t, grad_gate_t, carry, grad_h_t, gate_t, h_before, n);
+            BY_PIECES(NAME(step_back)(value_t + i, gate_t + i, carry + i, grad_t + i, a_t + i,
+                                      before + i, w));
         if (gate_sum && (k % SUM_STEPS == 0 || k == T)) NAME(flush)(gate_sum, sum, n);
     }
     if (a->grad_h0)
