@@ -5,7 +5,7 @@
     out  = W_out((h C + D u) silu(z))
 
 Algorithms 1 and 2 and figure 3, with A by zero-order hold and B by Euler's rule, as in the
-authors' code. The convolution is causal, over `conv_size` inputs of the same episode.
+authors' code. The convolution is causal, over `conv_size` inputs of one episode (1: none).
 """
 
 from __future__ import annotations
@@ -20,16 +20,9 @@ from torch.nn import functional as F
 
 from rlmem.cores import ssm
 from rlmem.cores.base import MemoryCore, register
-from rlmem.cores.conv import causal_conv
-from rlmem.errors import UsageError, positive
+from rlmem.cores.conv import ConvState, ShortConv
+from rlmem.errors import positive
 from rlmem.kernels import linear_scan
-
-
-class S6State(NamedTuple):
-    """The convolution's last inputs [B, conv_size - 1, inner], oldest first; `h` [B, inner * N]."""
-
-    window: Tensor
-    h: Tensor
 
 
 class Selected(NamedTuple):
@@ -54,7 +47,7 @@ def contract(h: Float[Tensor, "*K DN"], given: Selected) -> Float[Tensor, "*K D"
 
 
 @register("s6")
-class S6(MemoryCore[S6State]):
+class S6(MemoryCore[ConvState]):
     """`inner = expand * output_size` channels of `channel_states` states each."""
 
     def __init__(
@@ -71,14 +64,10 @@ class S6(MemoryCore[S6State]):
         super().__init__(input_size, output_size)
         inner = self.inner = positive("expand", expand) * self.output_size
         size = self.channel_states = positive("channel_states", channel_states)
-        if positive("conv_size", conv_size) < 2:
-            raise UsageError("conv_size must be at least 2, not 1")
         rank = math.ceil(inner / 16)
         self.split = (rank, size, size)
         self.W_in = nn.Linear(self.input_size, 2 * inner, bias=False)
-        bound = conv_size**-0.5
-        self.conv = nn.Parameter(torch.empty(inner, conv_size).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound))
+        self.conv = ShortConv(inner, conv_size)
         self.W_x = nn.Linear(inner, rank + 2 * size, bias=False)
         self.W_dt = nn.Linear(rank, inner)
         nn.init.uniform_(self.W_dt.weight, -(rank**-0.5), rank**-0.5)
@@ -89,31 +78,31 @@ class S6(MemoryCore[S6State]):
         self.D = nn.Parameter(torch.ones(inner))
         self.W_out = nn.Linear(inner, self.output_size, bias=False)
 
-    def initial_state(self, batch_size: int) -> S6State:
-        return S6State(
-            self.zeros(batch_size, self.conv.shape[1] - 1, self.inner),
+    def initial_state(self, batch_size: int) -> ConvState:
+        return ConvState(
+            self.zeros(batch_size, self.conv.size - 1, self.inner),
             self.zeros(batch_size, self.inner * self.channel_states),
         )
 
     def update(
-        self, x: Float[Tensor, "B I"], state: S6State
-    ) -> tuple[Float[Tensor, "B O"], S6State]:
+        self, x: Float[Tensor, "B I"], state: ConvState
+    ) -> tuple[Float[Tensor, "B O"], ConvState]:
         u, z = self._project(x)
-        row = torch.cat([state.window, u[:, None]], dim=1)
-        given = self._select((row * self.conv.t()).sum(1))
+        u, window = self.conv.step(u, state.window)
+        given = self._select(u)
         gate, value = discretize(given, self._A())
         h = gate * state.h + value
-        return self._read(h, given, z), S6State(row[:, 1:], h)
+        return self._read(h, given, z), ConvState(window, h)
 
     def scan(
-        self, x: Float[Tensor, "B T I"], state: S6State, start: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T O"], S6State]:
+        self, x: Float[Tensor, "B T I"], state: ConvState, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], ConvState]:
         u, z = self._project(x)
-        u, window = causal_conv(u, state.window, self.conv, start)
+        u, window = self.conv.scan(u, state.window, start)
         given = self._select(u)
         gate, value = discretize(given, self._A())
         h = linear_scan(gate, value, state.h, start)
-        return self._read(h, given, z), S6State(window, h[:, -1].clone())
+        return self._read(h, given, z), ConvState(window, h[:, -1].clone())
 
     def _A(self) -> Float[Tensor, "D N"]:
         return -torch.exp(self.A_log)
@@ -123,7 +112,7 @@ class S6(MemoryCore[S6State]):
         return u.to(self.state_dtype), z
 
     def _select(self, convolved: Float[Tensor, "*N D"]) -> Selected:
-        u = F.silu(convolved + self.conv_bias)
+        u = F.silu(convolved)
         d, B, C = self.W_x(u).split(self.split, dim=-1)
         dt = F.softplus(self.W_dt(d).to(self.state_dtype))
         return Selected(u, dt, B.to(self.state_dtype), C.to(self.state_dtype))

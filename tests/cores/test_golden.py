@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlmem import cores
+from rlmem.cores.conv import ConvState
 from rlmem.cores.lstm import LSTMState
 from tests.cores.common import DTYPES, fold, scan
 from tests.golden import Golden, under
@@ -68,6 +69,11 @@ def linear(p: Tensors) -> Tensors:
     return {f"linear.{key}": each for key, each in p.items()}
 
 
+def unconvolved(state: Tensors) -> ConvState:
+    h = state["h"]
+    return ConvState(h.new_zeros(len(h), 0, 6), h)
+
+
 def maker(name: str, input_size: int, output_size: int | None = None, **options: Any):
     return lambda: cores.make(name, input_size=input_size, output_size=output_size, **options)
 
@@ -90,10 +96,27 @@ CASES = {
     "s5": Case(maker("s5", 5, ssm_size=8, block=False), s5, x="u"),
     "s5_full": Case(maker("s5", 5, ssm_size=4, conj_sym=False, block=False), s5, x="u"),
     "lru": Case(maker("lru", 5, state_size=4, block=False), lru),
-    "mingru": Case(maker("mingru", 6, positive=True, bias=False), linear),
-    "mingru_plain": Case(maker("mingru", 6), linear),
-    "minlstm": Case(maker("minlstm", 6, positive=True, bias=False), linear),
-    "minlstm_plain": Case(maker("minlstm", 6), linear),
+    "mingru": Case(
+        maker("mingru", 6, conv_size=1, positive=True, bias=False),
+        linear,
+        state=unconvolved,
+        unstate=lambda state: (state.h,),
+    ),
+    "mingru_plain": Case(
+        maker("mingru", 6, conv_size=1), linear, state=unconvolved, unstate=lambda state: (state.h,)
+    ),
+    "minlstm": Case(
+        maker("minlstm", 6, conv_size=1, positive=True, bias=False),
+        linear,
+        state=unconvolved,
+        unstate=lambda state: (state.h,),
+    ),
+    "minlstm_plain": Case(
+        maker("minlstm", 6, conv_size=1),
+        linear,
+        state=unconvolved,
+        unstate=lambda state: (state.h,),
+    ),
 }
 
 

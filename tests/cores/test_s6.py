@@ -37,9 +37,9 @@ def episode(core: s6.S6, xs: torch.Tensor) -> torch.Tensor:
     outputs = []
     for t, both in enumerate(projected):
         z = both[core.inner :]
-        convolved = core.conv_bias.clone()
-        for j in range(min(t + 1, core.conv.shape[1])):
-            convolved = convolved + core.conv[:, -1 - j] * projected[t - j][: core.inner]
+        convolved = core.conv.bias.clone()
+        for j in range(min(t + 1, core.conv.size)):
+            convolved = convolved + core.conv.weight[:, -1 - j] * projected[t - j][: core.inner]
         u = F.silu(convolved)
         selected = core.W_x.weight @ u
         d, B, C = selected[:rank], selected[rank : rank + size], selected[rank + size :]
@@ -66,7 +66,7 @@ def test_steps_of_time_begin_in_their_range():
     assert 0.18 < dt.max() < 0.2 * 1.001
 
 
-@pytest.mark.parametrize("options", [{"conv_size": 1}, {"expand": 0}, {"channel_states": -2}])
+@pytest.mark.parametrize("options", [{"conv_size": 0}, {"expand": 0}, {"channel_states": -2}])
 def test_impossible_options_are_named(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         s6.S6(4, **options)

@@ -1,0 +1,72 @@
+"""What minGRU and minLSTM share (Feng et al. 2024, arXiv 2410.01201): gates that do not look at the
+state, behind the short convolution of the paper's language models (Conv4, then the minimal RNN)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rlmem.cores.base import MemoryCore
+from rlmem.cores.conv import ConvState, ShortConv
+from rlmem.kernels import linear_scan
+
+
+class MinRNN(MemoryCore[ConvState]):
+    """`h[t] = gate h[t-1] + value`, gate and value in [u] alone; the output is `h`, [B, O].
+
+    `u` is `x` after a causal convolution over `conv_size` steps (1: none). One layer without it
+    can hardly tell the order of the latest inputs, as its gates see one input at a time.
+    """
+
+    parts: int
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None = None,
+        *,
+        conv_size: int = 4,
+        positive: bool = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        self.positive = positive
+        self.conv = ShortConv(self.input_size, conv_size)
+        self.linear = nn.Linear(self.input_size, self.parts * self.output_size, bias=bias)
+
+    @abstractmethod
+    def gates(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """`gate` in [0, 1] and `1 - gate` from the parts of the linear map after the first."""
+
+    def initial_state(self, batch_size: int) -> ConvState:
+        window = self.zeros(batch_size, self.conv.size - 1, self.input_size)
+        return ConvState(window, self.zeros(batch_size, self.output_size))
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: ConvState
+    ) -> tuple[Float[Tensor, "B O"], ConvState]:
+        u, window = self.conv.step(x, state.window)
+        gate, value = self._encode(u)
+        h = gate * state.h + value
+        return h, ConvState(window, h)
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: ConvState, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], ConvState]:
+        u, window = self.conv.scan(x, state.window, start)
+        gate, value = self._encode(u)
+        h = linear_scan(gate, value, state.h, start)
+        return h, ConvState(window, h[:, -1].clone())
+
+    def _encode(self, u: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
+        c, *parts = self.linear(u).to(self.state_dtype).chunk(self.parts, dim=-1)
+        gate, write = self.gates(tuple(parts))
+        return gate, write * (keep_positive(c) if self.positive else c)
+
+
+def keep_positive(c: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """g(c) = c + 1/2 for c >= 0, s(c) below: continuous and positive (appendix B)."""
+    return torch.where(c >= 0, c + 0.5, torch.sigmoid(c))
