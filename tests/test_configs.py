@@ -1,0 +1,80 @@
+"""The YAML files: keys that the constructors take, a comment for every value, no code to import."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlmem.cores.base import registry as cores
+from rlmem.registry import Registry, parameters
+
+CONFIGS = Path(__file__).parents[1] / "rlmem" / "configs"
+ALL = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def registry(group: str) -> Registry[Any]:
+    if group == "core":
+        return cores
+    if group == "env":
+        from rlmem.envs.base import registry as envs
+
+        return envs
+    from rlmem.algos.base import registry as algos
+
+    return algos
+
+
+def members(group: str) -> list[Path]:
+    return sorted((CONFIGS / group).glob("*.yaml"))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The options of a member of a group, with those of the members that it is built on."""
+    options = yaml.safe_load(path.read_text())
+    under = [load(path.with_name(f"{name}.yaml")) for name in options.pop("defaults", [])]
+    return {key: value for each in [*under, options] for key, value in each.items()}
+
+
+NAMED = [*members("core"), *members("env"), *members("algo")]
+
+
+@pytest.mark.parametrize("path", NAMED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_keys_are_options_of_what_they_configure(path):
+    options = load(path)
+    allowed = parameters(registry(path.parent.name).get(options.pop("name")))
+    assert set(options) <= set(allowed)
+
+
+@pytest.mark.parametrize("path", members("core"), ids=lambda path: path.stem)
+def test_every_option_of_a_core_is_shown(path):
+    options = load(path)
+    allowed = parameters(cores.get(options["name"]))
+    # The sizes come from the policy: they are one number at the top level.
+    assert set(options) == {"name"} | set(allowed) - {"input_size", "output_size"}
+    cores.make(options.pop("name"), input_size=8, **options)
+
+
+@pytest.mark.parametrize("group", ["core", "env", "algo"])
+def test_every_member_of_a_registry_has_a_file(group):
+    assert set(registry(group).names()) <= {path.stem for path in members(group)}
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_value_has_a_comment(path):
+    first, *lines = path.read_text().splitlines()
+    assert re.match(r"# \S.{10,}", first), "the first line says what the file is"
+    for line in lines:
+        # `key:` and `- item:` alone are headings of what follows.
+        if line.strip() and not re.match(r"\s*(- )?\w+:$", line):
+            assert re.search(r"# \S", line), f"no comment: {line}"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_no_file_can_import_anything(path):
+    text = path.read_text()
+    assert "_target_" not in text
+    assert "!!python" not in text
