@@ -1,0 +1,33 @@
+"""What the tests of the command line share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# A training of a second or two; one thread, because the tests share the machine.
+SMALL = [
+    "threads=1",
+    "num_envs=4",
+    "hidden_size=8",
+    "total_steps=256",
+    "eval_episodes=2",
+    "algo.num_steps=32",
+    "algo.num_minibatches=2",
+    "log.tensorboard=false",
+]
+
+
+def python(*arguments: str) -> subprocess.Popen[str]:
+    """A process of Python that finds the package wherever it runs."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

@@ -1,0 +1,78 @@
+"""Help and lists: complete, from the comments of the YAML files, and at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlmem import __version__
+from rlmem.cli import main
+from rlmem.cli_help import CONFIGS
+from tests.cli.common import python
+
+# beartype's opinion of OmegaConf's annotations.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+)
+
+
+def test_list_has_a_line_for_every_yaml_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    listed = dict(re.findall(r"^  (\S+)  +(\S.*)$", capsys.readouterr().out, re.M))
+    for group in ("core", "env", "algo"):
+        for path in (CONFIGS / group).glob("*.yaml"):
+            assert listed.pop(path.stem) == path.read_text().splitlines()[0].removeprefix("# ")
+    assert not listed
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_help_says_every_option_with_its_default_and_meaning(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([path.stem, "--cfg", "job"]) == 0
+    values = OmegaConf.to_container(OmegaConf.create(capsys.readouterr().out))
+    assert isinstance(values, dict)
+    assert main([path.stem, "--help"]) == 0
+    text = capsys.readouterr().out
+    for key, value in values.items():
+        nested = value.items() if isinstance(value, dict) else [("", value)]
+        for name, default in nested:
+            if name != "name":
+                option = re.escape(f"{key}.{name}".rstrip("."))
+                said = re.search(rf"^  {option}=(.*?)  +\S", text, re.M)
+                assert said, option
+                assert OmegaConf.create({"x": default}) == OmegaConf.create(f"x: {said[1]}"), option
+
+
+def test_help_shows_the_options_of_the_core_that_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "core=none", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "core=none: no memory" in text
+    assert "core.memory_size" not in text
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", "list", "train --help", "tarin"])
+def test_what_must_come_at_once_imports_nothing_heavy(arguments: str) -> None:
+    code = (
+        "import sys; from rlmem.cli import main; main(sys.argv[1:]); "
+        "heavy = {'torch', 'hydra', 'omegaconf', 'gymnasium', 'numpy', 'rich'}; "
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    process = python("-c", code, *arguments.split())
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+
+
+def test_python_m_rlmem_is_the_same_program(capsys: pytest.CaptureFixture[str]) -> None:
+    assert python("-m", "rlmem", "--version").communicate()[0] == f"rlmem {__version__}\n"
+    assert main(["--help"]) == 0
+    assert python("-m", "rlmem", "--help").communicate()[0] == capsys.readouterr().out
+    refused = python("-m", "rlmem", "train", "env=popgym-repaet")
+    out, err = refused.communicate()
+    assert (refused.returncode, out) == (2, "")
+    assert re.fullmatch(r"rlmem: unknown env 'popgym-repaet'; did you mean [^\n]*\n", err)

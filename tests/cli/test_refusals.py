@@ -1,0 +1,156 @@
+"""Bad input: one line that says what is wrong, exit code 2, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from omegaconf import DictConfig
+
+from rlmem.cli import main
+from tests.cli.common import SMALL
+
+# beartype's opinion of OmegaConf's annotations.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("core=fmm", "unknown core 'fmm'; did you mean ffm"),
+        ("env=popgym-repaet", "unknown env 'popgym-repaet'; did you mean popgym-repeat"),
+        ("algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: ppo"),
+        ("policy=dfault", "unknown policy 'dfault'; did you mean default?"),
+        ("hydra/sweeper=optuna", "unknown hydra/sweeper 'optuna' (known: basic)"),
+        ("cor=gru", "unknown key 'cor'; did you mean core?"),
+        ("totalsteps=10", "unknown key 'totalsteps'; did you mean total_steps?"),
+        ("gamma=0.9", "unknown key 'gamma'; did you mean algo.gamma?"),
+        ("core.memory_sze=3", "unknown key of core: 'memory_sze'; did you mean memory_size"),
+        ("core.memory_size.x=3", "unknown key of core: 'memory_size.x'; did you mean memory_"),
+        ("core=gru core.memory_size=3", "unknown key of core: 'memory_size' (known: name)"),
+        (
+            "-m core=ffm,gru core.memory_siz=3",
+            "unknown key of core: 'memory_siz'; did you mean memory_size",
+        ),
+        ("core", "cannot read 'core': an option is written key=value"),
+        ("seed=[", "cannot read 'seed=[': "),
+        ("seed=${nope}", "Interpolation key 'nope' not found"),
+        ("run_dir=${nope.x}/y", "Interpolation key 'nope.x' not found"),
+        ("core=gru,ffm", "core=gru,ffm has a comma: add -m for a run of each"),
+        ("core=null", "core needs a name"),
+        ("+core=gru", "core is chosen already: write core=NAME once, without +"),
+        ("~seed", "~seed: an option cannot be taken away, only changed"),
+        ("~algo", "~algo: an option cannot be taken away, only changed"),
+        ("num_envs=-3", "num_envs must be at least 1, not -3"),
+        ("num_envs=0", "num_envs must be at least 1, not 0"),
+        ("hidden_size=abc", "hidden_size must be an integer, not 'abc'"),
+        ("hidden_size=null", "hidden_size must be an integer, not null"),
+        ("total_steps=1.5", "total_steps must be an integer, not 1.5"),
+        ("layers=true", "layers must be an integer, not True"),
+        ("threads=-1", "threads must be at least 1, not -1"),
+        ("checkpoint_every=often", "checkpoint_every must be an integer, not 'often'"),
+        ("seed=-1", "seed must not be negative, not -1"),
+        ("algo.num_epochs=-2", "algo.num_epochs must not be negative, not -2"),
+        ("algo.gamma=high", "algo.gamma must be a number, not 'high'"),
+        ("algo.anneal_lr=1", "algo.anneal_lr must be true or false, not 1"),
+        ("core.memory_size=[1,2]", "core.memory_size must be an integer, not [1, 2]"),
+        ("device=[cpu]", "device must be text, not ['cpu']"),
+        ("--foo", "unrecognized arguments: --foo (rlmem train --help"),
+        ("-m --cfg job", "argument --cfg/-c: not allowed with argument --multirun/-m"),
+        ("--cfg nonsense", "argument --cfg/-c: invalid choice: 'nonsense'"),
+        ("--config-dir nowhere", "Additional config directory"),
+        ("resume=nowhere", "nowhere is not a run folder: there is no such folder"),
+        ("-m run_dir=x seed=1", "run_dir is one folder for many runs"),
+    ],
+)
+def test_bad_options_of_train(
+    arguments: str,
+    message: str,
+    refusal: Callable[..., str],
+    trained: list[DictConfig],
+    tmp_path: Path,
+) -> None:
+    assert message in refusal("train", *arguments.split(" "))
+    assert trained == []
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("env.difficulty=impossible", "'impossible'"),
+        ("algo.num_minibatches=3", "num_minibatches (3) must divide num_envs (4)"),
+        ("core.memory_size=0", "memory_size must be"),
+        ("device=tpu", "unknown device 'tpu' (allowed: auto, cpu, cuda, cuda:N)"),
+        ("device=cuda:99", "cuda"),
+        ("env=gym env.id=CarPole-v1", "unknown Gymnasium id 'CarPole-v1'; did you mean CartPole"),
+        ("env=gym +env.colour=red", "unknown option of env 'gym': 'colour'"),
+    ],
+)
+def test_what_only_the_parts_can_refuse(
+    arguments: str, message: str, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    assert message in refusal("train", *SMALL, *arguments.split(" "))
+    assert not (tmp_path / "runs").exists()
+
+
+class _Speaker(gym.Env):
+    observation_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Text(3)
+
+    def reset(self, **_: object) -> tuple[int, dict[str, Any]]:
+        return 0, {}
+
+
+def test_an_action_space_that_is_not_supported_is_named(
+    monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
+) -> None:
+    spec = gym.envs.registration.EnvSpec("Speaker-v0", _Speaker)
+    monkeypatch.setitem(gym.registry, "Speaker-v0", spec)
+    line = refusal("train", *SMALL, "env=gym", "env.id=Speaker-v0")
+    assert "action" in line
+    assert "Text(" in line
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "rlmem eval needs run=<dir>"),
+        ("run=nowhere", "nowhere is not a run folder: there is no such folder"),
+        ("run=.", "is not a run folder: it has no config.yaml"),
+        ("run=nowhere episodes=0", "episodes must be at least 1, not 0"),
+        ("run=nowhere deterministic=maybe", "deterministic must be true or false, not 'maybe'"),
+        ("run=nowhere episode=3", "unknown key 'episode'; did you mean episodes?"),
+        ("runs/a", "cannot read 'runs/a': an option is written key=value"),
+    ],
+)
+def test_bad_options_of_eval(arguments: str, message: str, refusal: Callable[..., str]) -> None:
+    assert message in refusal("eval", *arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "a command is missing: train, eval, list"),
+        ("trian", "unknown command 'trian'; did you mean train?"),
+        ("core=ffm", "unknown command 'core=ffm'"),
+        ("list cores", "rlmem list takes no arguments, not 'cores'"),
+    ],
+)
+def test_bad_commands(arguments: str, message: str, refusal: Callable[..., str]) -> None:
+    assert message in refusal(*arguments.split())
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(cfg: DictConfig) -> float:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("rlmem.train.run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["train"])
