@@ -12,18 +12,18 @@ from pathlib import Path
 from cffi import FFI
 
 KERNELS = Path("rlmem/kernels")
-OPS = ["linear_scan"]
+SOURCES = [KERNELS / "native.c", KERNELS / "linear_scan/cpu.c"]
 
 ffi = FFI()
-for op in OPS:
-    ffi.cdef((KERNELS / op / "cpu.h").read_text())
+for source in SOURCES:
+    ffi.cdef(source.with_suffix(".h").read_text())
 
 ffi.set_source(
     "rlmem.kernels._c",
-    "\n".join(f'#include "{op}/cpu.h"' for op in OPS),
-    sources=[str(KERNELS / op / "cpu.c") for op in OPS],
-    depends=[str(path) for op in OPS for path in (KERNELS / op).glob("*.h")],
-    include_dirs=[str(KERNELS)],
+    "".join(f'#include "{source.with_suffix(".h").name}"\n' for source in SOURCES),
+    sources=[str(source) for source in SOURCES],
+    depends=[str(header) for header in KERNELS.rglob("*.h")],
+    include_dirs=sorted({str(source.parent) for source in SOURCES}),
     # Never -ffast-math: a NaN must stay one.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
     optional=True,

@@ -9,9 +9,9 @@ HIDDEN = """
 import sys, warnings
 sys.modules["rlmem.kernels._c"] = None  # importing it is an ImportError, as if it were not there
 import torch
-from rlmem.kernels import linear_scan
-from rlmem.kernels.linear_scan import cpu, linear_scan_reference
-assert not cpu.AVAILABLE
+from rlmem.kernels import linear_scan, native
+from rlmem.kernels.linear_scan import linear_scan_reference
+assert not native.AVAILABLE
 torch.manual_seed(0)
 start = torch.rand(2, 9) < 0.3
 with warnings.catch_warnings(record=True) as caught:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from rlmem.kernels import linear_scan
+from rlmem.kernels import linear_scan, native
 from rlmem.kernels.linear_scan import cpu, linear_scan_reference, loop, ops
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
@@ -98,7 +98,7 @@ def assert_equal_to_reference(x: Inputs, dtype: torch.dtype, reverse: bool = Fal
 
 
 def test_the_c_form_is_built() -> None:
-    assert cpu.AVAILABLE, "python setup.py build_ext --inplace builds it"
+    assert native.AVAILABLE, "python setup.py build_ext --inplace builds it"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

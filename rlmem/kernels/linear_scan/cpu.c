@@ -11,10 +11,6 @@
 
 #include "cpu.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 /* One binary for all machines: the loader picks the widest vectors the processor has. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
 #define MULTIVERSION __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512")))
@@ -127,17 +123,4 @@ void rlmem_linear_scan_backward(const rlmem_scan *scan) {
     case 3: backward_c64(scan); break;
     case 4: backward_c128(scan); break;
     }
-}
-
-/* A hint that memory about to be written for the first time may come in large pages: one fault
-   per 2 MiB and not per 4 KiB. */
-void rlmem_large(intptr_t address, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const intptr_t page = 1 << 21;
-    intptr_t first = (address + page - 1) / page * page;
-    intptr_t last = (address + bytes) / page * page;
-    if (last > first) madvise((void *)first, (size_t)(last - first), MADV_HUGEPAGE);
-#else
-    (void)address, (void)bytes;
-#endif
 }

@@ -21,4 +21,3 @@ typedef struct {
 
 void rlmem_linear_scan(const rlmem_scan *scan);
 void rlmem_linear_scan_backward(const rlmem_scan *scan);
-void rlmem_large(intptr_t address, int64_t bytes);

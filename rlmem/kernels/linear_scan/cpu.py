@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from itertools import pairwise, product
 
 import torch
 from torch import Tensor
 
-try:
-    from rlmem.kernels import _c  # type: ignore[attr-defined]
-except ImportError:
-    _c = None
-
-AVAILABLE = _c is not None
+from rlmem.kernels import native
 
 _DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
 _SERIAL_BELOW = 2**20  # elements; less is done before a second thread has woken
 _SHARES = 4  # per thread, so that uneven ones still end together
 _NARROWEST = 256  # bytes of channels in a share; threads never write to the same cache line
-_LARGE = 2**22  # bytes from which a fresh tensor is worth a hint to the operating system
 
 Share = tuple[int, int, int, int]
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -32,10 +23,10 @@ def forward(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
     """`h` [B, T, D]; arguments as in `linear_scan`, of one dtype, gate [D] or [B, T, D]."""
-    h = _empty(value)
+    h = native.empty(value.shape, value.dtype)
     inputs = {"gate": _readable(gate), "value": _readable(value)}
     rest = {"h0": _contiguous(h0), "start": _contiguous(start), "h": h}
-    _run(_c.lib.rlmem_linear_scan, value, reverse, inputs, rest, _shares(value))
+    _run(native.lib.rlmem_linear_scan, value, reverse, inputs, rest, _shares(value))
     return h
 
 
@@ -59,8 +50,8 @@ def backward(
     wide = torch.promote_types(grad_h.dtype, torch.float64)
     # Threads add up a constant gate's gradient apart, in double precision.
     gate_sum = torch.zeros(len(shares), channels, dtype=wide) if constant else None
-    grad_gate = _empty(grad_h) if need_gate and not constant else None
-    grad_value = _empty(grad_h) if need_value else None
+    grad_gate = native.empty(grad_h.shape, grad_h.dtype) if need_gate and not constant else None
+    grad_value = native.empty(grad_h.shape, grad_h.dtype) if need_value else None
     grad_h0 = torch.empty(rows, channels, dtype=grad_h.dtype) if need_h0 else None
     inputs = {"gate": _readable(gate), "grad_h": _readable(grad_h)}
     rest = {
@@ -72,7 +63,7 @@ def backward(
         "grad_value": grad_value,
         "grad_h0": grad_h0,
     }
-    _run(_c.lib.rlmem_linear_scan_backward, grad_h, reverse, inputs, rest, shares)
+    _run(native.lib.rlmem_linear_scan_backward, grad_h, reverse, inputs, rest, shares)
     if gate_sum is not None:
         grad_gate = gate_sum.sum(0).to(grad_h.dtype)
     return grad_gate, grad_value, grad_h0
@@ -107,12 +98,9 @@ def _run(
         share = {"row0": row0, "row1": row1, "channel0": channel0, "channel1": channel1}
         if gate_sum is not None:
             share["gate_sum"] = gate_sum[index].data_ptr()
-        function(_c.ffi.new("rlmem_scan *", fields | share))
+        function(native.ffi.new("rlmem_scan *", fields | share))
 
-    if len(shares) == 1:
-        work(0)
-    else:
-        list(_pool(torch.get_num_threads()).map(work, range(len(shares))))
+    native.run(work, len(shares))
 
 
 def _shares(like: Tensor) -> list[Share]:
@@ -130,23 +118,6 @@ def _shares(like: Tensor) -> list[Share]:
 
 def _cut(length: int, parts: int) -> Iterator[tuple[int, int]]:
     return pairwise(length * i // parts for i in range(parts + 1))
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="rlmem")
-
-
-# A forked child has the pool's object but none of its threads.
-os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def _empty(like: Tensor) -> Tensor:
-    """A fresh contiguous tensor of that shape and dtype."""
-    fresh = torch.empty(like.shape, dtype=like.dtype)
-    if fresh.nbytes >= _LARGE:
-        _c.lib.rlmem_large(fresh.data_ptr(), fresh.nbytes)
-    return fresh
 
 
 def _readable(x: Tensor) -> Tensor:

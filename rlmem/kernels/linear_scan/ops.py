@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlmem.kernels import native
 from rlmem.kernels.linear_scan import cpu, loop
 
 _SCAN = "(Tensor gate, Tensor value, Tensor? h0, Tensor? start, bool reverse) -> Tensor"
@@ -211,7 +212,7 @@ def _unfold(x: Tensor, size: int) -> Tensor:
 @cache
 def _cpu() -> ModuleType:
     """The form that serves CPU tensors; a single warning where it is the slow one."""
-    if cpu.AVAILABLE:
+    if native.AVAILABLE:
         return cpu
     warnings.warn(
         "rlmem's C kernels were not built (pip install needs a C compiler for them): "

@@ -1,0 +1,85 @@
+"""What all kernels in C share: the built module, threads to run it on, and memory to write to."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils import deterministic
+
+__all__ = ["AVAILABLE", "empty", "ffi", "lib", "run"]
+
+try:
+    from rlmem.kernels._c import ffi, lib
+except ImportError:
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+# Writing to memory for the first time takes several times as long as writing to it again: a fault
+# for each page, and its zeroing. So results of this many bytes use blocks that were used before, of
+# which a few are kept (1 GiB at most); what is larger goes back to the operating system.
+REUSED = range(2**22, 2**27 + 1)
+_idle: deque[Tensor] = deque(maxlen=8)
+
+
+def run(work: Callable[[int], object], shares: int) -> None:
+    """`work(0)`, ..., `work(shares - 1)` on torch's number of threads; C runs without the GIL."""
+    if shares == 1:
+        work(0)
+    else:
+        list(_pool(torch.get_num_threads()).map(work, range(shares)))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="rlmem")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has the pool's object but none of its threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A contiguous tensor with nothing in it yet."""
+    size = shape.numel() * dtype.itemsize
+    if size not in REUSED or _poisons():
+        return _fresh(shape, dtype)
+    block = _take(size)
+    buffer = memoryview(block.numpy())  # type: ignore[arg-type]
+    # The tensor's storage holds the buffer; when that is gone the block can serve again.
+    weakref.finalize(buffer, _idle.append, block).atexit = False
+    return torch.frombuffer(buffer, dtype=dtype, count=shape.numel()).view(shape)
+
+
+def _take(size: int) -> Tensor:
+    """A block of at least `size` bytes and not much more."""
+    for _ in range(len(_idle)):
+        try:
+            block = _idle.popleft()
+        except IndexError:  # another thread was faster
+            break
+        if size <= block.nbytes <= size + size // 8:
+            return block
+        _idle.append(block)
+    return _fresh(torch.Size([size]), torch.uint8)
+
+
+def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    x = torch.empty(shape, dtype=dtype)
+    if x.nbytes >= REUSED.start:
+        lib.rlmem_large(x.data_ptr(), x.nbytes)
+    return x
+
+
+def _poisons() -> bool:
+    """Whether torch fills what it returns as empty, to show who reads it."""
+    fills: bool = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    return fills and torch.are_deterministic_algorithms_enabled()
