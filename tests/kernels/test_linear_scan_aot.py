@@ -9,8 +9,6 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
-if torch.cuda.is_available():
-    pytest.skip("a GPU compiles for itself", allow_module_level=True)
 
 from rlmem.kernels.linear_scan import gpu
 from scripts import report_kernels
@@ -59,10 +57,9 @@ def test_every_configuration_compiles_and_fits(arch: int, dtype: torch.dtype) ->
     assert_fits(rows)
 
 
-@pytest.mark.parametrize("constant", [False, True])
-def test_a_number_of_channels_without_vectors_fits(constant: bool) -> None:
+def test_a_number_of_channels_without_vectors_fits() -> None:
     with report_kernels.recording(90) as rows:
-        report_kernels.launch(torch.bfloat16, "narrow", constant, extra=3)
+        report_kernels.launch(torch.bfloat16, "narrow", constant=False, extra=3)
     assert len(rows) == 6
     assert_fits(rows)
 

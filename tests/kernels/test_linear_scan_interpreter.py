@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("triton", reason="Triton is for Linux only")
+pytest.importorskip("triton", "3.9", reason="older interpreters mistake scalar conditions")
 
 FILE = Path(__file__).with_name("test_linear_scan_triton.py")
 

@@ -87,8 +87,11 @@ def assert_equal_to_reference(x: Inputs, reverse: bool = False) -> None:
     assert_close(scan_and_gradients(x, grad_h, reverse), want, dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
-@pytest.mark.parametrize(("shape", "constant", "reverse", "start", "h0"), CASES)
+@pytest.mark.parametrize(
+    ("dtype", "shape", "constant", "reverse", "start", "h0"),
+    [(torch.float32, *case) for case in CASES] + [(torch.complex64, *case) for case in CASES[::3]],
+    ids=str,
+)
 def test_equals_the_reference(
     dtype: torch.dtype,
     shape: tuple[int, int, int],
@@ -235,6 +238,19 @@ def test_more_elements_than_32_bits_count() -> None:
     assert h.numel() > 2**31
     torch.testing.assert_close(h[-1:], gpu.forward(gate, value[-1:], None, None, False))
     assert not h[0].any()
+
+
+@hardware
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_gate_that_does_not_learn(constant: bool) -> None:
+    x = make((3, 20, 8), constant=constant)
+    gate, value, h0, start = (t.cuda().contiguous() for t in x if t is not None)
+    grad_h = torch.randn_like(value)
+    want = differentiate(linear_scan, Inputs(gate, value, h0, start), grad_h)
+    leaves = [value.requires_grad_(), h0.requires_grad_()]
+    got = torch.autograd.grad(linear_scan(gate, *leaves, start), leaves, grad_h)
+    for g, w in zip(got, want[2:], strict=True):
+        torch.testing.assert_close(g, w, rtol=0, atol=0)
 
 
 @hardware

@@ -5,7 +5,8 @@ from its first step to its last. Where they are too few for that and the rows ar
 into chunks that are walked side by side: a first pass finds what each chunk does to the state, a
 scan over these summaries (this very operation, on a row that is shorter by the length of a chunk)
 gives the state before each chunk, and a last pass is the plain one from there. That reads gates and
-values twice, and is worth it below about half of the programs that fill the machine.
+values twice, and is worth it below about half of the programs that fill the machine. Gates above 1
+whose product over a chunk overflows give infinities or NaNs, as they do in every parallel scan.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def forward(
         first = None if h0 is None else h0.to(_wide(value.dtype))
         carry = _carry(gate, value, first, start, reverse, way, adjoint=False)
     tensors = (gate, value, h0, carry, start, h)
-    _launch(gpu_kernels.forward_kernel, tensors, value, way, way.parts, reverse, gate)
+    _launch(gpu_kernels.forward_kernel, tensors, value, way, way.parts, reverse, gate.dim() == 1)
     return h
 
 
@@ -122,7 +123,7 @@ def backward(
         grad_h0 = grad_h.new_empty((rows, channels))
     states = (h, h0) if need_gate else (None, None)
     tensors = (grad_h, gate, *states, carry, start, grad_gate, grad_value, grad_h0)
-    _launch(gpu_kernels.backward_kernel, tensors, grad_h, way, way.parts, not reverse, gate)
+    _launch(gpu_kernels.backward_kernel, tensors, grad_h, way, way.parts, not reverse, constant)
     if grad_gate is not None and constant:
         grad_gate = grad_gate.sum(0).to(gate.dtype)
     return grad_gate, grad_value, grad_h0
@@ -143,11 +144,10 @@ def _carry(
     parts = way.parts - 1
     product = value.new_empty((rows, parts, channels), dtype=_wide(value.dtype))
     last = torch.empty_like(product)
-    cut = (
-        None if start is None else torch.empty((rows, parts), dtype=torch.bool, device=start.device)
-    )
+    cut = None if start is None else start.new_empty((rows, parts))
     tensors = (gate, value, start, product, last, cut)
-    _launch(gpu_kernels.summary_kernel, tensors, value, way, parts, reverse, gate, ADJOINT=adjoint)
+    forms = (reverse, gate.dim() == 1)
+    _launch(gpu_kernels.summary_kernel, tensors, value, way, parts, *forms, ADJOINT=adjoint)
     return forward(product, last, first, cut, False)
 
 
@@ -158,9 +158,10 @@ def _launch(
     way: Plan,
     parts: int,
     reverse: bool,
-    gate: Tensor,
-    **constants: bool,
+    constant: bool,
+    **more: bool,
 ) -> None:
+    """One program for each block of channels of each of `parts` chunks of each row."""
     rows, steps, channels = like.shape
     width = 2 if like.is_complex() else 1
     with torch.cuda.device_of(like):
@@ -171,9 +172,9 @@ def _launch(
             way.chunk,
             parts,
             reverse,
-            CONSTANT=gate.dim() == 1,
+            CONSTANT=constant,
             COMPLEX=like.is_complex(),
-            **constants,
+            **more,
             BLOCK=way.config.block,
             UNROLL=way.config.unroll,
             num_warps=1,
