@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 
-__all__ = ["AVAILABLE", "empty", "ffi", "lib", "run"]
+__all__ = ["AVAILABLE", "empty", "ffi", "lib", "release", "run"]
 
 try:
     from rlmem.kernels._c import ffi, lib
@@ -23,10 +22,11 @@ else:
     AVAILABLE = True
 
 # Writing to memory for the first time takes several times as long as writing to it again: a fault
-# for each page, and its zeroing. So results of this many bytes use blocks that were used before, of
-# which a few are kept (1 GiB at most); what is larger goes back to the operating system.
-REUSED = range(2**22, 2**27 + 1)
-_idle: deque[Tensor] = deque(maxlen=8)
+# for each page, and its zeroing. So results of `LARGE` bytes or more use blocks that were used
+# before, of which `KEPT` bytes are kept. Blocks come back whenever a tensor dies, in any thread and
+# in the midst of anything, so only what is atomic is done to this list.
+LARGE, KEPT = 2**22, 2**30
+_idle: list[Tensor] = []
 
 
 def run(work: Callable[[int], object], shares: int) -> None:
@@ -50,20 +50,25 @@ if hasattr(os, "register_at_fork"):
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """A contiguous tensor with nothing in it yet."""
     size = shape.numel() * dtype.itemsize
-    if size not in REUSED or _poisons():
+    if not LARGE <= size <= KEPT or _poisons():
         return _fresh(shape, dtype)
     block = _take(size)
     buffer = memoryview(block.numpy())  # type: ignore[arg-type]
     # The tensor's storage holds the buffer; when that is gone the block can serve again.
-    weakref.finalize(buffer, _idle.append, block).atexit = False
+    weakref.finalize(buffer, _give, block).atexit = False
     return torch.frombuffer(buffer, dtype=dtype, count=shape.numel()).view(shape)
+
+
+def release() -> None:
+    """Gives the memory kept for later results back to the operating system."""
+    _idle.clear()
 
 
 def _take(size: int) -> Tensor:
     """A block of at least `size` bytes and not much more."""
     for _ in range(len(_idle)):
         try:
-            block = _idle.popleft()
+            block = _idle.pop(0)
         except IndexError:  # another thread was faster
             break
         if size <= block.nbytes <= size + size // 8:
@@ -72,9 +77,15 @@ def _take(size: int) -> Tensor:
     return _fresh(torch.Size([size]), torch.uint8)
 
 
+def _give(block: Tensor) -> None:
+    _idle.append(block)
+    while sum(kept.nbytes for kept in list(_idle)) > KEPT:
+        del _idle[:1]
+
+
 def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     x = torch.empty(shape, dtype=dtype)
-    if x.nbytes >= REUSED.start:
+    if x.nbytes >= LARGE:
         lib.rlmem_large(x.data_ptr(), x.nbytes)
     return x
 
