@@ -1,8 +1,8 @@
 """S6, the selective state space of Mamba (Gu and Dao 2023, arXiv 2312.00752).
 
     [u'; z] = W_in x,   u = silu(conv(u') + b),   [d; B; C] = W_x u,   dt = softplus(W_dt d + b_dt)
-    h[t] = exp(dt A) h[t-1] + dt u B^T            [inner, N]
-    out  = W_out((h C + D u) silu(z))
+    h[t] = exp(dt A) h[t-1] + B (dt u)^T          [N, inner], dt along the channels
+    out  = W_out((C^T h + D u) silu(z))
 
 Algorithms 1 and 2 and figure 3, with A by zero-order hold and B by Euler's rule, as in the
 authors' code. The convolution is causal, over `conv_size` inputs of one episode (1: none).
@@ -34,16 +34,16 @@ class Selected(NamedTuple):
     C: Tensor
 
 
-def discretize(given: Selected, A: Float[Tensor, "D N"]) -> tuple[Tensor, Tensor]:
-    """Gate `exp(dt A)` and value `dt u B^T`, both [*N, D * N]."""
-    gate = torch.exp(given.dt[..., None] * A)
-    value = (given.dt * given.u)[..., None] * given.B[..., None, :]
+def discretize(given: Selected, A: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
+    """Gate `exp(dt A)` and value `B (dt u)`, both [*K, N * inner]: along a row of channels."""
+    gate = torch.exp(given.dt[..., None, :] * A)
+    value = given.B[..., None] @ (given.dt * given.u)[..., None, :]
     return gate.flatten(-2), value.flatten(-2)
 
 
-def contract(h: Float[Tensor, "*K DN"], given: Selected) -> Float[Tensor, "*K D"]:
-    """`h C`, [*N, D]."""
-    return (h.unflatten(-1, (given.u.shape[-1], -1)) @ given.C[..., None]).squeeze(-1)
+def contract(h: Float[Tensor, "*K ND"], given: Selected) -> Float[Tensor, "*K D"]:
+    """`C h`, [*K, inner]."""
+    return (given.C[..., None, :] @ h.unflatten(-1, (-1, given.u.shape[-1]))).squeeze(-2)
 
 
 @register("s6")
@@ -74,7 +74,7 @@ class S6(MemoryCore[ConvState]):
         # So that softplus(bias) is uniform in [dt_min, dt_max], in logarithms.
         dt = torch.exp(ssm.log_steps(inner, dt_min, dt_max))
         self.W_dt.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, size + 1)).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, size + 1))[:, None].repeat(1, inner))
         self.D = nn.Parameter(torch.ones(inner))
         self.W_out = nn.Linear(inner, self.output_size, bias=False)
 
@@ -104,7 +104,7 @@ class S6(MemoryCore[ConvState]):
         h = linear_scan(gate, value, state.h, start)
         return self._read(h, given, z), ConvState(window, h[:, -1].clone())
 
-    def _A(self) -> Float[Tensor, "D N"]:
+    def _A(self) -> Float[Tensor, "N D"]:
         return -torch.exp(self.A_log)
 
     def _project(self, x: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:

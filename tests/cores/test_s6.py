@@ -21,11 +21,11 @@ def test_selective_scan_is_the_published_one(dtype):
     leaves = golden.leaves("in", "param", "state0")
     u, dt, B, C, z = (leaves[f"in.{key}"] for key in ("u", "dt", "B", "C", "z"))
     given = s6.Selected(u, F.softplus(dt + leaves["param.dt_bias"]), B, C)
-    gate, value = s6.discretize(given, leaves["param.A"])
-    h = linear_scan(gate, value, leaves["state0.h"].flatten(1), golden["start"])
+    gate, value = s6.discretize(given, leaves["param.A"].t())
+    h = linear_scan(gate, value, leaves["state0.h"].mT.flatten(1), golden["start"])
     y = (s6.contract(h, given) + leaves["param.D"] * u) * F.silu(z)
     golden.check("out.y", y)
-    golden.check("state.h", h[:, -1].unflatten(1, (5, 3)))
+    golden.check("state.h", h[:, -1].unflatten(1, (3, 5)).mT)
     golden.check_gradients(y, leaves)
 
 
@@ -44,7 +44,7 @@ def episode(core: s6.S6, xs: torch.Tensor) -> torch.Tensor:
         selected = core.W_x.weight @ u
         d, B, C = selected[:rank], selected[rank : rank + size], selected[rank + size :]
         dt = torch.log1p(torch.exp(core.W_dt.weight @ d + core.W_dt.bias))
-        h = torch.exp(-dt[:, None] * torch.exp(core.A_log)) * h + torch.outer(dt * u, B)
+        h = torch.exp(-dt[:, None] * torch.exp(core.A_log.t())) * h + torch.outer(dt * u, B)
         outputs.append(core.W_out.weight @ ((h @ C + core.D * u) * F.silu(z)))
     return torch.stack(outputs)
 
