@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from rlmem import checkpoint
 from rlmem.envs.base import VecEnv
+from rlmem.envs.popgym.scores import memory_score
 from rlmem.envs.seeding import eval_seeds
 from rlmem.policies import Policy
 
@@ -61,7 +62,7 @@ def _play_once(policy: Policy, env: VecEnv, seeds: list[int], deterministic: boo
 
 
 def summary(returns: list[float]) -> dict[str, Any]:
-    """Mean, interquartile mean, deviation and extremes of the returns, and the returns."""
+    """Mean, interquartile mean, deviation and extremes of the returns."""
     sorted_returns = np.sort(np.asarray(returns))
     cut = len(returns) // 4
     return {
@@ -71,7 +72,6 @@ def summary(returns: list[float]) -> dict[str, Any]:
         "return_std": float(sorted_returns.std()),
         "return_min": float(sorted_returns[0]),
         "return_max": float(sorted_returns[-1]),
-        "returns": returns,
     }
 
 
@@ -94,18 +94,20 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     point.load_weights(policy)
     torch.manual_seed(seed)
     returns = play(policy, make_env, eval_seeds(seed, cfg.episodes), cfg.deterministic)
-    result = {
-        "step": point.step,
-        "seed": seed,
-        "deterministic": cfg.deterministic,
-        **summary(returns),
-    }
-    write(run_dir, result)
-    return result
+    about = {"step": point.step, "seed": seed, "deterministic": cfg.deterministic}
+    return report(run_dir, saved.env, about, returns)
 
 
-def write(run_dir: Path, result: dict[str, Any]) -> None:
-    """Put a result into `eval.json` of a run, in one piece."""
+def report(
+    run_dir: Path, env: DictConfig, about: dict[str, Any], returns: list[float]
+) -> dict[str, Any]:
+    """What `eval.json` says of the returns in an environment; puts it there in one piece."""
+    result = about | summary(returns)
+    if "difficulty" in env:
+        result["memory_score"] = memory_score(
+            env.name, env.difficulty, env.get("previous_action", False), result["return_mean"]
+        )
     partial = run_dir / "eval.json.partial"
-    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.write_text(json.dumps(result | {"returns": returns}, indent=2) + "\n")
     partial.replace(run_dir / "eval.json")
+    return result

@@ -169,9 +169,8 @@ def _evaluate(cfg: DictConfig, run_dir: Path, policy: Policy, step: int) -> floa
         lambda num_envs: make_env(cfg, num_envs, device),
         eval_seeds(cfg.seed, cfg.eval_episodes),
     )
-    result = {"step": step, "seed": cfg.seed, "deterministic": True, **evaluate.summary(returns)}
-    evaluate.write(run_dir, result)
-    return float(result["return_mean"])
+    about = {"step": step, "seed": cfg.seed, "deterministic": True}
+    return float(evaluate.report(run_dir, cfg.env, about, returns)["return_mean"])
 
 
 @contextmanager

@@ -1,0 +1,116 @@
+"""Environment steps per second of a whole training run, against sb3-contrib's RecurrentPPO.
+
+Both sides play the same POPGym task with the same number of environments, row length, epochs,
+minibatches and hidden size; they take turns in one process, and the medians and their ratios are
+printed. Needs the extra `bench` (`pip install -c constraints.txt -e '.[bench]'`).
+
+    python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import gymnasium as gym
+import popgym  # noqa: F401 (registers its environments)
+import torch
+from hydra import compose, initialize_config_module
+from rich.console import Console
+from rich.table import Table
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from rlmem import train
+
+TASK = "popgym-RepeatPreviousEasy-v0"
+NUM_ENVS, NUM_STEPS, EPOCHS, MINIBATCHES, HIDDEN = 64, 128, 4, 8, 128
+STEPS = NUM_ENVS * NUM_STEPS
+
+# Trains for one iteration (rollout and update) of STEPS environment steps.
+Iterate = Callable[[], object]
+
+
+def ours(core: str) -> Iterate:
+    """The command line's own build, with the observations that the other side sees."""
+    overrides = [
+        "env=popgym-repeat",
+        "env.previous_action=false",
+        f"core={core}",
+        f"num_envs={NUM_ENVS}",
+        f"hidden_size={HIDDEN}",
+        f"algo.num_steps={NUM_STEPS}",
+        f"algo.num_epochs={EPOCHS}",
+        f"algo.num_minibatches={MINIBATCHES}",
+    ]
+    with initialize_config_module("rlmem.configs", version_base="1.3"):
+        cfg = compose("train", overrides)
+    _, _, algo = train.build(cfg)
+    return lambda: algo.iterate(0.0)
+
+
+def theirs(shared: bool) -> Iterate:
+    """RecurrentPPO with two LSTMs (its default) or one that actor and critic share."""
+    env = DummyVecEnv([lambda: gym.make(TASK, disable_env_checker=True)] * NUM_ENVS)
+    model = RecurrentPPO(
+        "MlpLstmPolicy",
+        env,
+        n_steps=NUM_STEPS,
+        batch_size=STEPS // MINIBATCHES,
+        n_epochs=EPOCHS,
+        policy_kwargs={
+            "lstm_hidden_size": HIDDEN,
+            "net_arch": [HIDDEN],
+            "shared_lstm": shared,
+            "enable_critic_lstm": not shared,
+        },
+        device="cpu",
+        seed=0,
+    )
+    return lambda: model.learn(STEPS, reset_num_timesteps=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cores", nargs="+", default=["ffm", "gru", "lstm"])
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", module="stable_baselines3|gymnasium")
+    sides: dict[str, Iterate] = {
+        "sb3-contrib RecurrentPPO": theirs(shared=False),
+        "sb3-contrib RecurrentPPO, shared LSTM": theirs(shared=True),
+        **{f"rlmem core={core}": ours(core) for core in args.cores},
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    for iterate in sides.values():
+        iterate()
+    for _ in range(args.rounds):
+        for name, iterate in sides.items():
+            begun = time.perf_counter()
+            iterate()
+            speeds[name].append(STEPS / (time.perf_counter() - begun))
+    medians = {name: statistics.median(runs) for name, runs in speeds.items()}
+    report(medians, args.rounds)
+
+
+def report(medians: dict[str, float], rounds: int) -> None:
+    """Print medians and their ratios to the first two rows."""
+    default, shared = list(medians.values())[:2]
+    table = Table(
+        "trainer",
+        "steps/s",
+        "x sb3-contrib",
+        "x shared LSTM",
+        title=f"{TASK}, {NUM_ENVS} x {NUM_STEPS} steps, {EPOCHS} epochs x {MINIBATCHES} minibatches,"
+        f" width {HIDDEN}; median of {rounds}, {torch.get_num_threads()} threads",
+    )
+    for name, speed in medians.items():
+        table.add_row(name, f"{speed:,.0f}", f"{speed / default:.1f}", f"{speed / shared:.1f}")
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
