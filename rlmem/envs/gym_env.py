@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -227,9 +228,12 @@ def make_gym(
 
 
 def _spec(id: str) -> EnvSpec:
+    module, _, name = id.rpartition(":")
     try:
-        return gym.spec(id)
-    except (gym.error.Error, ModuleNotFoundError) as error:
+        if module:
+            importlib.import_module(module)  # which registers its environments
+        return gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
         near = difflib.get_close_matches(id, gym.registry, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else f" ({error})"
         raise UsageError(f"unknown Gymnasium id {id!r}{hint}") from error

@@ -13,11 +13,6 @@ from rlmem.cli import main
 from rlmem.cli_help import CONFIGS
 from tests.cli.common import python
 
-# beartype's opinion of OmegaConf's annotations.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
-)
-
 
 def test_list_has_a_line_for_every_yaml_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0

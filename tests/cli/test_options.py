@@ -13,11 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from rlmem.cli import main
 from rlmem.errors import UsageError
 
-# beartype's opinion of OmegaConf's annotations.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
-)
-
 
 def test_training_gets_the_options_as_the_types_they_have(trained: list[DictConfig]) -> None:
     options = "core=gru total_steps=1e6 algo.gamma=1 threads=2 run_dir=2024 env.difficulty=hard"

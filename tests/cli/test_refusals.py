@@ -13,11 +13,6 @@ from omegaconf import DictConfig
 from rlmem.cli import main
 from tests.cli.common import SMALL
 
-# beartype's opinion of OmegaConf's annotations.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
-)
-
 
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -17,11 +17,6 @@ from rlmem import checkpoint
 from rlmem.cli import main
 from tests.cli.common import SMALL, python
 
-# beartype's opinion of OmegaConf's annotations.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
-)
-
 
 def test_interrupted_before_anything_was_saved(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -284,3 +285,18 @@ def test_tensors_live_on_the_device() -> None:
             {k: v.cpu() for k, v in on_gpu.final_obs.items()},
         )
         assert_equal(cpu.step({"action": action}), back)
+
+
+def test_a_module_that_registers_its_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_tasks.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Theirs-v0', 'gymnasium.envs.classic_control:CartPoleEnv', "
+        "max_episode_steps=3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    env = envs.make("gym", id="their_tasks:Theirs-v0", num_envs=1)
+    env.reset(0)
+    steps = [env.step({"action": torch.tensor([0])}) for _ in range(3)]
+    assert [step.truncated.item() for step in steps] == [False, False, True]
