@@ -73,11 +73,8 @@ def _scan_backward_cuda(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from rlmem.kernels.linear_scan import gpu
 
-    grad_h = grad_h.contiguous()
-    # The kernel computes all gradients; one that nobody asked for may be of anything.
-    h = grad_h if h is None else h.contiguous()
-    rest = (_contiguous(h0), _contiguous(start), reverse)
-    grads = gpu.backward(grad_h, gate.contiguous(), h, *rest)
+    inputs = (grad_h.contiguous(), gate.contiguous(), _contiguous(h), _contiguous(h0))
+    grads = gpu.backward(*inputs, _contiguous(start), reverse, needs)
     return _or_empty(grads, needs, grad_h)
 
 
