@@ -104,7 +104,7 @@ def report(medians: dict[str, float], rounds: int) -> None:
         "steps/s",
         "x sb3-contrib",
         "x shared LSTM",
-        title=f"{TASK}, {NUM_ENVS} x {NUM_STEPS} steps, {EPOCHS} epochs x {MINIBATCHES} minibatches,"
+        title=f"{TASK}, {NUM_ENVS} x {NUM_STEPS} steps, {EPOCHS} epochs x {MINIBATCHES} batches,"
         f" width {HIDDEN}; median of {rounds}, {torch.get_num_threads()} threads",
     )
     for name, speed in medians.items():
