@@ -23,9 +23,9 @@ else:
 
 # Writing to memory for the first time takes several times as long as writing to it again: a fault
 # for each page, and its zeroing. So results of `LARGE` bytes or more use blocks that were used
-# before, of which `KEPT` bytes are kept. Blocks come back whenever a tensor dies, in any thread and
-# in the midst of anything, so only what is atomic is done to this list.
-LARGE, KEPT = 2**22, 2**30
+# before, of which at most `KEPT` bytes and `BLOCKS` blocks are kept. A block comes back whenever a
+# tensor dies, in any thread, in the midst of anything: so only what is atomic is done to the list.
+LARGE, KEPT, BLOCKS = 2**18, 2**30, 32
 _idle: list[Tensor] = []
 
 
@@ -79,7 +79,7 @@ def _take(size: int) -> Tensor:
 
 def _give(block: Tensor) -> None:
     _idle.append(block)
-    while sum(kept.nbytes for kept in list(_idle)) > KEPT:
+    while len(_idle) > BLOCKS or sum(kept.nbytes for kept in list(_idle)) > KEPT:
         del _idle[:1]
 
 

@@ -57,6 +57,9 @@ def test_no_more_is_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = [native.empty(LARGE, torch.float32) for _ in range(5)]
     del tensors
     assert sum(block.nbytes for block in native._idle) == native.KEPT
+    monkeypatch.setattr(native, "BLOCKS", 2)
+    native.empty(LARGE, torch.float32)
+    assert len(native._idle) == 2
 
 
 def test_threads_never_share_a_block() -> None:
