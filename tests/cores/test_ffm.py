@@ -10,6 +10,7 @@ from tests.golden import Golden
 
 def test_traces_begin_as_the_authors_do():
     # Their values were computed in float32.
-    golden, core = Golden("ffm", torch.float32), FFM(5, 6, memory_size=4, context_size=3)
+    golden = Golden("ffm", torch.float32)
+    core = FFM(5, 6, memory_size=4, context_size=3, min_period=1.0)
     golden.check("init.a", core.a)
     golden.check("init.b", core.b)
