@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from rlmem.cores.base import registry as cores
 from rlmem.registry import Registry, parameters
@@ -34,7 +35,7 @@ def members(group: str) -> list[Path]:
 
 def load(path: Path) -> dict[str, Any]:
     """The options of a member of a group, with those of the members that it is built on."""
-    options = yaml.safe_load(path.read_text())
+    options: Any = OmegaConf.to_container(OmegaConf.load(path))
     under = [load(path.with_name(f"{name}.yaml")) for name in options.pop("defaults", [])]
     return {key: value for each in [*under, options] for key, value in each.items()}
 
@@ -56,6 +57,18 @@ def test_every_option_of_a_core_is_shown(path):
     # The sizes come from the policy: they are one number at the top level.
     assert set(options) == {"name"} | set(allowed) - {"input_size", "output_size"}
     cores.make(options.pop("name"), input_size=8, **options)
+
+
+@pytest.mark.parametrize("path", NAMED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_values_are_the_defaults_of_what_they_configure(path):
+    options = load(path)
+    factory = registry(path.parent.name).get(options.pop("name"))
+    given = inspect.signature(factory).parameters
+    # So that the command line and a program that calls the constructor get the same.
+    for key, value in options.items():
+        if given[key].default is not inspect.Parameter.empty:
+            # An empty mapping is a default of None: a mapping as default would be shared.
+            assert value == given[key].default or (value, given[key].default) == ({}, None), key
 
 
 @pytest.mark.parametrize("group", ["core", "env", "algo"])

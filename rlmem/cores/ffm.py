@@ -28,7 +28,9 @@ class FFM(LinearCore):
     At first the traces decay at rates evenly spread from `max_decay` per step (the authors' value,
     log(DBL_MAX)/1024 - 0.02, so that the fastest halves at each step) down to the rate at which
     `forgotten_at` is left after `max_period` steps; the periods of the contexts are evenly spread
-    from `min_period` to `max_period` steps.
+    from `min_period` to `max_period` steps. The authors begin at a period of 1 step, a phase of
+    2 pi and so no oscillation at all; 2 alternates, and learns RepeatPrevious in a third of the
+    steps.
     """
 
     complex_state = True
@@ -39,7 +41,7 @@ class FFM(LinearCore):
         output_size: int | None = None,
         memory_size: int = 32,
         context_size: int = 4,
-        min_period: float = 1.0,
+        min_period: float = 2.0,
         max_period: float = 1024.0,
         forgotten_at: float = 0.01,
         max_decay: float = 0.67314718056,

@@ -71,3 +71,11 @@ def test_python_m_rlmem_is_the_same_program(capsys: pytest.CaptureFixture[str]) 
     out, err = refused.communicate()
     assert (refused.returncode, out) == (2, "")
     assert re.fullmatch(r"rlmem: unknown env 'popgym-repaet'; did you mean [^\n]*\n", err)
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    listing = python("-m", "rlmem", "list")
+    assert listing.stdout is not None
+    listing.stdout.close()
+    _, said = listing.communicate(timeout=60)
+    assert (listing.returncode, said) == (0, "")

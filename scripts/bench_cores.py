@@ -1,0 +1,178 @@
+"""Every core against torch.nn.GRU and LSTM: latency of a step, throughput of a scan, the op in it.
+
+    python scripts/bench_cores.py [--width 256] [--rows 64] [--time 1024] [--repeats 5]
+                                  [--cores ...] [--device cpu] [--csv FILE]
+
+`scan` is forward and backward over a row [rows, time, width] with a start in every 50 steps or so;
+torch's own modules cannot reset within a row and run without. `GRU cell loop` is what one writes
+who needs resets: a Python loop over torch.nn.GRUCell. All take turns; medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from rlmem import cores
+
+STEP_BATCHES = (1, 64, 1024)
+Run = Callable[[], object]
+
+
+class Bench:
+    """One contestant: what a step and a training scan of it are."""
+
+    def __init__(self, name: str, step: Callable[[int], Run] | None, scan: Run) -> None:
+        self.name = name
+        self.step = step
+        self.scan = scan
+
+
+def ours(name: str, x: Tensor, start: Tensor) -> Bench:
+    width = x.shape[-1]
+    core = cores.make(name, input_size=width, output_size=width).to(x.device)
+
+    def step(batch: int) -> Run:
+        x_t, start_t = x[:1, 0].repeat(batch, 1), start[:1, 1].repeat(batch)
+        state = core.initial_state(batch)
+        return lambda: core.step(x_t, state, start_t)
+
+    def scan() -> None:
+        y, _ = core.scan(x, core.initial_state(x.shape[0]), start)
+        y.sum().backward()
+        core.zero_grad()
+
+    return Bench(f"rlmem {name}", step, scan)
+
+
+def torchs(kind: type[nn.GRU] | type[nn.LSTM], x: Tensor) -> Bench:
+    width = x.shape[-1]
+    rnn = kind(width, width, batch_first=True).to(x.device)
+
+    def step(batch: int) -> Run:
+        x_t = x[:1, :1].repeat(batch, 1, 1)
+        return lambda: rnn(x_t)
+
+    def scan() -> None:
+        rnn(x)[0].sum().backward()
+        rnn.zero_grad()
+
+    return Bench(f"torch.nn.{kind.__name__}, no resets", step, scan)
+
+
+def loop(x: Tensor, start: Tensor) -> Bench:
+    width = x.shape[-1]
+    cell = nn.GRUCell(width, width).to(x.device)
+
+    def scan() -> None:
+        h, outputs = x.new_zeros(x.shape[0], width), []
+        for x_t, start_t in zip(x.unbind(1), start.unbind(1), strict=True):
+            h = cell(x_t, torch.where(start_t[:, None], 0.0, h))
+            outputs.append(h)
+        torch.stack(outputs, 1).sum().backward()
+        cell.zero_grad()
+
+    return Bench("torch.nn.GRUCell loop, resets", None, scan)
+
+
+def seconds(run: Run, device: torch.device, calls: int = 1) -> float:
+    """Wall time of one call."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    for _ in range(calls):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / calls
+
+
+def scan_share(run: Run) -> float:
+    """The share of the time that the linear scan and its backward take."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run()
+    events = profiler.key_averages()
+    total = sum(e.self_cpu_time_total for e in events)
+    ops = ("rlmem::linear_scan", "rlmem::linear_scan_backward")
+    return sum(e.cpu_time_total for e in events if e.key in ops) / total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--time", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cores", nargs="+", default=[n for n in cores.names() if n != "stack"])
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--csv")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    x = torch.randn(args.rows, args.time, args.width, device=args.device)
+    start = torch.rand(args.rows, args.time, device=args.device) < 1 / 50
+    benches = [torchs(nn.GRU, x), torchs(nn.LSTM, x), loop(x, start)]
+    benches += [ours(name, x, start) for name in args.cores]
+    rows = [cells(b, *times) for b, times in measure(benches, args)]
+    baseline = float(rows[0]["scan ms"])
+    for row in rows:
+        row["x GRU"] = f"{baseline / float(row['scan ms']):.2f}"
+    report(rows, args)
+
+
+def measure(
+    benches: list[Bench], args: argparse.Namespace
+) -> list[tuple[Bench, tuple[dict[int, float], float, float]]]:
+    """Median seconds of steps and scans, in turns, and the share of the linear scan."""
+    scans: dict[str, list[float]] = {b.name: [] for b in benches}
+    for round_ in range(args.repeats + 1):
+        for b in benches:
+            taken = seconds(b.scan, args.device)
+            if round_:
+                scans[b.name].append(taken)
+    results = []
+    for b in benches:
+        steps = {}
+        with torch.no_grad():
+            for batch in STEP_BATCHES if b.step else ():
+                run = b.step(batch)  # type: ignore[misc]
+                seconds(run, args.device, 5)
+                steps[batch] = statistics.median(seconds(run, args.device, 20) for _ in range(5))
+        share = scan_share(b.scan) if args.device.type == "cpu" else float("nan")
+        results.append((b, (steps, statistics.median(scans[b.name]), share)))
+    return results
+
+
+def cells(b: Bench, steps: dict[int, float], scan: float, share: float) -> dict[str, str]:
+    row = {"core": b.name}
+    for batch in STEP_BATCHES:
+        row[f"step us, B={batch}"] = f"{steps[batch] * 1e6:.0f}" if batch in steps else ""
+    return row | {"scan ms": f"{scan * 1e3:.1f}", "linear_scan %": f"{100 * share:.0f}"}
+
+
+def report(rows: list[dict[str, str]], args: argparse.Namespace) -> None:
+    table = Table(
+        *rows[0],
+        title=f"forward + backward of [{args.rows}, {args.time}, {args.width}], float32, "
+        f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    )
+    for row in rows:
+        table.add_row(*row.values())
+    Console(width=120).print(table)
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
