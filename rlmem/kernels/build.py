@@ -22,7 +22,7 @@ ffi.set_source(
     "rlmem.kernels._c",
     "".join(f'#include "{source.with_suffix(".h").name}"\n' for source in SOURCES),
     sources=[str(source) for source in SOURCES],
-    depends=[str(header) for header in KERNELS.rglob("*.h")],
+    depends=[str(KERNELS / "build.py"), *map(str, KERNELS.rglob("*.h"))],
     include_dirs=sorted({str(source.parent) for source in SOURCES}),
     # Never -ffast-math: a NaN must stay one.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3"],

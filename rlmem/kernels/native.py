@@ -29,12 +29,18 @@ LARGE, KEPT, BLOCKS = 2**18, 2**30, 32
 _idle: list[Tensor] = []
 
 
-def run(work: Callable[[int], object], shares: int) -> None:
-    """`work(0)`, ..., `work(shares - 1)` on torch's number of threads; C runs without the GIL."""
-    if shares == 1:
-        work(0)
-    else:
-        list(_pool(torch.get_num_threads()).map(work, range(shares)))
+def run(work: Callable[[], object], threads: int) -> None:
+    """`work()` in this thread and others, which share it among them; C runs without the GIL.
+
+    A thread that has not woken by the time this one finds nothing left to do is not waited for.
+    """
+    others = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        for other in others:
+            if not other.cancel():
+                other.result()
 
 
 @lru_cache(maxsize=1)

@@ -79,21 +79,50 @@ def test_threads_never_share_a_block() -> None:
     assert not wrong
 
 
-def test_an_error_in_a_thread_is_raised() -> None:
+def test_threads_work_side_by_side() -> None:
+    """All three are needed to pass the barrier."""
+    barrier = threading.Barrier(3, timeout=30)
+    native.run(lambda: barrier.wait(), 3)
+
+
+def test_a_thread_that_does_not_wake_is_not_waited_for() -> None:
+    """All threads but this one are busy; it does the work and goes on."""
+    busy = threading.Event()
+    work: list[int] = []
+    blocked = threading.Thread(target=native.run, args=(lambda: busy.wait(30), 2))
+    blocked.start()
+    try:
+        native.run(lambda: work.append(threading.get_ident()), 2)
+    finally:
+        busy.set()
+        blocked.join()
+    assert threading.get_ident() in work
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_an_error_is_raised_wherever_it_happens(here: bool) -> None:
+    barrier = threading.Barrier(2, timeout=30)
+    caller = threading.get_ident()
+
+    def work() -> None:
+        barrier.wait()
+        if (threading.get_ident() == caller) == here:
+            raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        native.run(lambda share: 1 // share, 2)
+        native.run(work, 2)
 
 
 def test_a_forked_process_has_threads_of_its_own() -> None:
     """The parent's threads do not exist in the child, which must not wait for them."""
     program = """
-import os, time, torch
+import os, threading
 from rlmem.kernels import native
-torch.set_num_threads(2)
-native.run(lambda share: time.sleep(0.1), 2)  # long enough for two threads
+both = threading.Barrier(2, timeout=5)
+native.run(both.wait, 2)
 child = os.fork()
 if child == 0:
-    native.run(lambda share: None, 2)
+    native.run(both.wait, 2)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 """

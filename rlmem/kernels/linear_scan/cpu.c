@@ -25,6 +25,19 @@
 #define INLINE static inline __attribute__((always_inline))
 #endif
 
+/* The value before adding one, for all threads. */
+#if defined(_MSC_VER)
+#include <intrin.h>
+#define TAKE(counter) _InterlockedExchangeAdd64(counter, 1)
+#else
+#define TAKE(counter) __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED)
+#endif
+
+/* One thread's part of the work: rows [row0, row1), channels [channel0, channel1). */
+typedef struct {
+    int64_t index, row0, row1, channel0, channel1;
+} share;
+
 /* Scalars of carried state on the stack, steps summed before they go to double precision, and
    bytes read upwards at a time where time runs downwards. */
 enum { BLOCK = 512, SUM_STEPS = 64, PIECE = 128 };
@@ -105,22 +118,31 @@ INLINE bf16 bf16_store(float x) {
 #define PARTS 2
 #include "cpu_typed.h"
 
-void rlmem_linear_scan(const rlmem_scan *scan) {
-    switch (scan->dtype) {
-    case 0: forward_f32(scan); break;
-    case 1: forward_f64(scan); break;
-    case 2: forward_bf16(scan); break;
-    case 3: forward_c64(scan); break;
-    case 4: forward_c128(scan); break;
+typedef void form(const rlmem_scan *scan, const share *mine);
+
+static void take_shares(rlmem_scan *scan, form *const forms[]) {
+    const int64_t shares = scan->row_cuts * scan->channel_cuts;
+    for (int64_t i = TAKE(&scan->next); i < shares; i = TAKE(&scan->next)) {
+        const int64_t row_cut = i / scan->channel_cuts, channel_cut = i % scan->channel_cuts;
+        const share mine = {
+            i,
+            scan->rows * row_cut / scan->row_cuts,
+            scan->rows * (row_cut + 1) / scan->row_cuts,
+            scan->channels * channel_cut / scan->channel_cuts,
+            scan->channels * (channel_cut + 1) / scan->channel_cuts,
+        };
+        forms[scan->dtype](scan, &mine);
     }
 }
 
-void rlmem_linear_scan_backward(const rlmem_scan *scan) {
-    switch (scan->dtype) {
-    case 0: backward_f32(scan); break;
-    case 1: backward_f64(scan); break;
-    case 2: backward_bf16(scan); break;
-    case 3: backward_c64(scan); break;
-    case 4: backward_c128(scan); break;
-    }
+void rlmem_linear_scan(rlmem_scan *scan) {
+    static form *const forms[] = {forward_f32, forward_f64, forward_bf16, forward_c64,
+                                  forward_c128};
+    take_shares(scan, forms);
+}
+
+void rlmem_linear_scan_backward(rlmem_scan *scan) {
+    static form *const forms[] = {backward_f32, backward_f64, backward_bf16, backward_c64,
+                                  backward_c128};
+    take_shares(scan, forms);
 }

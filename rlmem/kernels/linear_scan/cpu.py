@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise, product
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ _SERIAL_BELOW = 2**20  # elements; less is done before a second thread has woken
 _SHARES = 4  # per thread, so that uneven ones still end together
 _NARROWEST = 256  # bytes of channels in a share; threads never write to the same cache line
 
-Share = tuple[int, int, int, int]
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -26,7 +24,8 @@ def forward(
     h = native.empty(value.shape, value.dtype)
     inputs = {"gate": _readable(gate), "value": _readable(value)}
     rest = {"h0": _contiguous(h0), "start": _contiguous(start), "h": h}
-    _run(native.lib.rlmem_linear_scan, value, reverse, inputs, rest, _shares(value))
+    cuts = _cuts(value.shape, value.itemsize)
+    _run(native.lib.rlmem_linear_scan, value, cuts, reverse, inputs, rest)
     return h
 
 
@@ -46,10 +45,9 @@ def backward(
     need_gate, need_value, need_h0 = needs
     constant = need_gate and gate.dim() == 1
     rows, _, channels = grad_h.shape
-    shares = _shares(grad_h)
+    cuts = _cuts(grad_h.shape, grad_h.itemsize)
     wide = torch.promote_types(grad_h.dtype, torch.float64)
-    # Threads add up a constant gate's gradient apart, in double precision.
-    gate_sum = torch.zeros(len(shares), channels, dtype=wide) if constant else None
+    gate_sum = torch.zeros(cuts[0] * cuts[1], channels, dtype=wide) if constant else None
     grad_gate = native.empty(grad_h.shape, grad_h.dtype) if need_gate and not constant else None
     grad_value = native.empty(grad_h.shape, grad_h.dtype) if need_value else None
     grad_h0 = torch.empty(rows, channels, dtype=grad_h.dtype) if need_h0 else None
@@ -63,7 +61,7 @@ def backward(
         "grad_value": grad_value,
         "grad_h0": grad_h0,
     }
-    _run(native.lib.rlmem_linear_scan_backward, grad_h, reverse, inputs, rest, shares)
+    _run(native.lib.rlmem_linear_scan_backward, grad_h, cuts, reverse, inputs, rest)
     if gate_sum is not None:
         grad_gate = gate_sum.sum(0).to(grad_h.dtype)
     return grad_gate, grad_value, grad_h0
@@ -72,52 +70,40 @@ def backward(
 def _run(
     function: Callable[[object], None],
     like: Tensor,
+    cuts: tuple[int, int],
     reverse: bool,
     strided: dict[str, Tensor],
     contiguous: dict[str, Tensor | None],
-    shares: list[Share],
 ) -> None:
-    """Call `function` once per share; the tensors stay alive in the caller's dicts meanwhile."""
-    _, time, channels = like.shape
+    """Call `function` in as many threads as there is work for; the dicts keep the tensors alive."""
+    rows, time, channels = like.shape
     fields = {
         "dtype": _DTYPES.index(like.dtype),
         "reverse": reverse,
         "time": time,
         "channels": channels,
+        "rows": rows,
+        "row_cuts": cuts[0],
+        "channel_cuts": cuts[1],
     }
     for name, x in strided.items():
         fields[name] = x.data_ptr()
         row, step = (0, 0) if x.dim() == 1 else x.stride()[:2]
         fields |= {f"{name}_row": row, f"{name}_time": step}
     fields |= {name: x.data_ptr() for name, x in contiguous.items() if x is not None}
-
-    gate_sum = contiguous.get("gate_sum")
-
-    def work(index: int) -> None:
-        row0, row1, channel0, channel1 = shares[index]
-        share = {"row0": row0, "row1": row1, "channel0": channel0, "channel1": channel1}
-        if gate_sum is not None:
-            share["gate_sum"] = gate_sum[index].data_ptr()
-        function(native.ffi.new("rlmem_scan *", fields | share))
-
-    native.run(work, len(shares))
+    scan = native.ffi.new("rlmem_scan *", fields)
+    native.run(lambda: function(scan), min(torch.get_num_threads(), cuts[0] * cuts[1]))
 
 
-def _shares(like: Tensor) -> list[Share]:
-    """Rows [row0, row1) and channels [channel0, channel1) of each share of the work."""
-    rows, _, channels = like.shape
+def _cuts(shape: torch.Size, itemsize: int) -> tuple[int, int]:
+    """Into how many parts the rows are cut for the threads, and into how many the channels."""
+    rows, _, channels = shape
     threads = torch.get_num_threads()
-    if threads == 1 or like.numel() < _SERIAL_BELOW:
-        return [(0, rows, 0, channels)]
-    by_row = min(rows, _SHARES * threads)
-    widest = channels * like.element_size() // _NARROWEST
-    by_channel = max(1, min(widest, -(-_SHARES * threads // by_row)))
-    cuts = product(_cut(rows, by_row), _cut(channels, by_channel))
-    return [(*some_rows, *some_channels) for some_rows, some_channels in cuts]
-
-
-def _cut(length: int, parts: int) -> Iterator[tuple[int, int]]:
-    return pairwise(length * i // parts for i in range(parts + 1))
+    if threads == 1 or shape.numel() < _SERIAL_BELOW:
+        return 1, 1
+    wanted = _SHARES * threads
+    row_cuts = min(rows, wanted)
+    return row_cuts, max(1, min(channels * itemsize // _NARROWEST, -(-wanted // row_cuts)))
 
 
 def _readable(x: Tensor) -> Tensor:

@@ -112,7 +112,8 @@ INLINE void NAME(forward_block)(const rlmem_scan *a, int64_t row, int64_t c, int
     }
 }
 
-INLINE void NAME(backward_block)(const rlmem_scan *a, int64_t row, int64_t c, int64_t n) {
+INLINE void NAME(backward_block)(const rlmem_scan *a, int64_t row, int64_t c, int64_t n,
+                                 double *gate_sum) {
     const int64_t T = a->time, D = a->channels * PARTS, way = a->reverse ? 1 : -1;
     const int64_t gate_time = a->gate_time * PARTS, grad_h_time = a->grad_h_time * PARTS;
     const uint8_t *start = a->start ? (const uint8_t *)a->start + row * T : 0;
@@ -121,12 +122,13 @@ INLINE void NAME(backward_block)(const rlmem_scan *a, int64_t row, int64_t c, in
     const STORED *grad_h = (const STORED *)a->grad_h + row * a->grad_h_row * PARTS + c;
     const STORED *h = a->h ? (const STORED *)a->h + row * T * D + c : 0;
     /* What nobody asked for is written here, in the first cache. */
-    STORED unused_value[BLOCK], unused_gate[BLOCK];
+    STORED unused_value[BLOCK];
+    STORED unused_gate[BLOCK];
     STORED *grad_value = a->grad_value ? (STORED *)a->grad_value + row * T * D + c : unused_value;
     STORED *grad_gate = a->grad_gate ? (STORED *)a->grad_gate + row * T * D + c : unused_gate;
     const int64_t grad_value_time = a->grad_value ? D : 0, grad_gate_time = a->grad_gate ? D : 0;
-    double *gate_sum = a->gate_sum ? (double *)a->gate_sum + c : 0;
-    CARRIED carry[BLOCK] = {0}, sum[BLOCK] = {0};
+    CARRIED carry[BLOCK] = {0};
+    CARRIED sum[BLOCK] = {0};
     for (int64_t k = 1, t = a->reverse ? 0 : T - 1; k <= T; k++, t += way) {
         const STORED *a_t = gate + t * gate_time, *grad_t = grad_h + t * grad_h_time;
         const STORED *before = !h ? zeros : k < T ? h + (t + way) * D : h0;
@@ -147,18 +149,20 @@ INLINE void NAME(backward_block)(const rlmem_scan *a, int64_t row, int64_t c, in
             ((STORED *)a->grad_h0)[row * D + c + i] = STORE(carry[i]);
 }
 
-MULTIVERSION static void NAME(forward)(const rlmem_scan *a) {
-    const int64_t end = a->channel1 * PARTS;
-    for (int64_t row = a->row0; row < a->row1; row++)
-        for (int64_t c = a->channel0 * PARTS; c < end; c += BLOCK)
+MULTIVERSION static void NAME(forward)(const rlmem_scan *a, const share *mine) {
+    const int64_t end = mine->channel1 * PARTS;
+    for (int64_t row = mine->row0; row < mine->row1; row++)
+        for (int64_t c = mine->channel0 * PARTS; c < end; c += BLOCK)
             NAME(forward_block)(a, row, c, end - c < BLOCK ? end - c : BLOCK);
 }
 
-MULTIVERSION static void NAME(backward)(const rlmem_scan *a) {
-    const int64_t end = a->channel1 * PARTS;
-    for (int64_t row = a->row0; row < a->row1; row++)
-        for (int64_t c = a->channel0 * PARTS; c < end; c += BLOCK)
-            NAME(backward_block)(a, row, c, end - c < BLOCK ? end - c : BLOCK);
+MULTIVERSION static void NAME(backward)(const rlmem_scan *a, const share *mine) {
+    const int64_t end = mine->channel1 * PARTS, D = a->channels * PARTS;
+    double *gate_sum = a->gate_sum ? (double *)a->gate_sum + mine->index * D : 0;
+    for (int64_t row = mine->row0; row < mine->row1; row++)
+        for (int64_t c = mine->channel0 * PARTS; c < end; c += BLOCK)
+            NAME(backward_block)(a, row, c, end - c < BLOCK ? end - c : BLOCK,
+                                 gate_sum ? gate_sum + c : 0);
 }
 
 #undef NAME
