@@ -262,6 +262,16 @@ def test_threads_share_the_work(
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_threads_at_the_same_time(constant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large enough that the others have woken before the first has done it all."""
+    x, grad_h = make((16, 512, 200), constant=constant), torch.randn(16, 512, 200)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    got = [differentiate(linear_scan, x, grad_h) for _ in range(3)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    torch.testing.assert_close(got, [differentiate(linear_scan, x, grad_h)] * 3)
+
+
 def test_cuts_are_enough_for_all_threads_and_none_is_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlmem.kernels import native
 
 _DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
-_SERIAL_BELOW = 2**20  # elements; less is done before a second thread has woken
+_SERIAL_BELOW = 2**18  # elements; less is done before a second thread has woken
 _SHARES = 4  # per thread, so that uneven ones still end together
 _NARROWEST = 256  # bytes of channels in a share; threads never write to the same cache line
 
