@@ -23,7 +23,7 @@ def test_training_gets_the_options_as_the_types_they_have(trained: list[DictConf
     assert (cfg.env.name, cfg.env.difficulty, cfg.env.previous_action) == (
         "popgym-repeat",
         "hard",
-        True,
+        False,
     )
     assert type(cfg.total_steps) is int
     assert cfg.total_steps == 1_000_000

@@ -50,7 +50,7 @@ def sample_action(env: VecEnv) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "difficulty"), TASKS)
 def test_a_task_is_the_packages(name: str, difficulty: str) -> None:
-    env = envs.make(name, num_envs=len(SEEDS), difficulty=difficulty)
+    env = envs.make(name, num_envs=len(SEEDS), difficulty=difficulty, previous_action=True)
     alone = [Antialias(PreviousAction(original(name, difficulty))) for _ in SEEDS]
     obs = env.reset(SEEDS)
     for i, seed in enumerate(SEEDS):
@@ -105,7 +105,7 @@ def test_spaces_of_the_four_kinds_that_popgym_has() -> None:
 
 def test_without_the_previous_action_only_the_observation_is_left() -> None:
     plain = envs.make("popgym-repeat", num_envs=2, previous_action=False)
-    full = envs.make("popgym-repeat", num_envs=2)
+    full = envs.make("popgym-repeat", num_envs=2, previous_action=True)
     assert list(plain.reset(3)) == ["obs"]
     full.reset(3)
     for _ in range(60):
@@ -153,3 +153,13 @@ def test_bad_options_get_one_clear_line(options: dict[str, Any], message: str) -
     with pytest.raises(UsageError, match=message) as error:
         envs.make("popgym-repeat", **{"num_envs": 2, **options})
     assert "\n" not in str(error.value)
+
+
+def test_only_tasks_that_answer_to_actions_show_them_by_default() -> None:
+    shown = {
+        name: "previous_action" in envs.make(name, num_envs=1).observation_space
+        for name in envs.names()
+        if name.startswith("popgym-")
+    }
+    guessing = ("autoencode", "count-recall", "higher-lower", "repeat-first", "repeat")
+    assert {name for name, seen in shown.items() if not seen} == {f"popgym-{n}" for n in guessing}

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
 from rlmem.kernels import linear_scan, native
-from rlmem.kernels.linear_scan import linear_scan_reference, ops
+from rlmem.kernels.linear_scan import cpu, linear_scan_reference, loop, ops
 
 ROWS, TIME, CHANNELS = SHAPE = (2, 6, 3)
 
@@ -159,9 +160,10 @@ torch.manual_seed(0)
 def layer(gate, value, h0, start):
     return linear_scan(gate.sigmoid(), value * 2, h0, start, reverse=True).tanh()
 compiled = torch.compile(layer, fullgraph=True)
-for gate in (torch.randn(3), torch.randn(2, 6, 3)):
-    leaves = [x.requires_grad_() for x in (gate, torch.randn(2, 6, 3), torch.randn(2, 3))]
-    start = torch.rand(2, 6) < 0.3
+for time, constant in [(6, True), (6, False), (7, False)]:  # the last one with T as a symbol
+    gate = torch.randn(3) if constant else torch.randn(2, time, 3)
+    leaves = [x.requires_grad_() for x in (gate, torch.randn(2, time, 3), torch.randn(2, 3))]
+    start = torch.rand(2, time) < 0.3
     results = []
     for f in (layer, compiled):
         h = f(*leaves, start)
@@ -180,6 +182,23 @@ def resident(field: str) -> int:
     """Bytes of this process in memory: now (VmRSS), or at most since the last reset (VmHWM)."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("form", [cpu, loop])
+def test_results_are_where_the_arguments_are(
+    form: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not on the device that torch makes other tensors on; also without gradients."""
+    monkeypatch.setattr(ops, "_cpu", lambda: form)
+    shape = (2, native.LARGE // 16, 3)
+    value, gate = torch.randn(shape), torch.rand(CHANNELS, requires_grad=True)
+    with torch.device("meta"):
+        h = linear_scan(gate, value)
+        (grad,) = torch.autograd.grad(h, gate, torch.ones_like(h))
+    with torch.inference_mode():
+        assert torch.equal(linear_scan(gate, value), h)
+    assert grad.device == h.device == value.device
+    torch.testing.assert_close(h[0, :2, 0], linear_scan_reference(gate, value[:, :2])[0, :, 0])
 
 
 @linux
