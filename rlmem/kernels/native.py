@@ -90,7 +90,7 @@ def _give(block: Tensor) -> None:
 
 
 def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    x = torch.empty(shape, dtype=dtype)
+    x = torch.empty(shape, dtype=dtype, device="cpu")
     if x.nbytes >= LARGE:
         lib.rlmem_large(x.data_ptr(), x.nbytes)
     return x

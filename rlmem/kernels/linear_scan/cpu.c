@@ -1,7 +1,7 @@
 /* The diagonal linear recurrence on the CPU.
 
-   A call owns some rows and channels and walks them through all of time, a block of channels at a
-   time, so that the carried state stays in the first cache and each tensor is touched once.
+   A thread takes some rows and channels and walks them through all of time, a block of channels at
+   a time, so that the carried state stays in the first cache and each tensor is touched once.
    The work is bound by memory; what is asked of the compiler is only that the inner loops over
    channels become vectors. Complex numbers are pairs of scalars, multiplied by the four-product
    formula without C's recovery of infinities, which would be a branch per element.  */
@@ -11,8 +11,9 @@
 
 #include "cpu.h"
 
-/* One binary for all machines: the loader picks the widest vectors the processor has. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+/* One binary for all machines: the loader picks the widest vectors the processor has. The levels
+   are chosen by feature; a processor's name (arch=haswell) would match no other maker's. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define MULTIVERSION

@@ -47,10 +47,10 @@ def backward(
     rows, _, channels = grad_h.shape
     cuts = _cuts(grad_h.shape, grad_h.itemsize)
     wide = torch.promote_types(grad_h.dtype, torch.float64)
-    gate_sum = torch.zeros(cuts[0] * cuts[1], channels, dtype=wide) if constant else None
+    gate_sum = gate.new_zeros(cuts[0] * cuts[1], channels, dtype=wide) if constant else None
     grad_gate = native.empty(grad_h.shape, grad_h.dtype) if need_gate and not constant else None
     grad_value = native.empty(grad_h.shape, grad_h.dtype) if need_value else None
-    grad_h0 = torch.empty(rows, channels, dtype=grad_h.dtype) if need_h0 else None
+    grad_h0 = grad_h.new_empty(rows, channels) if need_h0 else None
     inputs = {"gate": _readable(gate), "grad_h": _readable(grad_h)}
     rest = {
         "h": _contiguous(h) if need_gate else None,

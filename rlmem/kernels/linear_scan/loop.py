@@ -12,7 +12,7 @@ def forward(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
     """Same as `cpu.forward`."""
-    h = torch.empty(value.shape, dtype=value.dtype)
+    h = value.new_empty(value.shape)
     state = _carried(torch.zeros_like(value[:, 0]) if h0 is None else h0)
     for t in _times(value.shape[1], reverse):
         state.mul_(gate if gate.dim() == 1 else gate[:, t])
