@@ -1,7 +1,7 @@
 """Every core against torch.nn.GRU and LSTM: latency of a step, throughput of a scan, the op in it.
 
     python scripts/bench_cores.py [--width 256] [--rows 64] [--time 1024] [--repeats 5]
-                                  [--cores ...] [--device cpu] [--csv FILE]
+                                  [--cores ...] [--device cpu] [--page NAME]
 
 `scan` is forward and backward over a row [rows, time, width] with a start in every 50 steps or so;
 torch's own modules cannot reset within a row and run without. `GRU cell loop` is what one writes
@@ -11,14 +11,12 @@ who needs resets: a Python loop over torch.nn.GRUCell. All take turns; medians a
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from pages import publish
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -114,7 +112,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cores", nargs="+", default=[n for n in cores.names() if n != "stack"])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--csv")
+    parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
     torch.manual_seed(0)
     x = torch.randn(args.rows, args.time, args.width, device=args.device)
@@ -125,7 +123,10 @@ def main() -> None:
     baseline = float(rows[0]["scan ms"])
     for row in rows:
         row["x GRU"] = f"{baseline / float(row['scan ms']):.2f}"
-    report(rows, args)
+    shape = [args.rows, args.time, args.width]
+    threads = f"{torch.get_num_threads()} threads"
+    about = f"forward + backward of {shape}, float32, {args.device}, {threads}"
+    publish(f"{about}, median of {args.repeats}", rows, args.page)
 
 
 def measure(
@@ -156,22 +157,6 @@ def cells(b: Bench, steps: dict[int, float], scan: float, share: float) -> dict[
     for batch in STEP_BATCHES:
         row[f"step us, B={batch}"] = f"{steps[batch] * 1e6:.0f}" if batch in steps else ""
     return row | {"scan ms": f"{scan * 1e3:.1f}", "linear_scan %": f"{100 * share:.0f}"}
-
-
-def report(rows: list[dict[str, str]], args: argparse.Namespace) -> None:
-    table = Table(
-        *rows[0],
-        title=f"forward + backward of [{args.rows}, {args.time}, {args.width}], float32, "
-        f"{args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-    )
-    for row in rows:
-        table.add_row(*row.values())
-    Console(width=120).print(table)
-    if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 if __name__ == "__main__":

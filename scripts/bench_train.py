@@ -4,7 +4,7 @@ Both sides play the same POPGym task with the same number of environments, row l
 minibatches and hidden size; they take turns in one process, and the medians and their ratios are
 printed. Needs the extra `bench` (`pip install -c constraints.txt -e '.[bench]'`).
 
-    python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 3]
+    python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 3] [--page NAME]
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import gymnasium as gym
 import popgym  # noqa: F401 (registers its environments)
 import torch
 from hydra import compose, initialize_config_module
-from rich.console import Console
-from rich.table import Table
+from pages import publish
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -77,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cores", nargs="+", default=["ffm", "gru", "lstm"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", module="stable_baselines3|gymnasium")
     sides: dict[str, Iterate] = {
@@ -93,23 +93,24 @@ def main() -> None:
             iterate()
             speeds[name].append(STEPS / (time.perf_counter() - begun))
     medians = {name: statistics.median(runs) for name, runs in speeds.items()}
-    report(medians, args.rounds)
+    report(medians, args.rounds, args.page)
 
 
-def report(medians: dict[str, float], rounds: int) -> None:
-    """Print medians and their ratios to the first two rows."""
+def report(medians: dict[str, float], rounds: int, page: str | None) -> None:
+    """Medians and their ratios to the first two rows."""
     default, shared = list(medians.values())[:2]
-    table = Table(
-        "trainer",
-        "steps/s",
-        "x sb3-contrib",
-        "x shared LSTM",
-        title=f"{TASK}, {NUM_ENVS} x {NUM_STEPS} steps, {EPOCHS} epochs x {MINIBATCHES} batches,"
-        f" width {HIDDEN}; median of {rounds}, {torch.get_num_threads()} threads",
-    )
-    for name, speed in medians.items():
-        table.add_row(name, f"{speed:,.0f}", f"{speed / default:.1f}", f"{speed / shared:.1f}")
-    Console(width=110).print(table)
+    rows = [
+        {
+            "trainer": name,
+            "steps/s": f"{speed:,.0f}",
+            "x sb3-contrib": f"{speed / default:.1f}",
+            "x shared LSTM": f"{speed / shared:.1f}",
+        }
+        for name, speed in medians.items()
+    ]
+    sizes = f"{NUM_ENVS} x {NUM_STEPS} steps, {EPOCHS} epochs of {MINIBATCHES} minibatches"
+    threads = f"{torch.get_num_threads()} threads"
+    publish(f"{TASK}, {sizes}, width {HIDDEN}, median of {rounds} rounds, {threads}", rows, page)
 
 
 if __name__ == "__main__":

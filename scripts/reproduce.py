@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,12 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-import torch
-
-from rlmem import __version__
-
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
-HEAD = ("env", "core", "seed", "greedy", "worst", "memory score", "steps", "wall", "steps/s")
+from pages import publish
 
 
 def main() -> None:
@@ -38,22 +31,19 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (wall times suffer)")
     args, overrides = parser.parse_known_args()
 
-    def one(choice: tuple[str, str, int]) -> tuple[str, ...]:
+    def one(choice: tuple[str, str, int]) -> dict[str, str]:
         row = train(*choice, overrides)
-        print(*row, sep=" | ", flush=True)
+        print(*row.values(), sep=" | ", flush=True)
         return row
 
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = list(pool.map(one, product(args.env, args.cores, args.seeds)))
-    text = table(overrides, rows, args.jobs)
-    print(text)
-    if args.page:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"{args.page}.md").write_text(text)
+    command = " ".join(["rlmem train env=ENV core=CORE seed=SEED", *overrides])
+    publish(f"`{command}`, {args.jobs} at once", rows, args.page)
 
 
-def train(env: str, core: str, seed: int, overrides: list[str]) -> tuple[str, ...]:
-    """One run of the command line; the cells of its row."""
+def train(env: str, core: str, seed: int, overrides: list[str]) -> dict[str, str]:
+    """One run of the command line."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         options = [f"env={env}", f"core={core}", f"seed={seed}", f"run_dir={run_dir}", *overrides]
@@ -63,28 +53,17 @@ def train(env: str, core: str, seed: int, overrides: list[str]) -> tuple[str, ..
         wall = time.perf_counter() - begun
         result = json.loads((run_dir / "eval.json").read_text())
     memory = result.get("memory_score")
-    return (
-        env,
-        core,
-        str(seed),
-        f"{result['return_mean']:.3f}",
-        f"{result['return_min']:.3f}",
-        "" if memory is None else f"{memory:.2f}",
-        f"{result['step']:,}",
-        f"{wall:.0f} s",
-        f"{result['step'] / wall:,.0f}",
-    )
-
-
-def table(overrides: list[str], rows: list[tuple[str, ...]], jobs: int) -> str:
-    """A page in Markdown."""
-    command = " ".join(["rlmem train env=ENV core=CORE seed=SEED", *overrides])
-    about = f"rlmem {__version__}, torch {torch.__version__}, {platform.machine()}"
-    about += f" with {os.cpu_count()} cores, {jobs} run{'s' * (jobs > 1)} at once"
-    lines = [HEAD, ("---",) * len(HEAD), *rows]
-    return "\n".join(
-        [f"`{command}`; {about}", "", *("| " + " | ".join(x) + " |" for x in lines), ""]
-    )
+    return {
+        "env": env,
+        "core": core,
+        "seed": str(seed),
+        "greedy return": f"{result['return_mean']:.3f}",
+        "worst of 100": f"{result['return_min']:.3f}",
+        "memory score": "" if memory is None else f"{memory:.2f}",
+        "steps": f"{result['step']:,}",
+        "wall time": f"{wall:.0f} s",
+        "steps/s": f"{result['step'] / wall:,.0f}",
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+"""Tables of results: Markdown on the terminal, and pages in docs/results that the README quotes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from rlmem import __version__
+
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return f"rlmem {__version__}, torch {torch.__version__}, {device}, {os.cpu_count()} CPU cores"
+
+
+def publish(about: str, rows: Sequence[Mapping[str, str]], page: str | None) -> None:
+    """Print `about` and a table with a column for each key; also to docs/results/`page`.md."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    cells = ["| " + " | ".join(line) + " |" for line in lines]
+    text = "\n".join([f"{about}; {machine()}", "", *cells, ""])
+    print(text)
+    if page:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{page}.md").write_text(text)
