@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import gymnasium as gym
 import torch
 from jaxtyping import Float
@@ -19,13 +21,14 @@ from rlmem.policies.distributions import (
 from rlmem.policies.encoders import categories, mlp
 
 
-class Leaf(nn.Module):
+class Leaf(nn.Module, ABC):
     """The distribution over one leaf of the action space, from `size` numbers."""
 
     size: int
 
+    @abstractmethod
     def forward(self, x: Float[Tensor, "*N size"]) -> Distribution:
-        raise NotImplementedError
+        """A batch of distributions."""
 
 
 class DiscreteLeaf(Leaf):
