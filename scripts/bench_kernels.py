@@ -1,12 +1,13 @@
 """Time, bandwidth and memory of the linear scan, against the other ways to compute it.
 
-    python scripts/bench_kernels.py [--quick] [--device cuda] [--csv runs/bench_kernels.csv]
+    python scripts/bench_kernels.py [--quick | --shapes 16x1024x256 ...] [--device cuda]
 
 All forms of a case take turns, so that a disturbance of the machine meets them all; medians are
 printed. GB/s counts each input read once and each output written once (3 tensors forward, 8 forward
 and backward); the share is of the bandwidth that adding two large tensors into a third reaches in
-the same turns, the third one written before; into a fresh one is printed for comparison. Extra
-memory is the peak beyond the inputs, in tensors of value's size.
+the same turns, on one thread or on all, whichever is faster, the third one written before; into a
+fresh one is printed for comparison. Extra memory is the peak beyond the inputs, in tensors of
+value's size.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,12 +188,19 @@ def clock(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begin
 
 
-def streams(elements: int, device: str) -> dict[str, Callable[[], object]]:
+def streams(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     """What bandwidth is measured with: 12 bytes per element."""
-    a, b, out = (torch.ones(elements, device=device) for _ in range(3))
+    a, b, out = (torch.ones(STREAM, device=args.device) for _ in range(3))
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        torch.add(a, b, out=out)
+        torch.set_num_threads(args.threads)
+
     return {
-        "stream": lambda: torch.add(a, b, out=out),
-        "stream-fresh": lambda: torch.add(a, b),
+        "one thread": alone,
+        "all threads": lambda: torch.add(a, b, out=out),
+        "fresh": lambda: torch.add(a, b),
     }
 
 
@@ -224,8 +233,9 @@ def measure(case: Case, args: argparse.Namespace) -> list[Result]:
                     run()  # not the caches that the others left
                 seconds[name].append(clock(run, args.device))
     median = {name: statistics.median(s) for name, s in seconds.items()}
-    reused, fresh = (12 * STREAM / median[name] for name in args.streams)
-    return [Result(case, form, median[form], reused, fresh, extra[form]) for form in runs]
+    one, all_, fresh = (12 * STREAM / median[name] for name in args.streams)
+    bandwidth = max(one, all_)
+    return [Result(case, form, median[form], bandwidth, fresh, extra[form]) for form in runs]
 
 
 def report(results: list[Result], path: Path) -> None:
@@ -248,14 +258,21 @@ def report(results: list[Result], path: Path) -> None:
 
 
 def cases(args: argparse.Namespace) -> list[Case]:
-    shapes = QUICK if args.quick else [(b, t, d) for t, b, d in product(TIMES, ROWS, CHANNELS)]
-    small = [shape for shape in shapes if shape[0] * shape[1] * shape[2] <= args.max_elements]
+    every = [(b, t, d) for t, b, d in product(TIMES, ROWS, CHANNELS)]
+    shapes = args.shapes or (QUICK if args.quick else every)
+    small = [x for x in shapes if prod(x) <= args.max_elements]
     return [Case(*x, d, p) for d, p, x in product(args.dtypes, args.passes, small)]
+
+
+def to_shape(text: str) -> tuple[int, int, int]:
+    rows, time, channels = map(int, text.split("x"))
+    return rows, time, channels
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="four shapes instead of all")
+    parser.add_argument("--shapes", nargs="+", metavar="BxTxD", type=to_shape)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
@@ -275,7 +292,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", module="torch")
     torch._dynamo.config.cache_size_limit = 256
-    args.streams = streams(STREAM, args.device)
+    args.streams = streams(args)
     results: list[Result] = []
     for case in cases(args):
         print(*case, file=sys.stderr)
