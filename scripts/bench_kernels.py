@@ -261,7 +261,8 @@ def cases(args: argparse.Namespace) -> list[Case]:
     every = [(b, t, d) for t, b, d in product(TIMES, ROWS, CHANNELS)]
     shapes = args.shapes or (QUICK if args.quick else every)
     small = [x for x in shapes if prod(x) <= args.max_elements]
-    return [Case(*x, d, p) for d, p, x in product(args.dtypes, args.passes, small)]
+    combined = product(args.dtypes, args.passes, small)
+    return [Case(b, t, d, dtype, passes) for dtype, passes, (b, t, d) in combined]
 
 
 def to_shape(text: str) -> tuple[int, int, int]:
