@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the C kernels, bound by cffi, and the tag of a stable-ABI wheel."""
+"""What pyproject.toml cannot say: the C kernels, bound by cffi, and the tag of a stable wheel."""
 
 from setuptools import setup
 
