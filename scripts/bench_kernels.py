@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from pages import publish
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -257,6 +258,18 @@ def report(results: list[Result], path: Path) -> None:
     Console(width=150 if not sys.stdout.isatty() else None).print(table)
 
 
+def cells(result: Result) -> dict[str, str]:
+    """A row of the page."""
+    case = result.case
+    return {
+        "shape": f"{case.rows}x{case.time}x{case.channels}",
+        "dtype": case.dtype,
+        "passes": case.passes,
+        "form": result.form,
+        **{name: f"{figure:.2f}" for name, figure in result.figures().items()},
+    }
+
+
 def cases(args: argparse.Namespace) -> list[Case]:
     every = [(b, t, d) for t, b, d in product(TIMES, ROWS, CHANNELS)]
     shapes = args.shapes or (QUICK if args.quick else every)
@@ -283,6 +296,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=3.0, help="seconds per form and case")
     parser.add_argument("--max-elements", type=int, help="skip larger shapes")
     parser.add_argument("--csv", type=Path, default=Path("runs/bench_kernels.csv"))
+    parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
     args.max_elements = args.max_elements or (2**24 if args.device == "cpu" else 2**28)
     return args
@@ -299,11 +313,12 @@ def main() -> None:
         print(*case, file=sys.stderr)
         results += measure(case, args)
     report(results, args.csv)
-    name = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
     reused = statistics.median(r.bandwidth for r in results) / 1e9
     fresh = statistics.median(r.bandwidth_fresh for r in results) / 1e9
-    print(f"{name}, torch {torch.__version__}; {args.csv}")
-    print(f"bandwidth (median): {reused:.1f} GB/s, into fresh memory {fresh:.1f} GB/s")
+    about = f"median bandwidth {reused:.1f} GB/s, {fresh:.1f} into fresh memory"
+    publish(
+        f"`linear_scan`, {args.threads} threads, {about}", [cells(r) for r in results], args.page
+    )
 
 
 if __name__ == "__main__":

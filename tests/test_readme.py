@@ -66,3 +66,15 @@ def _commands(name: str) -> list[str]:
     return [
         text for _, text in re.findall(BLOCK.format(marker=f"command: {name}"), TEXT, re.M | re.S)
     ]
+
+
+def test_tables_are_those_that_the_scripts_wrote() -> None:
+    tables = re.findall(r"^<!-- results: (\S+) -->\n(.*?)\n<!-- end -->$", TEXT, re.M | re.S)
+    assert tables
+    for name, text in tables:
+        assert text == (ROOT / "docs" / "results" / f"{name}.md").read_text().strip(), name
+
+
+def test_every_core_is_in_the_table_of_cores() -> None:
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", TEXT, re.M))))
+    assert named == {path.stem for path in (ROOT / "rlmem/configs/core").glob("*.yaml")} - {"s4"}
