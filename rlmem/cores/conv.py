@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlmem.errors import positive
+from rlmem.kernels import short_conv
 
 
 class ConvState(NamedTuple):
@@ -49,17 +50,16 @@ class ShortConv(nn.Module):
         """A row and the next window. What lies before a start is not read: no NaN passes it."""
         if self.size == 1:
             return x, window
-        size, time = self.size, x.shape[1]
-        row = torch.cat([window, x.to(window.dtype)], dim=1)
-        # no_start[:, t + size - 1 - j] says that no episode starts at t - j.
-        no_start = F.pad(~start, (size - 1, 0), value=True)
-        # alive[j][:, t] says that t - j belongs to the episode of t.
-        alive = [torch.ones_like(start)]
-        y = torch.addcmul(self.bias, row[:, size - 1 :], self.weight[:, -1])
-        for j in range(1, size):
-            alive.append(alive[-1] & no_start[:, size - j : size - j + time])
-            past = row[:, size - 1 - j : size - 1 - j + time]
-            past = torch.where(alive[j][..., None], past, 0)
-            y = torch.addcmul(y, past, self.weight[:, -1 - j])
-        kept = torch.stack([each[:, -1] for each in alive[-2::-1]], dim=1)
-        return y, torch.where(kept[..., None], row[:, time:], 0)
+        x = x.to(window.dtype)
+        y = short_conv(x, self.weight, self.bias, window, start)
+        return y, self._next_window(x, window, start)
+
+    def _next_window(self, x: Tensor, window: Tensor, start: Tensor) -> Tensor:
+        """The last inputs of the row, zero before the last start."""
+        kept = self.size - 1
+        last = torch.cat([window, x[:, -kept:]], dim=1)[:, -kept:]
+        # No episode starts before the row: what `start` lacks is False.
+        starts = F.pad(start, (kept, 0))[:, -kept:].flip(1)
+        # later[:, k] counts the starts after the k-th of `last`.
+        later = F.pad(starts[:, :-1].cumsum(1), (1, 0)).flip(1)
+        return torch.where(later[..., None] > 0, 0, last)

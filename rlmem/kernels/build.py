@@ -12,7 +12,7 @@ from pathlib import Path
 from cffi import FFI
 
 KERNELS = Path("rlmem/kernels")
-SOURCES = [KERNELS / "native.c", KERNELS / "linear_scan/cpu.c"]
+SOURCES = [KERNELS / name for name in ("native.c", "linear_scan/cpu.c", "short_conv/cpu.c")]
 
 ffi = FFI()
 for source in SOURCES:
@@ -20,10 +20,13 @@ for source in SOURCES:
 
 ffi.set_source(
     "rlmem.kernels._c",
-    "".join(f'#include "{source.with_suffix(".h").name}"\n' for source in SOURCES),
+    "".join(
+        f'#include "{source.relative_to(KERNELS).with_suffix(".h").as_posix()}"\n'
+        for source in SOURCES
+    ),
     sources=[str(source) for source in SOURCES],
     depends=[str(KERNELS / "build.py"), *map(str, KERNELS.rglob("*.h"))],
-    include_dirs=sorted({str(source.parent) for source in SOURCES}),
+    include_dirs=[str(KERNELS)],
     # Never -ffast-math: a NaN must stay one.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
     optional=True,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 
-__all__ = ["AVAILABLE", "empty", "ffi", "lib", "release", "run"]
+__all__ = ["AVAILABLE", "cuts", "empty", "ffi", "lib", "readable", "release", "run"]
 
 try:
     from rlmem.kernels._c import ffi, lib
@@ -27,6 +27,26 @@ else:
 # tensor dies, in any thread, in the midst of anything: so only what is atomic is done to the list.
 LARGE, KEPT, BLOCKS = 2**18, 2**30, 32
 _idle: list[Tensor] = []
+
+SERIAL_BELOW = 2**18  # elements; less is done before a second thread has woken
+SHARES = 4  # per thread, so that uneven ones still end together
+NARROWEST = 256  # bytes of channels in a share; threads never write to the same cache line
+
+
+def cuts(shape: torch.Size, itemsize: int) -> tuple[int, int]:
+    """Into how many parts the rows are cut for the threads, and into how many the channels."""
+    rows, _, channels = shape
+    threads = torch.get_num_threads()
+    if threads == 1 or shape.numel() < SERIAL_BELOW:
+        return 1, 1
+    wanted = SHARES * threads
+    row_cuts = min(rows, wanted)
+    return row_cuts, max(1, min(channels * itemsize // NARROWEST, -(-wanted // row_cuts)))
+
+
+def readable(x: Tensor) -> Tensor:
+    """`x` with stride 1 over channels; any stride over batch and time will do."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def run(work: Callable[[], object], threads: int) -> None:

@@ -251,11 +251,11 @@ def test_threads_share_the_work(
     x, grad_h = make(shape, dtype, constant), torch.randn(shape, dtype=dtype)
     want = differentiate(linear_scan, x, grad_h)
     threads = torch.get_num_threads()
-    monkeypatch.setattr(cpu, "_SERIAL_BELOW", 0)
+    monkeypatch.setattr(native, "SERIAL_BELOW", 0)
     try:
         for n in [2, 5]:
             torch.set_num_threads(n)
-            assert prod(cpu._cuts(x.value.shape, x.value.itemsize)) > 1
+            assert prod(native.cuts(x.value.shape, x.value.itemsize)) > 1
             got = differentiate(linear_scan, x, grad_h)
             torch.testing.assert_close(got, want)
     finally:
@@ -275,10 +275,10 @@ def test_threads_at_the_same_time(constant: bool, monkeypatch: pytest.MonkeyPatc
 def test_cuts_are_enough_for_all_threads_and_none_is_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cpu, "_SERIAL_BELOW", 0)
+    monkeypatch.setattr(native, "SERIAL_BELOW", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for rows, channels in product([1, 2, 5, 64], [1, 17, 512]):
-        row_cuts, channel_cuts = cpu._cuts(torch.Size([rows, 7, channels]), 4)
+        row_cuts, channel_cuts = native.cuts(torch.Size([rows, 7, channels]), 4)
         assert 1 <= row_cuts <= rows
         assert 1 <= channel_cuts <= channels
         assert row_cuts * channel_cuts >= 3 or rows * channels < 3 * 64

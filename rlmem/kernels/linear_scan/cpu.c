@@ -9,35 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../shares.h"
 #include "cpu.h"
-
-/* One binary for all machines: the loader picks the widest vectors the processor has. The levels
-   are chosen by feature; a processor's name (arch=haswell) would match no other maker's. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && __GNUC__ >= 12
-#define MULTIVERSION __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
-#else
-#define MULTIVERSION
-#endif
-
-#if defined(_MSC_VER)
-#define INLINE static __forceinline
-#define restrict __restrict
-#else
-#define INLINE static inline __attribute__((always_inline))
-#endif
-
-/* The value before adding one, for all threads. */
-#if defined(_MSC_VER)
-#include <intrin.h>
-#define TAKE(counter) _InterlockedExchangeAdd64(counter, 1)
-#else
-#define TAKE(counter) __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED)
-#endif
-
-/* One thread's part of the work: rows [row0, row1), channels [channel0, channel1). */
-typedef struct {
-    int64_t index, row0, row1, channel0, channel1;
-} share;
 
 /* Scalars of carried state on the stack, steps summed before they go to double precision, and
    bytes read upwards at a time where time runs downwards. */
@@ -122,18 +95,10 @@ INLINE bf16 bf16_store(float x) {
 typedef void form(const rlmem_scan *scan, const share *mine);
 
 static void take_shares(rlmem_scan *scan, form *const forms[]) {
-    const int64_t shares = scan->row_cuts * scan->channel_cuts;
-    for (int64_t i = TAKE(&scan->next); i < shares; i = TAKE(&scan->next)) {
-        const int64_t row_cut = i / scan->channel_cuts, channel_cut = i % scan->channel_cuts;
-        const share mine = {
-            i,
-            scan->rows * row_cut / scan->row_cuts,
-            scan->rows * (row_cut + 1) / scan->row_cuts,
-            scan->channels * channel_cut / scan->channel_cuts,
-            scan->channels * (channel_cut + 1) / scan->channel_cuts,
-        };
+    share mine;
+    while (take_share(&scan->next, scan->rows, scan->row_cuts, scan->channels, scan->channel_cuts,
+                      &mine))
         forms[scan->dtype](scan, &mine);
-    }
 }
 
 void rlmem_linear_scan(rlmem_scan *scan) {

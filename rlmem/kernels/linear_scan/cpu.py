@@ -10,9 +10,6 @@ from torch import Tensor
 from rlmem.kernels import native
 
 _DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
-_SERIAL_BELOW = 2**18  # elements; less is done before a second thread has woken
-_SHARES = 4  # per thread, so that uneven ones still end together
-_NARROWEST = 256  # bytes of channels in a share; threads never write to the same cache line
 
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -22,9 +19,9 @@ def forward(
 ) -> Tensor:
     """`h` [B, T, D]; arguments as in `linear_scan`, of one dtype, gate [D] or [B, T, D]."""
     h = native.empty(value.shape, value.dtype)
-    inputs = {"gate": _readable(gate), "value": _readable(value)}
+    inputs = {"gate": native.readable(gate), "value": native.readable(value)}
     rest = {"h0": _contiguous(h0), "start": _contiguous(start), "h": h}
-    cuts = _cuts(value.shape, value.itemsize)
+    cuts = native.cuts(value.shape, value.itemsize)
     _run(native.lib.rlmem_linear_scan, value, cuts, reverse, inputs, rest)
     return h
 
@@ -45,13 +42,13 @@ def backward(
     need_gate, need_value, need_h0 = needs
     constant = need_gate and gate.dim() == 1
     rows, _, channels = grad_h.shape
-    cuts = _cuts(grad_h.shape, grad_h.itemsize)
+    cuts = native.cuts(grad_h.shape, grad_h.itemsize)
     wide = torch.promote_types(grad_h.dtype, torch.float64)
     gate_sum = gate.new_zeros(cuts[0] * cuts[1], channels, dtype=wide) if constant else None
     grad_gate = native.empty(grad_h.shape, grad_h.dtype) if need_gate and not constant else None
     grad_value = native.empty(grad_h.shape, grad_h.dtype) if need_value else None
     grad_h0 = grad_h.new_empty(rows, channels) if need_h0 else None
-    inputs = {"gate": _readable(gate), "grad_h": _readable(grad_h)}
+    inputs = {"gate": native.readable(gate), "grad_h": native.readable(grad_h)}
     rest = {
         "h": _contiguous(h) if need_gate else None,
         "h0": _contiguous(h0) if need_gate else None,
@@ -93,22 +90,6 @@ def _run(
     fields |= {name: x.data_ptr() for name, x in contiguous.items() if x is not None}
     scan = native.ffi.new("rlmem_scan *", fields)
     native.run(lambda: function(scan), min(torch.get_num_threads(), cuts[0] * cuts[1]))
-
-
-def _cuts(shape: torch.Size, itemsize: int) -> tuple[int, int]:
-    """Into how many parts the rows are cut for the threads, and into how many the channels."""
-    rows, _, channels = shape
-    threads = torch.get_num_threads()
-    if threads == 1 or shape.numel() < _SERIAL_BELOW:
-        return 1, 1
-    wanted = _SHARES * threads
-    row_cuts = min(rows, wanted)
-    return row_cuts, max(1, min(channels * itemsize // _NARROWEST, -(-wanted // row_cuts)))
-
-
-def _readable(x: Tensor) -> Tensor:
-    """`x` with stride 1 over channels; any stride over batch and time will do."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _contiguous(x: Tensor | None) -> Tensor | None:
