@@ -72,10 +72,10 @@ def _setup_double(ctx: Any, inputs: tuple[Tensor, ...], output: Grads) -> None:
 def _double_backward(
     ctx: Any, wrt_x: Tensor, wrt_weight: Tensor, wrt_bias: Tensor, wrt_window: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """With y = C(x, weight, bias, window), the gradients are linear in grad_y and bilinear beside.
+    """Both sums below are convolutions C again, so their gradients are the operators themselves.
 
-    Weighed, they are <grad_y, C(wrt_x, weight, wrt_bias, wrt_window)> for all but the weight's and
-    <grad_y, C(x, wrt_weight, 0, window)> for that.
+    The gradients of C, weighed by `wrt_*` and summed, are <grad_y, C(wrt_x, weight, wrt_bias,
+    wrt_window)> and, for the one of weight, <grad_y, C(x, wrt_weight, 0, window)>.
     """
     grad_y, x, weight, window, start = ctx.saved_tensors
     none = torch.zeros_like(wrt_bias)
