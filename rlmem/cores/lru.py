@@ -64,5 +64,5 @@ class LRU(LinearCore):
         return gate, ssm.write(x, weight, self.state_dtype)
 
     def decode(self, h: Tensor, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        y = ssm.read(h, torch.view_as_complex(self.C)) + self.D(x)
+        y = self.D(ssm.read(h, torch.view_as_complex(self.C)), x)
         return y if self.block is None else self.block(x, y)

@@ -95,5 +95,5 @@ class S5(LinearCore):
         return gate, ssm.write(self.norm(x), B, self.state_dtype)
 
     def decode(self, h: Tensor, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        y = ssm.read(h, self.pair * torch.view_as_complex(self.C)) + self.D(self.norm(x))
+        y = self.D(ssm.read(h, self.pair * torch.view_as_complex(self.C)), self.norm(x))
         return y if self.block is None else self.block(x, y)

@@ -44,7 +44,7 @@ def log_steps(size: int, dt_min: float, dt_max: float) -> Tensor:
 
 
 class Feedthrough(nn.Module):
-    """`D x`: one weight per channel where both sizes are equal, else a matrix."""
+    """`y + D x`: one weight per channel where both sizes are equal, else a matrix."""
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -53,8 +53,8 @@ class Feedthrough(nn.Module):
         scale = 1.0 if self.diagonal else input_size**-0.5
         self.weight = nn.Parameter(torch.randn(shape) * scale)
 
-    def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        return self.weight * x if self.diagonal else F.linear(x, self.weight)
+    def forward(self, y: Float[Tensor, "*N O"], x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        return torch.addcmul(y, self.weight, x) if self.diagonal else y + F.linear(x, self.weight)
 
 
 class GLU(nn.Module):
