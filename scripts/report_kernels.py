@@ -1,10 +1,10 @@
 """Compile every Triton kernel ahead of time, on a machine without a GPU, and print what it takes.
 
-`python scripts/report_kernels.py [--arch 90] [--dtype float32]` calls the kernels' own launchers on
-CPU tensors of shapes that reach every configuration of their tables. A stand-in for the driver
-names the architecture, so that what is compiled is just what a GPU of that kind would run; nothing
-is launched. Registers, stack and shared memory are read from the binaries by Triton's own
-`cuobjdump`, spills from their instructions.
+`python scripts/report_kernels.py [op ...] [--arch 90] [--dtype float32]` calls the kernels' own
+launchers on CPU tensors of shapes that reach every configuration of their tables (`ops/` says
+which). A stand-in for the driver names the architecture, so that what is compiled is just what a
+GPU of that kind would run; nothing is launched. Registers, stack and shared memory are read from
+the binaries by Triton's own `cuobjdump`, spills from their instructions.
 """
 
 from __future__ import annotations
@@ -21,38 +21,41 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+import ops
 import torch
 import triton
+from ops.base import Op
 from rich.console import Console
 from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from rlmem.kernels.linear_scan import gpu, gpu_kernels
-
 # Compute capability -> shared memory that one block may have, in bytes.
 ARCHITECTURES = {80: 166_912, 90: 232_448}
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128)
-TABLES = {"narrow": gpu.NARROW, "wide": gpu.WIDE}
-KERNELS = [name for name in vars(gpu_kernels) if name.endswith("_kernel")]
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class Row(NamedTuple):
     """One compiled kernel; `stack` and `shared` in bytes, `spills` in instructions."""
 
+    op: str
     kernel: str
     dtype: str
-    block: int
-    unroll: int
-    channels: int
-    gate: str
-    given: str
+    settings: tuple[tuple[str, object], ...]
     arch: int
     registers: int
     stack: int
     spills: int
     shared: int
+
+    def __getitem__(self, key: Any) -> Any:
+        """A setting by its name."""
+        return dict(self.settings)[key] if isinstance(key, str) else tuple(self)[key]
+
+    def cells(self) -> list[str]:
+        """As printed."""
+        settings = ", ".join(f"{key} {value}" for key, value in self.settings if value != "")
+        return [settings if field is self.settings else str(field) for field in tuple(self)]
 
 
 class Driver:
@@ -75,7 +78,8 @@ class Driver:
 class Recorder:
     """A kernel that is compiled where it would be launched."""
 
-    def __init__(self, kernel: Any, arch: int, rows: list[Row]) -> None:
+    def __init__(self, op: Op, kernel: Any, arch: int, rows: list[Row]) -> None:
+        self.op = op
         self.kernel = kernel
         self.arch = arch
         self.rows = rows
@@ -84,18 +88,12 @@ class Recorder:
         def warm(*args: Any, **options: Any) -> None:
             binary = self.kernel.warmup(*args, **options, grid=grid)
             tensors = dict(zip(self.kernel.arg_names, args, strict=False))
-            given = [name for name in ("h0", "carry", "start") if tensors.get(name) is not None]
-            given += ["adjoint"] if options.get("ADJOINT") else []
-            dtype = tensors["gate"].dtype
-            dtype = dtype.to_complex() if options["COMPLEX"] else dtype
+            dtype, settings = self.op.describe(tensors, options)
             row = Row(
+                op=self.op.name,
                 kernel=self.kernel.__name__,
                 dtype=str(dtype).removeprefix("torch."),
-                block=options["BLOCK"],
-                unroll=options["UNROLL"],
-                channels=tensors["gate"].shape[-2 if options["COMPLEX"] else -1],
-                gate="constant" if options["CONSTANT"] else "[B, T, D]",
-                given=" ".join(given),
+                settings=tuple(settings.items()),
                 arch=self.arch,
                 **usage(binary),
             )
@@ -104,47 +102,34 @@ class Recorder:
         return warm
 
 
+def kernels(op: Op) -> dict[str, Any]:
+    """An operator's kernels by name."""
+    modules = op.modules()
+    named = vars(modules[1]) if modules else {}
+    return {name: kernel for name, kernel in named.items() if name.endswith("_kernel")}
+
+
 @contextmanager
-def recording(arch: int) -> Iterator[list[Row]]:
-    """Launches of `gpu` inside are compiled for `arch` and listed, not run."""
+def recording(op: Op, arch: int) -> Iterator[list[Row]]:
+    """Launches of the operator's `gpu` inside are compiled for `arch` and listed, not run."""
     rows: list[Row] = []
-    recorders = {name: Recorder(getattr(gpu_kernels, name), arch, rows) for name in KERNELS}
+    modules = op.modules()
+    if modules is None:
+        raise ValueError(f"{op.name} has no kernels")
+    recorders = {name: Recorder(op, kernel, arch, rows) for name, kernel in kernels(op).items()}
     before = driver._active
     driver.set_active(Driver(arch))
     try:
-        with mock.patch.object(gpu, "gpu_kernels", SimpleNamespace(**recorders)):
+        with mock.patch.object(modules[0], "gpu_kernels", SimpleNamespace(**recorders)):
             yield rows
     finally:
         driver.set_active(before)
 
 
-def launch(dtype: torch.dtype, table: str, constant: bool, extra: int = 0) -> None:
-    """Forward and backward, with a first state and starts, in that table's configuration."""
-    config = TABLES[table][dtype.itemsize]
-    # Many rows, or one row long enough for chunks.
-    rows, steps = (gpu.MANY, 2) if table == "wide" else (1, gpu.LONG)
-    shape = rows, steps, config.block + extra
-    if gpu.plan(torch.Size(shape), dtype.itemsize).config != config:
-        raise AssertionError(f"{shape} does not lead to {table} {config}")
-    channels = shape[2]
-    value = torch.empty(shape, dtype=dtype)
-    gate = torch.empty((channels,) if constant else shape, dtype=dtype)
-    h0 = torch.empty(rows, channels, dtype=dtype)
-    start = torch.empty(rows, steps, dtype=torch.bool)
-    gpu.forward(gate, value, h0, start, False)
-    gpu.backward(value, gate, value, h0, start, False)
-
-
-def report(arch: int, dtype: torch.dtype, odd: bool = True) -> list[Row]:
-    """Every kernel in every configuration for this dtype, compiled for this architecture.
-
-    With `odd` also for a number of channels that forbids vectors of numbers.
-    """
-    with recording(arch) as rows:
-        for table, constant in product(TABLES, (False, True)):
-            launch(dtype, table, constant)
-            if odd and table == "narrow":
-                launch(dtype, table, constant, extra=3)
+def report(op: Op, arch: int, dtype: torch.dtype, odd: bool = True) -> list[Row]:
+    """Every kernel in every configuration for this dtype, compiled for this architecture."""
+    with recording(op, arch) as rows:
+        op.launch(dtype, odd)
     return list(dict.fromkeys(rows))
 
 
@@ -166,6 +151,18 @@ def usage(binary: Any) -> dict[str, int]:
     }
 
 
+def misfits(rows: list[Row]) -> list[Row]:
+    """The kernels that use a stack, spill, or want more than a block may have."""
+    return [
+        row
+        for row in rows
+        if row.stack
+        or row.spills
+        or row.shared > ARCHITECTURES[row.arch]
+        or not 0 < row.registers <= 255
+    ]
+
+
 def _cuobjdump(*arguments: str) -> str:
     command = [str(BIN / "cuobjdump"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -173,15 +170,20 @@ def _cuobjdump(*arguments: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    names = {str(d).removeprefix("torch."): d for d in DTYPES}
+    parser.add_argument("op", nargs="*", help=f"some of {', '.join(ops.names())}; all by default")
     parser.add_argument("--arch", type=int, choices=ARCHITECTURES, action="append")
-    parser.add_argument("--dtype", choices=names, action="append")
+    parser.add_argument("--dtype", action="append", help="as torch names it; all by default")
     options = parser.parse_args()
     table = Table(*Row._fields)
-    for arch, name in product(options.arch or ARCHITECTURES, options.dtype or names):
-        for row in report(arch, names[name]):
-            table.add_row(*map(str, row))
-    Console(width=140).print(table)
+    for op in map(ops.get, options.op or ops.names()):
+        if op.modules() is None:
+            continue
+        for arch, dtype in product(options.arch or ARCHITECTURES, op.dtypes):
+            if options.dtype and str(dtype).removeprefix("torch.") not in options.dtype:
+                continue
+            for row in report(op, arch, dtype):
+                table.add_row(*row.cells())
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import product
 
 import pytest
@@ -10,16 +9,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
 
+import report_kernels
+from ops.linear_scan import OP, launch
+from report_kernels import ARCHITECTURES
+
 from rlmem.kernels.linear_scan import gpu
-from scripts import report_kernels
-from scripts.report_kernels import ARCHITECTURES, DTYPES, Row
-
-
-def assert_fits(rows: Iterable[Row]) -> None:
-    for row in rows:
-        assert row.stack == row.spills == 0, row
-        assert row.shared <= ARCHITECTURES[row.arch], row
-        assert 0 < row.registers <= 255, row
 
 
 def expected(dtype: torch.dtype) -> set[tuple[str, int, int, str, bool]]:
@@ -34,41 +28,45 @@ def expected(dtype: torch.dtype) -> set[tuple[str, int, int, str, bool]]:
 
 
 def test_the_tables_have_a_row_for_every_dtype() -> None:
-    assert {dtype.itemsize for dtype in DTYPES} == set(gpu.NARROW) == set(gpu.WIDE)
-    assert set(report_kernels.KERNELS) == {"forward_kernel", "backward_kernel", "summary_kernel"}
+    assert {dtype.itemsize for dtype in OP.dtypes} == set(gpu.NARROW) == set(gpu.WIDE)
+    assert set(report_kernels.kernels(OP)) == {
+        "forward_kernel",
+        "backward_kernel",
+        "summary_kernel",
+    }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", OP.dtypes, ids=str)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_configuration_compiles_and_fits(arch: int, dtype: torch.dtype) -> None:
-    rows = report_kernels.report(arch, dtype, odd=False)
+    rows = report_kernels.report(OP, arch, dtype, odd=False)
     name = str(dtype).removeprefix("torch.")
     got = {
-        (row.kernel, row.block, row.unroll, row.gate, "adjoint" in row.given)
+        (row.kernel, row["block"], row["unroll"], row["gate"], "adjoint" in row["given"])
         for row in rows
         if row.dtype == name
     }
     assert got == expected(dtype)
-    assert {row.given for row in rows if row.kernel == "forward_kernel"} >= {
+    assert {row["given"] for row in rows if row.kernel == "forward_kernel"} >= {
         "h0 start",
         "h0 carry start",
         "start",
     }
-    assert_fits(rows)
+    assert not report_kernels.misfits(rows)
 
 
 def test_a_number_of_channels_without_vectors_fits() -> None:
-    with report_kernels.recording(90) as rows:
-        report_kernels.launch(torch.bfloat16, "narrow", constant=False, extra=3)
+    with report_kernels.recording(OP, 90) as rows:
+        launch(torch.bfloat16, "narrow", constant=False, extra=3)
     assert len(rows) == 6
-    assert_fits(rows)
+    assert not report_kernels.misfits(rows)
 
 
 def test_spilling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that asks for more registers than there are: the report must say so."""
     monkeypatch.setitem(gpu.WIDE, 16, gpu.Config(256, 1))
-    with report_kernels.recording(90) as rows:
-        report_kernels.launch(torch.complex128, "wide", True)
+    with report_kernels.recording(OP, 90) as rows:
+        launch(torch.complex128, "wide", True)
     assert rows[-1].kernel == "backward_kernel"
     assert rows[-1].stack > 0
     assert rows[-1].spills > 0

@@ -1,0 +1,88 @@
+"""What an operator says about itself to the benchmark and to the report of compiled kernels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+Form = Callable[..., Tensor]
+Shape = tuple[int, ...]
+
+
+class Case(NamedTuple):
+    """One thing to measure: `passes` is "forward" or "both"."""
+
+    op: str
+    shape: Shape
+    variant: str
+    passes: str
+
+
+class Inputs(NamedTuple):
+    """Arguments of a form (floating ones are differentiated), and the gradient for its result."""
+
+    arguments: tuple[Tensor, ...]
+    grad: Tensor
+
+
+class Work(NamedTuple):
+    """What a case has to move and to compute at least, whatever the form."""
+
+    elements: int
+    bytes: float
+    flops: float
+
+
+class Op(ABC):
+    """An operator: its cases and forms (benchmark), its Triton launches (report)."""
+
+    name: ClassVar[str]
+    axes: ClassVar[str]  # what the numbers of a shape are, as in "BxTxD"
+    shapes: ClassVar[Sequence[Shape]]
+    quick: ClassVar[Sequence[Shape]]
+    variants: ClassVar[Sequence[str]] = ("float32",)
+    dtypes: ClassVar[Sequence[torch.dtype]] = (torch.float32,)  # that the kernels are compiled for
+    tolerance: ClassVar[float] = 1e-2  # of other forms' results, relative and absolute
+
+    @abstractmethod
+    def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
+        """Every form that can compute this case here, by name; the first is ours, "rlmem"."""
+
+    @abstractmethod
+    def inputs(self, case: Case, form: str, device: str) -> Inputs:
+        """The same numbers for every form, in the layout it likes; this is not on the clock."""
+
+    @abstractmethod
+    def work(self, case: Case) -> Work:
+        """Bytes with each input read once and each result written once; useful flops."""
+
+    def size(self, shape: Shape) -> int:
+        """Elements, for `--max-elements`."""
+        return prod(shape)
+
+    def modules(self) -> tuple[ModuleType, ModuleType] | None:
+        """`gpu.py`, which launches its kernels as `gpu_kernels.NAME_kernel[grid](...)`, and that.
+
+        Imported here, so that the benchmark does without Triton. None: there are no kernels.
+        """
+        return None
+
+    def launch(self, dtype: torch.dtype, odd: bool) -> None:
+        """Call the launchers on CPU tensors so that every configuration for `dtype` is reached.
+
+        With `odd` also for sizes that forbid vectors of numbers.
+        """
+        raise NotImplementedError(f"{self.name} has no kernels")
+
+    def describe(
+        self, tensors: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[torch.dtype, dict[str, object]]:
+        """The dtype and the settings of one launch, from its arguments and constants by name."""
+        given = [x for x in tensors.values() if isinstance(x, Tensor)]
+        return given[0].dtype, {key.lower(): value for key, value in options.items()}
