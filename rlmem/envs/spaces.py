@@ -25,6 +25,9 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tu
 from rlmem.envs.base import Spaces, Tensors
 from rlmem.errors import UsageError
 
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them"
 
 
@@ -106,17 +109,30 @@ class ActionSpace(FlatSpace):
     def write(self, tensors: Tensors, num_rows: int) -> Any:
         """Tensors [N, ...] as what a gymnasium vector environment takes; always a copy.
 
-        Raises ValueError, which names the space, for a missing or unknown leaf, a wrong shape or
-        dtype, and a value out of range (NaN and infinity are).
+        Raises ValueError as `check_form` does, and for a value out of range (NaN and infinity are).
+        """
+        self.check_form(tensors, num_rows)
+        leaves = zip(self.leaves, self.bounds, strict=True)
+        rows = [_write(leaf, bounds, tensors[leaf.name], num_rows) for leaf, bounds in leaves]
+        return rows[0] if len(rows) == 1 and not self.leaves[0].path else self._nest(iter(rows))
+
+    def check_form(self, tensors: Tensors, num_rows: int) -> None:
+        """What can be told without a look at the values.
+
+        Raises ValueError, which names the space, for a missing or unknown leaf, and a wrong shape
+        or dtype.
         """
         if tensors.keys() != self.spaces.keys():
             raise ValueError(
                 f"actions must have the keys {', '.join(self.spaces)} of {self.source}, "
                 f"not {', '.join(tensors) or 'none'}"
             )
-        leaves = zip(self.leaves, self.bounds, strict=True)
-        rows = [_write(leaf, bounds, tensors[leaf.name], num_rows) for leaf, bounds in leaves]
-        return rows[0] if len(rows) == 1 and not self.leaves[0].path else self._nest(iter(rows))
+        for leaf in self.leaves:
+            tensor = tensors[leaf.name]
+            if tensor.dtype not in (FLOATS if leaf.dtype.kind == "f" else INTEGERS):
+                raise _wrong(leaf, f"dtype {leaf.dtype}, not {tensor.dtype}")
+            if tensor.shape != (num_rows, *leaf.shape):
+                raise _wrong(leaf, f"shape {[num_rows, *leaf.shape]}, not {list(tensor.shape)}")
 
     def _nest(self, rows: Iterator[np.ndarray]) -> Any:
         def build(space: gym.Space) -> Any:
@@ -151,11 +167,6 @@ def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
 def _write(
     leaf: Leaf, bounds: tuple[np.ndarray, np.ndarray], tensor: torch.Tensor, num_rows: int
 ) -> np.ndarray:
-    kind_fits = tensor.dtype.is_floating_point == (leaf.dtype.kind == "f")
-    if not kind_fits or tensor.dtype in (torch.bool, torch.complex64, torch.complex128):
-        raise _wrong(leaf, f"dtype {leaf.dtype}, not {tensor.dtype}")
-    if tensor.shape != (num_rows, *leaf.shape):
-        raise _wrong(leaf, f"shape {[num_rows, *leaf.shape]}, not {list(tensor.shape)}")
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     rows = tensor.detach().cpu().numpy()

@@ -1,4 +1,4 @@
-"""All 42 tasks of POPGym, batched, are what the package plays alone, to the last bit."""
+"""All 42 tasks of POPGym: the package itself, batched, to the last bit; names and options."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from popgym.wrappers import Antialias, PreviousAction
 
 from rlmem import envs
 from rlmem.envs.base import Tensors, VecEnv
-from rlmem.envs.popgym.families import DIFFICULTIES, FAMILIES
+from rlmem.envs.popgym.task import DIFFICULTIES, FAMILIES
 from rlmem.errors import UsageError
 
+envs.names()  # which fills FAMILIES
 TASKS = [(name, difficulty) for name in FAMILIES for difficulty in DIFFICULTIES]
 SEEDS = [7, 2**31 - 1, 40]
 
@@ -50,7 +51,8 @@ def sample_action(env: VecEnv) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "difficulty"), TASKS)
 def test_a_task_is_the_packages(name: str, difficulty: str) -> None:
-    env = envs.make(name, num_envs=len(SEEDS), difficulty=difficulty, previous_action=True)
+    options = {"difficulty": difficulty, "previous_action": True, "backend": "package"}
+    env = envs.make(name, num_envs=len(SEEDS), **options)
     alone = [Antialias(PreviousAction(original(name, difficulty))) for _ in SEEDS]
     obs = env.reset(SEEDS)
     for i, seed in enumerate(SEEDS):
@@ -117,8 +119,8 @@ def test_without_the_previous_action_only_the_observation_is_left() -> None:
 
 @pytest.mark.parametrize("name", ["popgym-autoencode", "popgym-minesweeper"])
 def test_processes_play_what_this_one_plays(name: str) -> None:
-    here = envs.make(name, num_envs=2)
-    there = envs.make(name, num_envs=2, vectorization="async")
+    here = envs.make(name, num_envs=2, backend="package")
+    there = envs.make(name, num_envs=2, backend="package", vectorization="async")
     torch.testing.assert_close(there.reset(5), here.reset(5), rtol=0, atol=0)
     for _ in range(120):
         action = {"action": sample_action(here)}
@@ -145,13 +147,21 @@ def test_a_perfect_memory_scores_one_on_repeat_previous() -> None:
         ({"difficulty": "impossible"}, "unknown difficulty 'impossible'.*easy, hard, medium"),
         ({"difficulty": "eazy"}, "did you mean easy"),
         ({"num_envs": -1}, "num_envs must be an integer of at least 1, not -1"),
-        ({"vectorization": "threads"}, "unknown vectorization 'threads'.*async, sync"),
+        (
+            {"backend": "package", "vectorization": "threads"},
+            "unknown vectorization 'threads'.*async, sync",
+        ),
+        (
+            {"vectorization": "async", "backend": "tensor"},
+            "vectorization=async needs backend=package",
+        ),
+        ({"backend": "torch"}, "unknown backend 'torch'.*package, tensor"),
         ({"dificulty": "easy"}, "unknown option .*did you mean difficulty"),
     ],
 )
 def test_bad_options_get_one_clear_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
-        envs.make("popgym-repeat", **{"num_envs": 2, **options})
+        envs.make("popgym-repeat", **{"num_envs": 2, "backend": "package", **options})
     assert "\n" not in str(error.value)
 
 

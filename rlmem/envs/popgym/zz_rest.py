@@ -1,4 +1,4 @@
-"""POPGym's 14 families of tasks by name, each in three difficulties."""
+"""The families that have no tensors yet."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import torch
 
 from rlmem.envs.base import VecEnv, register
 from rlmem.envs.popgym.package import make_package
+from rlmem.envs.popgym.task import DIFFICULTIES, FAMILIES
 from rlmem.errors import unknown
 
-DIFFICULTIES = ("easy", "medium", "hard")
-
-# Our names, and the names of the package's classes without the difficulty.
-FAMILIES = {
+REST = {
     "popgym-autoencode": "Autoencode",
     "popgym-bandit": "MultiarmedBandit",
     "popgym-battleship": "Battleship",
@@ -25,24 +23,22 @@ FAMILIES = {
     "popgym-noisy-position-only-pendulum": "NoisyPositionOnlyPendulum",
     "popgym-position-only-cartpole": "PositionOnlyCartPole",
     "popgym-position-only-pendulum": "PositionOnlyPendulum",
-    "popgym-repeat": "RepeatPrevious",
     "popgym-repeat-first": "RepeatFirst",
     "popgym-velocity-only-cartpole": "VelocityOnlyCartPole",
 }
-
-# Where an action changes nothing that follows, observing it tells an agent nothing, but it serves
-# one without memory as a note to itself: on RepeatPrevious -0.39 instead of -0.49.
-GUESSING = ("Autoencode", "CountRecall", "HigherLower", "RepeatFirst", "RepeatPrevious")
+GUESSING = ("Autoencode", "CountRecall", "HigherLower", "RepeatFirst")
 
 
 def family(task: str) -> Callable[..., VecEnv]:
-    """The factory of one family, with the options that all of them have."""
+    """A family of the package."""
 
     def make(
         num_envs: int,
         difficulty: str = "easy",
         previous_action: bool = task not in GUESSING,
+        backend: str = "package",
         vectorization: str = "sync",
+        check_actions: bool = False,
         device: torch.device | str = "cpu",
     ) -> VecEnv:
         if difficulty not in DIFFICULTIES:
@@ -52,5 +48,7 @@ def family(task: str) -> Callable[..., VecEnv]:
     return make
 
 
-for _name, _task in FAMILIES.items():
-    register(_name)(family(_task))
+for _name, _task in REST.items():
+    if _name not in FAMILIES:
+        FAMILIES[_name] = _task
+        register(_name)(family(_task))

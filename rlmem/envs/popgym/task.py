@@ -1,0 +1,73 @@
+"""How a task of POPGym is put on the shelf: one name, three difficulties, two backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from rlmem.envs.base import VecEnv, register
+from rlmem.envs.popgym.package import make_package
+from rlmem.envs.previous_action import PreviousAction
+from rlmem.envs.tensor_env import TensorEnv
+from rlmem.errors import UsageError, unknown
+
+BACKENDS = ("tensor", "package")
+DIFFICULTIES = ("easy", "medium", "hard")
+
+# Our names, and the names of the package's classes without the difficulty.
+FAMILIES: dict[str, str] = {}
+
+Env = TypeVar("Env", bound=type[TensorEnv])
+
+
+def task(
+    name: str, package: str, previous_action: bool, **levels: dict[str, Any]
+) -> Callable[[Env], Env]:
+    """Registers a `TensorEnv` as the POPGym family `name`.
+
+    `package` is the name of the package's classes without the difficulty, `levels` the options of
+    ours at each difficulty. `previous_action` says whether it is observed if nobody asks: yes
+    where actions change what follows; where they do not, observing them tells an agent nothing,
+    but serves one without memory as a note to itself (RepeatPrevious: -0.39 instead of -0.49).
+    """
+    observed = previous_action
+
+    def put(tensor_env: Env) -> Env:
+        FAMILIES[name] = package
+
+        def make(
+            num_envs: int,
+            difficulty: str = "easy",
+            previous_action: bool = observed,
+            backend: str = "tensor",
+            vectorization: str = "sync",
+            check_actions: bool = False,
+            device: torch.device | str = "cpu",
+        ) -> VecEnv:
+            if difficulty not in DIFFICULTIES:
+                raise unknown("difficulty", difficulty, DIFFICULTIES)
+            if backend not in BACKENDS:
+                raise unknown("backend", backend, BACKENDS)
+            if backend == "package":
+                return make_package(
+                    package, difficulty, num_envs, vectorization, previous_action, device
+                )
+            if vectorization != "sync":
+                raise UsageError(
+                    f"vectorization={vectorization} needs backend=package: "
+                    "the tensor backend plays all environments at once"
+                )
+            env = tensor_env(
+                num_envs=num_envs,
+                device=device,
+                check_actions=check_actions,
+                **levels[difficulty],
+            )
+            return PreviousAction(env) if previous_action else env
+
+        register(name)(make)
+        return tensor_env
+
+    return put

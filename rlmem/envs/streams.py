@@ -1,0 +1,148 @@
+"""Random numbers that belong to one environment: functions of its seed and a counter, no generator.
+
+A batch of environments draws them all at once, on any device, and environment i draws the same
+ones whatever is drawn beside it. The generator is SplitMix64 (Steele et al. 2014, "Fast splittable
+pseudorandom number generators") with its state computed and not carried: number c of a stream is
+the finalizer of `key + c * GOLDEN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor
+
+
+def _signed(word: int) -> int:
+    """A 64-bit word as int64 holds it."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+_STEPS = _signed(0xD1B54A32D192ED03)  # sets the streams of steps apart from those of starts
+# Counters that one episode's start may use, times GOLDEN.
+_EPISODE = _signed((GOLDEN << 20) & (1 << 64) - 1)
+
+# Numbers that are made in one go, at most: more would leave the cache, fewer would waste calls.
+BLOCK = 1 << 15
+
+
+def mix(x: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
+    """SplitMix64's finalizer, in place; shifts keep the sign, which is a bijection as well."""
+    x ^= x >> 30
+    x *= _FIRST
+    x ^= x >> 27
+    x *= _SECOND
+    x ^= x >> 31
+    return x
+
+
+def keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Int[Tensor, "N"]:
+    """One key for each seed; a seed may be any integer, taken modulo 2^64."""
+    words = [_signed(seed & (1 << 64) - 1) for seed in seeds]
+    return mix(torch.tensor(words, dtype=torch.int64, device=device) * GOLDEN)
+
+
+def bits(key: Int[Tensor, "N"], counter: Int[Tensor, "*K 1"]) -> Int[Tensor, "*K N"]:
+    """64 random bits for each pair of key and counter."""
+    return mix(counter * GOLDEN + key)
+
+
+def uniform(word: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Random bits as float32 in [0, 1), on the grid of 2^-24."""
+    return (word >> 40).to(torch.float32).mul_(2.0**-24).add_(0.5)
+
+
+def uniform64(word: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Random bits as float64 in [0, 1), on the grid of 2^-53."""
+    return (word >> 11).to(torch.float64).mul_(2.0**-53).add_(0.5)
+
+
+def below(word: Int[Tensor, "*N"], limit: int | Tensor) -> Int[Tensor, "*N"]:
+    """Random bits as an integer of [0, limit); limit at most 2^31, its bias below limit / 2^31."""
+    return (word >> 33).bitwise_and_(0x7FFFFFFF).mul_(limit).bitwise_right_shift_(31)
+
+
+def normal(word: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """Random bits as float64 of the standard normal distribution, by its inverse."""
+    # Half a step off the grid, so that 0, which would be minus infinity, cannot occur.
+    return torch.special.ndtri(uniform64(word) + 2.0**-54)
+
+
+class Draws:
+    """The numbers that the start of an episode is made of, for M environments at once.
+
+    Every call goes on where the last one stopped, and each gives `count` rows of M.
+    """
+
+    def __init__(self, key: Int[Tensor, "M"], episode: Int[Tensor, "M"]) -> None:
+        self.size = len(key)
+        self.device = key.device
+        self._key = key + episode * _EPISODE
+        self._used = 0
+
+    def bits(self, count: int) -> Int[Tensor, "count M"]:
+        """The next `count` numbers of each."""
+        first, self._used = self._used, self._used + count
+        counter = torch.arange(first, first + count, device=self.device)
+        return bits(self._key, counter[:, None])
+
+    def uniform(self, count: int) -> Float[Tensor, "count M"]:
+        """float32 in [0, 1)."""
+        return uniform(self.bits(count))
+
+    def uniform64(self, count: int) -> Float[Tensor, "count M"]:
+        """float64 in [0, 1)."""
+        return uniform64(self.bits(count))
+
+    def below(self, limit: int, count: int) -> Int[Tensor, "count M"]:
+        """Integers of [0, limit)."""
+        return below(self.bits(count), limit)
+
+    def shuffle(self, size: int, count: int | None = None) -> Integer[Tensor, "count M"]:
+        """The first `count` (all, if not given) of the numbers 0..size-1 in random order, uint8
+        or int16 where that holds them.
+
+        Fisher and Yates' shuffle: card t changes places with a random one of those not yet dealt.
+        """
+        count = size if count is None else count
+        dtype = torch.uint8 if size <= 256 else torch.int16 if size <= 2**15 else torch.int64
+        numbers = torch.arange(size, dtype=dtype, device=self.device)
+        deck = numbers[:, None].repeat(1, self.size)
+        dealt, flat = torch.empty_like(deck[:count]), deck.view(-1)
+        places = torch.arange(self.size, device=self.device)
+        rows = max(1, BLOCK // max(self.size, 1))
+        for first in range(0, count, rows):
+            here = torch.arange(first, min(first + rows, count), device=self.device)[:, None]
+            chosen = below(self.bits(len(here)), size - here).add_(here)
+            chosen.mul_(self.size).add_(places)
+            for t, index in enumerate(chosen, first):
+                torch.index_select(flat, 0, index, out=dealt[t])
+                flat.index_copy_(0, index, deck[t].clone())
+        return dealt
+
+
+class Steps:
+    """A random number for each environment and step, made in blocks of steps."""
+
+    def __init__(self, key: Int[Tensor, "N"], per_step: int = 1) -> None:
+        self._key = mix(key ^ _STEPS)
+        self._per_step = per_step
+        self._block = max(1, BLOCK // max(len(key) * per_step, 1))
+        self._step = 0
+        self._rows: Tensor | None = None
+
+    def bits(self) -> Int[Tensor, "per_step N"]:
+        """64 random bits for each number of the next step."""
+        at = self._step % self._block
+        if at == 0 or self._rows is None:
+            first = self._step * self._per_step
+            counter = torch.arange(
+                first, first + self._block * self._per_step, device=self._key.device
+            )
+            self._rows = bits(self._key, counter.view(self._block, self._per_step, 1))
+        self._step += 1
+        return self._rows[at]

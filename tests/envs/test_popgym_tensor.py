@@ -1,0 +1,17 @@
+"""The batched tasks of POPGym are the package's, step for step, from any hidden state."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlmem.envs.popgym.task import DIFFICULTIES
+from tests.envs import hidden_cards
+from tests.envs.beside import Beside
+
+ATTACH = {**hidden_cards.ATTACH}
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+@pytest.mark.parametrize("name", ATTACH)
+def test_a_batched_task_is_the_packages_step_for_step(name: str, difficulty: str) -> None:
+    Beside(name, difficulty, ATTACH[name]).check_episodes(at_least=20)
