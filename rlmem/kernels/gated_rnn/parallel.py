@@ -1,0 +1,205 @@
+"""A GRU solved over all steps of a row at once, by Newton's method or a quasi-Newton one.
+
+`h` is the root of `f(h[t-1], x[t]) - h[t]`. An iteration linearises f at the last guess and solves
+`d[t] = J[t] d[t-1] + (f(h[t-1], x[t]) - h[t])` by a scan, then adds d: with the Jacobians as they
+are (DEER, Lim et al. 2023, arXiv 2309.12252) or with their diagonals alone (quasi-DEER, Gonzalez
+et al. 2024, arXiv 2407.19115). Each iteration leaves at least one more step of every episode
+exact, and all within the bound `|h| <= max(1, |h0|)` that a GRU keeps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlmem.kernels.gated_rnn.linearised import (
+    Gates,
+    adjoint,
+    dense_scan,
+    differentiate,
+    evaluate,
+    states_before,
+)
+from rlmem.kernels.linear_scan import linear_scan
+
+
+class Solution(NamedTuple):
+    """`h` [B, T, D], and how it was reached.
+
+    `residual` [B] is the largest |f(h[t-1], x[t]) - h[t]| of a row; `iterations` [] of int64 counts
+    the linear systems solved; `walked` [B] are the rows with an episode that did not converge and
+    was computed step after step instead.
+    """
+
+    h: Tensor
+    residual: Tensor
+    iterations: Tensor
+    walked: Tensor
+
+
+def gru_parallel(
+    projected: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    h0: Tensor,
+    start: Tensor,
+    *,
+    diagonal: bool = False,
+    tolerance: float = 1e-6,
+    max_iterations: int = 50,
+) -> Solution:
+    """The states of `torch.nn.GRU` (gate order r, z, n) over rows in which episodes start.
+
+    `projected` [B, T, 3D] is the input's share of the gates, `weight` [3D, D] and `bias` [3D] the
+    state's, `h0` [B, D]; the state before a step where `start` [B, T] is zero, by a selection.
+    Float32 or float64, all of one dtype. With `diagonal`, quasi-Newton: T D numbers an iteration
+    and linear convergence; without, T D^3 operations and quadratic convergence.
+
+    An episode is iterated until its residual is at most `tolerance` and then left alone, so that
+    nothing depends on other episodes or rows. One that is not there after `max_iterations` is
+    walked step by step: the result is a solution in any case.
+    Differentiable in the first four: by the implicit function theorem, one linear scan backward
+    with the true Jacobians at `h`, whatever the iterations were. A ValueError names bad arguments.
+    """
+    _check(projected, weight, bias, h0, start)
+    if tolerance <= 0 or max_iterations < 0:
+        raise ValueError(
+            f"gru_parallel: tolerance must be positive and max_iterations at least 0, "
+            f"not {tolerance} and {max_iterations}"
+        )
+    return Solution(*_solve(projected, weight, bias, h0, start, diagonal, tolerance, max_iterations))
+
+
+@torch.library.custom_op(
+    "rlmem::gru_parallel",
+    mutates_args=(),
+    schema="(Tensor projected, Tensor weight, Tensor bias, Tensor h0, Tensor start, bool diagonal, "
+    "float tolerance, int max_iterations) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _solve(
+    projected: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    h0: Tensor,
+    start: Tensor,
+    diagonal: bool,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    h = torch.zeros_like(projected[..., : h0.shape[1]])
+    episode = start.cumsum(1)
+    limit = torch.where(episode == 0, h0.abs().amax(1, keepdim=True).clamp(min=1), 1)[..., None]
+    for iteration in range(max_iterations + 1):
+        at = evaluate(projected, weight, bias, states_before(h, h0, start))
+        error = at.after - h
+        done = _worst(error, episode) <= tolerance
+        if iteration == max_iterations or bool(done.all()):
+            break
+        step = _newton_step(at, error, weight, start, diagonal)
+        # What overflowed begins anew from one step of the cell. The bound is kept because the
+        # solution keeps it: to be moved there brings no number further from its own.
+        guess = torch.where(step.isfinite(), h + step, at.after).clamp(-limit, limit)
+        h = torch.where(done[..., None], h, guess)
+    walked = ~done.all(1)
+    if walked.any():
+        h = torch.where(done[..., None], h, _walk(projected, weight, bias, h0, start))
+        error = evaluate(projected, weight, bias, states_before(h, h0, start)).after - h
+    residual = error.abs().amax((1, 2))
+    return h, residual, torch.tensor(iteration, device=h.device), walked
+
+
+def _worst(error: Tensor, episode: Tensor) -> Tensor:
+    """The largest error of each step's episode, [B, T]; inf for one that has a NaN."""
+    each = error.abs().amax(2).nan_to_num(nan=torch.inf)
+    worst = each.new_zeros(each.shape[0], each.shape[1] + 1)
+    return worst.scatter_reduce(1, episode, each, "amax").gather(1, episode)
+
+
+@_solve.register_fake
+def _solve_fake(
+    projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor, *options: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, time, _ = projected.shape
+    return (
+        projected.new_empty(rows, time, h0.shape[1]),
+        projected.new_empty(rows),
+        projected.new_empty((), dtype=torch.int64),
+        start.new_empty(rows),
+    )
+
+
+def _newton_step(
+    at: Gates, error: Tensor, weight: Tensor, start: Tensor, diagonal: bool
+) -> Tensor:
+    """`d[t] = J[t] d[t-1] + error[t]`; the state before the row is known, so d begins with zero."""
+    derivative = differentiate(at, weight)
+    if diagonal:
+        return linear_scan(derivative.diagonal(), error, None, start)
+    return dense_scan(derivative, error, start, chunked=True)
+
+
+def _walk(projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor) -> Tensor:
+    """The same states, one step after the other."""
+    h, states = h0, []
+    for t in range(projected.shape[1]):
+        h = torch.where(start[:, t, None], 0, h)
+        h = evaluate(projected[:, t], weight, bias, h).after
+        states.append(h)
+    return torch.stack(states, dim=1)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.diagonal, _, _ = inputs
+    h, *rest = output
+    ctx.mark_non_differentiable(*rest)
+    ctx.save_for_backward(*tensors, h)
+
+
+def _backward(ctx: Any, grad_h: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    projected, weight, bias, h0, start, h = ctx.saved_tensors
+    at = evaluate(projected, weight, bias, states_before(h, h0, start))
+    derivative = differentiate(at, weight)
+    # Quasi-Newton was chosen because T D^3 operations are too many: it walks back.
+    wrt_h = adjoint(derivative, grad_h, start, chunked=not ctx.diagonal)
+    for_recurrent = derivative.slopes * wrt_h[..., None, :]
+    for_r, for_z, for_h_n = for_recurrent.unbind(-2)
+    for_n = wrt_h * (1 - at.z) * (1 - at.n * at.n)
+    for_h0 = derivative.at(slice(None), 0).transposed_times(wrt_h[:, 0])
+    return (
+        torch.cat([for_r, for_z, for_n], dim=-1),
+        torch.einsum("btg,btd->gd", for_recurrent.flatten(-2), at.before),
+        torch.cat([for_r, for_z, for_h_n], dim=-1).sum((0, 1)),
+        torch.where(start[:, :1], 0, for_h0),
+        *(None,) * 4,
+    )
+
+
+_solve.register_autograd(_backward, setup_context=_setup)
+
+
+def _check(projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor) -> None:
+    if projected.dim() != 3 or 0 in projected.shape or projected.shape[2] % 3:
+        raise ValueError(
+            f"gru_parallel: projected must be [B, T, 3D], each at least 1, "
+            f"not {list(projected.shape)}"
+        )
+    rows, time, gates = projected.shape
+    size = gates // 3
+    wanted = {
+        "weight": (weight, [gates, size]),
+        "bias": (bias, [gates]),
+        "h0": (h0, [rows, size]),
+        "start": (start, [rows, time]),
+    }
+    for name, (x, shape) in wanted.items():
+        if list(x.shape) != shape:
+            raise ValueError(f"gru_parallel: {name} must be {shape}, not {list(x.shape)}")
+        dtype = torch.bool if name == "start" else projected.dtype
+        if x.dtype != dtype:
+            raise ValueError(f"gru_parallel: {name} must be {dtype}, not {x.dtype}")
+    if projected.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"gru_parallel: projected is {projected.dtype}; allowed are float32, float64"
+        )

@@ -1,0 +1,293 @@
+"""The GRU solved over all steps at once: the states and gradients of the loop, within a bound."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from rlmem.kernels.gated_rnn import parallel
+from rlmem.kernels.gated_rnn.newton_bound import gru_error_bound
+from rlmem.kernels.gated_rnn.parallel import Solution, gru_parallel
+from tests.golden import Golden
+
+Leaves = tuple[Tensor, Tensor, Tensor, Tensor]
+
+both = pytest.mark.parametrize("diagonal", [False, True], ids=["newton", "quasi"])
+
+
+def leaves(rows: int, time: int, size: int, scale: float = 1.0) -> Leaves:
+    """projected, weight (`scale` times torch's initial one), bias, h0."""
+    bound = size**-0.5
+    projected = 0.6 * torch.randn(rows, time, 3 * size).double()
+    weight = torch.empty(3 * size, size).double().uniform_(-bound * scale, bound * scale)
+    bias, h0 = torch.empty(3 * size).double().uniform_(-bound, bound), torch.randn(rows, size)
+    each = projected, weight, bias, h0.double()
+    projected, weight, bias, h0 = (x.requires_grad_() for x in each)
+    return projected, weight, bias, h0
+
+
+def starts(rows: int, time: int) -> Tensor:
+    """Neighbours, the first and the last step; no start at all in row 1."""
+    start = torch.zeros(rows, time, dtype=torch.bool)
+    for t in (0, 3, 4, time - 1):
+        start[0, min(t, time - 1)] = True
+    start[2:] = torch.rand(rows, time)[2:] < 0.2
+    return start
+
+
+def loop(projected: Tensor, weight: Tensor, bias: Tensor, h: Tensor, start: Tensor) -> Tensor:
+    """torch.nn.GRU's equations, step by step."""
+    states = []
+    for t in range(projected.shape[1]):
+        h = torch.where(start[:, t, None], 0, h)
+        x_r, x_z, x_n = projected[:, t].chunk(3, dim=-1)
+        h_r, h_z, h_n = (h @ weight.t() + bias).chunk(3, dim=-1)
+        r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+        h = (1 - z) * torch.tanh(x_n + r * h_n) + z * h
+        states.append(h)
+    return torch.stack(states, dim=1)
+
+
+def with_gradients(h: Tensor, inputs: Leaves, grad: Tensor) -> list[Tensor]:
+    return [h.detach(), *torch.autograd.grad(h, inputs, grad)]
+
+
+@both
+@pytest.mark.parametrize("time", [1, 2, 7, 50])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_states_and_gradients_are_those_of_the_loop(diagonal, time, scale):
+    inputs, start = leaves(3, time, 5, scale), starts(3, time)
+    grad = torch.randn(3, time, 5).double()
+    solution = gru_parallel(*inputs, start, diagonal=diagonal, tolerance=1e-13, max_iterations=60)
+    assert not solution.walked.any()
+    assert solution.residual.max() <= 1e-13
+    want = with_gradients(loop(*inputs, start), inputs, grad)
+    got = with_gradients(solution.h, inputs, grad)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
+def test_golden(diagonal, dtype):
+    golden = Golden("gru", dtype)
+    given = golden.leaves("in", "param", "state0")
+    w_ih, w_hh, b_ih, b_hh = (
+        given[f"param.{kind}_l0"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    projected = torch.nn.functional.linear(given["in.x"], w_ih, b_ih)
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-13
+    h = gru_parallel(
+        projected,
+        w_hh,
+        b_hh,
+        given["state0.h"],
+        golden["start"],
+        diagonal=diagonal,
+        tolerance=tolerance,
+    ).h
+    golden.check("out.y", h)
+    golden.check("state.h", h[:, -1])
+    golden.check_gradients(h, given)
+
+
+@both
+def test_gradcheck(diagonal):
+    inputs, start = leaves(2, 4, 2), starts(2, 4)
+    start[0] = torch.tensor([False, False, True, False])
+
+    def states(*each: Tensor) -> Tensor:
+        return gru_parallel(*each, start, diagonal=diagonal, tolerance=1e-14).h
+
+    assert gradcheck(states, inputs)
+    assert gradgradcheck(states, inputs)
+
+
+@both
+def test_every_episode_is_exact_after_as_many_iterations_as_it_has_steps(diagonal):
+    """Also where the recurrence expands so much that Newton's method is of no other use."""
+    inputs, start = leaves(3, 60, 8, scale=30.0), torch.zeros(3, 60, dtype=torch.bool)
+    start[:, ::6] = True
+    solution = gru_parallel(
+        *inputs, start, diagonal=diagonal, tolerance=1e-13, max_iterations=6
+    )
+    assert not solution.walked.any()
+    torch.testing.assert_close(solution.h, loop(*inputs, start), rtol=1e-9, atol=1e-9)
+
+
+@both
+def test_what_does_not_converge_is_walked(diagonal):
+    inputs, start = leaves(3, 20, 8, scale=30.0), starts(3, 20)
+    start[2, ::2] = True
+    grad = torch.randn(3, 20, 8).double()
+    solution = gru_parallel(*inputs, start, diagonal=diagonal, tolerance=1e-13, max_iterations=3)
+    assert solution.walked.tolist() == [True, True, False]
+    assert solution.iterations == 3
+    assert solution.residual.max() <= 1e-13
+    want = with_gradients(loop(*inputs, start), inputs, grad)
+    got = with_gradients(solution.h, inputs, grad)
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
+
+
+def test_newton_is_quadratic_and_quasi_newton_is_not():
+    inputs, start = leaves(2, 200, 16, scale=2.0), starts(2, 200)
+    count = {
+        (diagonal, tolerance): int(
+            gru_parallel(*inputs, start, diagonal=diagonal, tolerance=tolerance).iterations
+        )
+        for diagonal in (False, True)
+        for tolerance in (1e-3, 1e-12)
+    }
+    assert count[False, 1e-12] <= count[False, 1e-3] + 2
+    assert count[True, 1e-12] >= 2 * count[True, 1e-3]
+
+
+@both
+@pytest.mark.parametrize("value", [None, torch.nan, torch.inf], ids=["other", "nan", "inf"])
+@pytest.mark.parametrize("begin", [0, 1, 6, 12])
+def test_what_lies_before_a_start_leaves_no_trace(diagonal, value, begin):
+    projected, weight, bias, h0 = (x.detach() for x in leaves(3, 13, 4, scale=3.0))
+    start = starts(3, 13)
+    start[:, begin] = True
+    found = []
+    for spoiled in (False, True):
+        x, first = projected.clone(), h0.clone()
+        if spoiled:
+            past = x[:, :begin]
+            x[:, :begin] = 5 * past + 1 if value is None else value
+            first = 5 * first + 1 if value is None else torch.full_like(first, value)
+        x.requires_grad_()
+        h = gru_parallel(x, weight, bias, first, start, diagonal=diagonal).h[:, begin:]
+        found.append((h.detach(), torch.autograd.grad(h.square().sum(), x)[0][:, begin:]))
+    for got, want in zip(*found, strict=True):
+        assert torch.equal(got, want)
+
+
+@both
+def test_a_row_knows_no_other_row(diagonal):
+    projected, weight, bias, h0 = (x.detach() for x in leaves(3, 40, 6, scale=3.0))
+    start = starts(3, 40)
+    want = gru_parallel(projected, weight, bias, h0, start, diagonal=diagonal)
+    projected[1] += 100.0
+    got = gru_parallel(projected, weight, bias, h0, start, diagonal=diagonal)
+    others = torch.tensor([True, False, True])
+    assert torch.equal(got.h[others], want.h[others])
+    assert torch.equal(got.residual[others], want.residual[others])
+
+
+@pytest.mark.parametrize("chunks", ["chunked", "walked"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_dense_scan_is_the_recurrence(chunks, transposed):
+    inputs, start = leaves(3, 23, 4), starts(3, 23)
+    projected, weight, bias, h0 = (x.detach() for x in inputs)
+    at = parallel.evaluate(projected, weight, bias, torch.randn(3, 23, 4).double())
+    derivative, value = parallel.differentiate(at, weight), torch.randn(3, 23, 4).double()
+    got = parallel.dense_scan(
+        derivative, value, start, chunked=chunks == "chunked", transposed=transposed
+    )
+    x = torch.zeros_like(h0)
+    for t in range(23):
+        jacobian = derivative.at(slice(None), t).matrix()
+        moved = (jacobian.mT if transposed else jacobian) @ x[..., None]
+        x = torch.where(start[:, t, None], 0, moved.squeeze(-1)) + value[:, t]
+        torch.testing.assert_close(got[:, t], x)
+
+
+def test_derivative_is_that_of_the_step():
+    projected, weight, bias, h0 = (x.detach() for x in leaves(3, 1, 4))
+    at = parallel.evaluate(projected, weight, bias, h0[:, None])
+    derivative = parallel.differentiate(at, weight)
+
+    def step(h: Tensor) -> Tensor:
+        return loop(projected[:1], weight, bias, h[None], torch.zeros(1, 1, dtype=torch.bool))[0, 0]
+
+    want = torch.autograd.functional.jacobian(step, h0[0])
+    torch.testing.assert_close(derivative.matrix()[0, 0], want)
+    torch.testing.assert_close(derivative.diagonal()[0, 0], want.diagonal())
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+@pytest.mark.parametrize("size", [4, 24])
+def test_the_error_is_within_its_bound(tolerance, size):
+    *inputs, start = *(x.detach() for x in leaves(3, 80, size, scale=0.8)), starts(3, 80)
+    h = gru_parallel(*inputs, start, diagonal=True, tolerance=tolerance).h
+    error = torch.linalg.vector_norm(h - loop(*inputs, start), dim=-1)
+    bound, rho, residual = gru_error_bound(*inputs, start, h)
+    rounding = 1e-14
+    assert (error <= bound + rounding).all()
+    assert error.max() > 0.1 * bound.max(), "a bound that says little"
+    assert rho.max() < 1
+    assert bound.max() <= 1.2 * (residual.amax(1) / (1 - rho)).max()
+
+
+def test_where_steps_expand_the_bound_says_that_nothing_is_proved():
+    *inputs, start = *(x.detach() for x in leaves(2, 80, 8, scale=8.0)), torch.zeros(2, 80).bool()
+    start[1, ::2] = True
+    h = gru_parallel(*inputs, start, diagonal=True, tolerance=1e-8).h
+    bound, rho, residual = gru_error_bound(*inputs, start, h)
+    assert rho[0] > 1
+    assert bound[0].isinf().all()
+    # Episodes of two steps have no time to expand.
+    assert bound[1].max() < 100 * residual[1].max() + 1e-12
+
+
+def test_a_guess_far_off_is_not_called_near():
+    *inputs, start = *(x.detach() for x in leaves(2, 30, 4)), torch.zeros(2, 30).bool()
+    bound, _, _ = gru_error_bound(*inputs, start, torch.zeros(2, 30, 4).double())
+    error = torch.linalg.vector_norm(loop(*inputs, start), dim=-1)
+    assert (error <= bound).all()
+
+
+@both
+def test_opcheck_and_compile(diagonal):
+    inputs, start = leaves(2, 5, 3), torch.rand(2, 5) < 0.3
+    options = (diagonal, 1e-10, 20)
+    torch.library.opcheck(parallel._solve._opoverload, (*inputs, start, *options))
+
+    def states(*each: Tensor) -> Tensor:
+        return gru_parallel(*each, start, diagonal=diagonal, tolerance=1e-10).h
+
+    grad = torch.randn(2, 5, 3).double()
+    compiled = torch.compile(states, backend="aot_eager", fullgraph=True)
+    want = with_gradients(states(*inputs), inputs, grad)
+    torch.testing.assert_close(with_gradients(compiled(*inputs), inputs, grad), want)
+
+
+PROJECTED, WEIGHT, BIAS, H0 = (x.detach() for x in leaves(2, 5, 3))
+START = torch.zeros(2, 5, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((PROJECTED[0], WEIGHT, BIAS, H0, START), r"projected must be \[B, T, 3D\]"),
+        ((PROJECTED[..., :8], WEIGHT, BIAS, H0, START), r"projected must be .* not \[2, 5, 8\]"),
+        ((PROJECTED, WEIGHT[:6], BIAS, H0, START), r"weight must be \[9, 3\], not \[6, 3\]"),
+        ((PROJECTED, WEIGHT, BIAS[:6], H0, START), r"bias must be \[9\], not \[6\]"),
+        ((PROJECTED, WEIGHT, BIAS, H0[:1], START), r"h0 must be \[2, 3\], not \[1, 3\]"),
+        ((PROJECTED, WEIGHT, BIAS, H0, START[:, 1:]), r"start must be \[2, 5\], not \[2, 4\]"),
+        ((PROJECTED, WEIGHT, BIAS, H0, START.int()), r"start must be torch.bool"),
+        ((PROJECTED, WEIGHT.float(), BIAS, H0, START), r"weight must be torch.float64"),
+        (
+            (*(x.bfloat16() for x in (PROJECTED, WEIGHT, BIAS, H0)), START),
+            r"projected is torch.bfloat16; allowed are float32, float64",
+        ),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_what_cannot_be_solved_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gru_parallel(*arguments)
+
+
+@pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_iterations": -1}], ids=str)
+def test_impossible_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        gru_parallel(PROJECTED, WEIGHT, BIAS, H0, START, **options)
+
+
+def test_a_solution_names_its_parts():
+    solution = gru_parallel(PROJECTED, WEIGHT, BIAS, H0, START)
+    assert isinstance(solution, Solution)
+    assert solution.residual.shape == solution.walked.shape == (2,)
