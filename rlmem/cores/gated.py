@@ -1,4 +1,4 @@
-"""What the gated recurrent cells share: one map of the whole row's input, then a loop over time."""
+"""What GRU and LSTM share: the parameters of `torch.nn.RNNBase`, and the operator that runs them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlmem import tree
 from rlmem.cores.base import MemoryCore
+from rlmem.kernels import gated_rnn, gated_step
 
 S = TypeVar("S")
 
@@ -22,6 +23,7 @@ class GatedCore(MemoryCore[S]):
     +-1/sqrt(O) at first; the weights of a one-layer `torch.nn` cell can be copied as they are.
     """
 
+    cell: str  # its name in `gated_rnn`
     gates: int
     weight_ih: nn.Parameter
     weight_hh: nn.Parameter
@@ -41,26 +43,30 @@ class GatedCore(MemoryCore[S]):
             self.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
 
     @abstractmethod
-    def cell(self, projected: Float[Tensor, "B GO"], state: S) -> tuple[Float[Tensor, "B O"], S]:
-        """One time step from the input's share of the gates."""
+    def bias(self) -> Float[Tensor, "PO"]:
+        """The four biases of every unit that the operator takes."""
 
-    def project(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N GO"]:
-        """The input's share of the gates, `weight_ih x + bias_ih`."""
-        return nn.functional.linear(x, self.weight_ih, self.bias_ih)
-
-    def recur(self, h: Float[Tensor, "B O"]) -> Float[Tensor, "B GO"]:
-        """The state's share of the gates, `weight_hh h + bias_hh`."""
-        return nn.functional.linear(h, self.weight_hh, self.bias_hh)
+    @abstractmethod
+    def as_state(self, *leaves: Float[Tensor, "B O"]) -> S:
+        """The state that has these leaves."""
 
     def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
-        return self.cell(self.project(x), state)
+        new = gated_step(self.cell, *self._given(x, state))
+        return new[0][:, 0], self._flatten(new)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: S, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], S]:
-        initial = self.initial_state(x.shape[0])
-        outputs = []
-        for projected, start_t in zip(self.project(x).unbind(1), start.unbind(1), strict=True):
-            y, state = self.cell(projected, tree.select(start_t, initial, state))
-            outputs.append(y)
-        return torch.stack(outputs, dim=1), state
+        h, last = gated_rnn(self.cell, *self._given(x, state), start)
+        return h[:, :, 0], self._flatten(last)
+
+    def _given(
+        self, x: Float[Tensor, "*N I"], state: S
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """Projected input, weight, bias and state as of one head."""
+        projected = nn.functional.linear(x, self.weight_ih).unsqueeze(-2)
+        first = tuple(leaf[:, None] for leaf in tree.leaves(state))
+        return projected, self.weight_hh.t()[None], self.bias()[None], first
+
+    def _flatten(self, state: tuple[Tensor, ...]) -> S:
+        return self.as_state(*(leaf[:, 0] for leaf in state))

@@ -18,16 +18,16 @@ from rlmem.cores.gated import GatedCore
 class GRU(GatedCore[Tensor]):
     """The state is the output, [B, O]; gate order r, z, n."""
 
+    cell = "gru"
     gates = 3
 
     def initial_state(self, batch_size: int) -> Tensor:
         return self.zeros(batch_size, self.output_size)
 
-    def cell(
-        self, projected: Float[Tensor, "B GO"], state: Tensor
-    ) -> tuple[Float[Tensor, "B O"], Tensor]:
-        x_r, x_z, x_n = projected.chunk(3, dim=-1)
-        h_r, h_z, h_n = self.recur(state).chunk(3, dim=-1)
-        new = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
-        h = torch.lerp(new.to(state.dtype), state, torch.sigmoid(x_z + h_z).to(state.dtype))
-        return h, h
+    def bias(self) -> Float[Tensor, "PO"]:
+        both = 2 * self.output_size
+        gates = self.bias_ih[:both] + self.bias_hh[:both]
+        return torch.cat([gates, self.bias_ih[both:], self.bias_hh[both:]])
+
+    def as_state(self, *leaves: Float[Tensor, "B O"]) -> Tensor:
+        return leaves[0]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,16 +25,15 @@ class LSTMState(NamedTuple):
 class LSTM(GatedCore[LSTMState]):
     """Gate order i, f, g, o."""
 
+    cell = "lstm"
     gates = 4
 
     def initial_state(self, batch_size: int) -> LSTMState:
         zeros = self.zeros(batch_size, self.output_size)
         return LSTMState(zeros, zeros)
 
-    def cell(
-        self, projected: Float[Tensor, "B GO"], state: LSTMState
-    ) -> tuple[Float[Tensor, "B O"], LSTMState]:
-        i, f, g, o = (projected + self.recur(state.h)).to(state.c.dtype).chunk(4, dim=-1)
-        c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
-        return h, LSTMState(h, c)
+    def bias(self) -> Float[Tensor, "PO"]:
+        return self.bias_ih + self.bias_hh
+
+    def as_state(self, *leaves: Float[Tensor, "B O"]) -> LSTMState:
+        return LSTMState(*leaves)

@@ -56,7 +56,9 @@ def gated_rnn(
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
     projected, weight, bias, *states = (x.to(dtype) for x in given)
     first = torch.stack(states, dim=1)
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in (projected, weight, bias, first))
+    save = torch.is_grad_enabled() and any(
+        x.requires_grad for x in (projected, weight, bias, first)
+    )
     h, last, _, _ = rnn(cell, projected, weight, bias, first, start, save)
     return h, tuple(s.clone() for s in last.unbind(1))
 

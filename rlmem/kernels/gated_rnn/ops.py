@@ -143,9 +143,7 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
             for i, x in enumerate(args)
         )
     )
-    unfolded = (
-        x.unflatten(0, (size, -1)) if x.dim() > 1 else x.new_empty(size, 0) for x in folded
-    )
+    unfolded = (x.unflatten(0, (size, -1)) if x.dim() > 1 else x.new_empty(size, 0) for x in folded)
     return tuple(unfolded), (0, 0, 0, 0)
 
 
