@@ -1,0 +1,146 @@
+"""The delta rule and its backward as operators of torch: dispatch, autograd, tracing, vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlmem.kernels.delta_rule import chunked
+
+Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+_RULE = (
+    "(Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? g, Tensor state, Tensor start) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+_BACKWARD = (
+    "(Tensor grad_o, Tensor grad_last, Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? g, "
+    "Tensor start, Tensor befores) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
+
+
+@_define("rlmem::delta_rule", schema=_RULE)
+def rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None,
+    state: Tensor,
+    start: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`o` [B, T, H, V], the last state, and what the backward reads: the states before chunks."""
+    return chunked.forward(chunked.Row(q, k, v, beta, g, start), state)
+
+
+@_define("rlmem::delta_rule_backward", schema=_BACKWARD)
+def rule_backward(
+    grad_o: Tensor,
+    grad_last: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None,
+    start: Tensor,
+    befores: Tensor,
+) -> Grads:
+    """Gradients for q, k, v, beta, g (empty where there is none) and the first state."""
+    return chunked.backward(grad_o, grad_last, chunked.Row(q, k, v, beta, g, start), befores)
+
+
+@rule.register_kernel("cuda")
+def _rule_cuda(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None,
+    state: Tensor,
+    start: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from rlmem.kernels.delta_rule import gpu
+
+    row = chunked.Row(q, k, v, beta, g, start)
+    return (gpu if gpu.serves(row) else chunked).forward(row, state)
+
+
+@rule_backward.register_kernel("cuda")
+def _rule_backward_cuda(
+    grad_o: Tensor, grad_last: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    from rlmem.kernels.delta_rule import gpu
+
+    *inputs, befores = rest
+    row = chunked.Row(*inputs)
+    return (gpu if gpu.serves(row) else chunked).backward(grad_o, grad_last, row, befores)
+
+
+@rule.register_fake
+def _rule_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None,
+    state: Tensor,
+    start: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    befores = state.new_empty((-(-k.shape[1] // chunked.CHUNK), *state.shape))
+    return v.new_empty(v.shape), state.new_empty(state.shape), befores
+
+
+@rule_backward.register_fake
+def _rule_backward_fake(
+    grad_o: Tensor, grad_last: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    q, k, v, beta, g, _, _ = rest
+    shapes = [x.shape for x in (q, k, v, beta)] + [(0,) if g is None else g.shape, grad_last.shape]
+    dq, dk, dv, d_beta, dg, d_state = (k.new_empty(shape) for shape in shapes)
+    return dq, dk, dv, d_beta, dg, d_state
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, beta, g, _, start = inputs
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(q, k, v, beta, g, start, output[2])
+
+
+def _backward(
+    ctx: Any, grad_o: Tensor, grad_last: Tensor, _: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    dq, dk, dv, d_beta, dg, d_state = rule_backward(grad_o, grad_last, *ctx.saved_tensors)
+    return dq, dk, dv, d_beta, dg if ctx.saved_tensors[4] is not None else None, d_state, None
+
+
+rule.register_autograd(_backward, setup_context=_setup)
+
+
+def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
+    """Fold the mapped dimension into the rows; results have it in front."""
+    size, backward = info.batch_size, op is rule_backward
+    # The states before the chunks have the rows behind the chunks.
+    rows_at = [int(backward and i == len(args) - 1) for i in range(len(args))]
+
+    def fold(x: Tensor | None, dim: int | None, at: int) -> Tensor | None:
+        if x is None:
+            return None
+        x = x.unsqueeze(at).expand(*x.shape[:at], size, *x.shape[at:]) if dim is None else x
+        return (x if dim is None else x.movedim(dim, at)).flatten(at, at + 1)
+
+    out = op(*map(fold, args, in_dims, rows_at))
+    ats = [0] * 6 if backward else [0, 0, 1]
+    unfolded = (
+        x.unflatten(at, (size, -1)) if x.dim() > 1 else x.new_empty(size, 0)
+        for x, at in zip(out, ats, strict=True)
+    )
+    return tuple(unfolded), tuple(ats)
+
+
+rule.register_vmap(partial(_vmap, rule))
+rule_backward.register_vmap(partial(_vmap, rule_backward))
