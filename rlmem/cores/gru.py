@@ -7,19 +7,43 @@ h' = (1 - z) n + z h
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from rlmem.cores.base import register
 from rlmem.cores.gated import GatedCore
+from rlmem.errors import UsageError, unknown
+from rlmem.kernels.gated_rnn.parallel import gru_parallel
+
+SOLVERS = ("sequential", "newton", "quasi-newton")
 
 
 @register("gru")
 class GRU(GatedCore[Tensor]):
-    """The state is the output, [B, O]; gate order r, z, n."""
+    """The state is the output, [B, O]; gate order r, z, n.
+
+    `solver` says how a row is computed: step after step, or all steps at once by (quasi-)Newton
+    iterations until f(h[t-1], x[t]) - h[t] is at most `tolerance`; docs/parallel-rnn.md says when
+    that pays.
+    """
 
     cell = "gru"
     gates = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None = None,
+        *,
+        solver: str = "sequential",
+        tolerance: float = 1e-6,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        if solver not in SOLVERS:
+            raise unknown("solver", solver, SOLVERS)
+        if not tolerance > 0:
+            raise UsageError(f"tolerance must be positive, not {tolerance}")
+        self.solver, self.tolerance = solver, tolerance
 
     def initial_state(self, batch_size: int) -> Tensor:
         return self.zeros(batch_size, self.output_size)
@@ -31,3 +55,20 @@ class GRU(GatedCore[Tensor]):
 
     def as_state(self, *leaves: Float[Tensor, "B O"]) -> Tensor:
         return leaves[0]
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], Tensor]:
+        if self.solver == "sequential":
+            return super().scan(x, state, start)
+        projected = nn.functional.linear(x, self.weight_ih, self.bias_ih).to(self.state_dtype)
+        h = gru_parallel(
+            projected,
+            self.weight_hh,
+            self.bias_hh,
+            state,
+            start,
+            diagonal=self.solver == "quasi-newton",
+            tolerance=self.tolerance,
+        ).h
+        return h, h[:, -1].clone()

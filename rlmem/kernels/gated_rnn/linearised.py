@@ -38,7 +38,7 @@ class Derivative(NamedTuple):
     slopes: Tensor
     weight: Tensor
 
-    def at(self, *index: object) -> Derivative:
+    def at(self, *index: slice | int) -> Derivative:
         """Those positions alone."""
         return Derivative(self.z[index], self.slopes[index], self.weight)
 
@@ -85,15 +85,15 @@ def states_before(h: Tensor, h0: Tensor, start: Tensor) -> Tensor:
 
 
 def dense_scan(
-    derivative: Derivative, value: Tensor, start: Tensor, *, chunked: bool, transposed: bool = False
+    derivative: Derivative, value: Tensor, start: Tensor, *, transposed: bool = False
 ) -> Tensor:
     """`x[t] = J[t] (0 if start[t] else x[t-1]) + value[t]` from x[-1] = 0; or J[t]^T.
 
-    `chunked` goes through about sqrt(T) chunks side by side, with a product of matrices in each:
-    2 sqrt(T) steps one after the other and D times the work of T products with a vector.
+    About sqrt(T) chunks side by side, with a product of matrices in each: 3 sqrt(T) steps one after
+    the other, and D times the work of T products with a vector.
     """
     rows, time, size = value.shape
-    length = math.isqrt(time - 1) + 1 if chunked else time
+    length = math.isqrt(time - 1) + 1
     chunks = -(-time // length)
 
     def cut(x: Tensor) -> Tensor:
@@ -108,16 +108,14 @@ def dense_scan(
         moved = times(parts.at(slice(None), slice(None), t), x)
         return torch.where(starts[:, :, t, None], 0, moved) + values[:, :, t]
 
-    first = value.new_zeros(rows, chunks, size)
-    if chunks > 1:
-        end, product = first, torch.eye(size, dtype=value.dtype, device=value.device)
-        for t in range(length):
-            end = walk(end, t)
-            matrix = parts.at(slice(None), slice(None), t).matrix()
-            product = (matrix.mT if transposed else matrix) @ product
-            product = torch.where(starts[:, :, t, None, None], 0, product)
-        first = _through_chunks(end, product, starts.any(dim=2))
-    x, states = first, []
+    end = value.new_zeros(rows, chunks, size)
+    product = torch.eye(size, dtype=value.dtype, device=value.device)
+    for t in range(length):
+        end = walk(end, t)
+        matrix = parts.at(slice(None), slice(None), t).matrix()
+        product = (matrix.mT if transposed else matrix) @ product
+        product = torch.where(starts[:, :, t, None, None], 0, product)
+    x, states = _through_chunks(end, product, starts.any(dim=2)), []
     for t in range(length):
         x = walk(x, t)
         states.append(x)
@@ -135,7 +133,7 @@ def _through_chunks(end: Tensor, product: Tensor, started: Tensor) -> Tensor:
     return torch.stack(states, dim=1)
 
 
-def adjoint(derivative: Derivative, grad_h: Tensor, start: Tensor, *, chunked: bool) -> Tensor:
+def adjoint(derivative: Derivative, grad_h: Tensor, start: Tensor) -> Tensor:
     """`x[t] = grad_h[t] + J[t+1]^T (0 if start[t+1] else x[t+1])`, from the last step back."""
 
     def ahead(x: Tensor) -> Tensor:
@@ -143,5 +141,5 @@ def adjoint(derivative: Derivative, grad_h: Tensor, start: Tensor, *, chunked: b
         return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], dim=1).flip(1)
 
     turned = Derivative(ahead(derivative.z), ahead(derivative.slopes), derivative.weight)
-    x = dense_scan(turned, grad_h.flip(1), ahead(start), chunked=chunked, transposed=True)
+    x = dense_scan(turned, grad_h.flip(1), ahead(start), transposed=True)
     return x.flip(1)

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlmem.kernels.gated_rnn.linearised import (
     Derivative,
     Gates,
+    dense_scan,
     differentiate,
     evaluate,
     states_before,
@@ -27,12 +28,15 @@ class ErrorBound(NamedTuple):
     """`bound` [B, T]: no less than the 2-norm of h's error, inf where nothing could be proved.
 
     `rho` [B] is the largest 2-norm of a step's derivative in a row; where it is below 1 every step
-    contracts, and `bound` is about |r| / (1 - rho) at most. `residual` [B, T] is |r|.
+    contracts, and `bound` is about |r| / (1 - rho) at most. `residual` [B, T] is |r|; `estimate`
+    [B, T] is the error to first order, the next Newton step: proof of nothing, but of use where
+    steps contract only together.
     """
 
     bound: Tensor
     rho: Tensor
     residual: Tensor
+    estimate: Tensor
 
 
 @torch.no_grad()
@@ -48,8 +52,10 @@ def gru_error_bound(
     at = evaluate(projected, weight, bias, states_before(h, h0, start))
     known = start.clone()
     known[:, 0] = True  # what is before the row, or before an episode, has no error
-    norm = torch.where(known, 0, _norms(differentiate(at, weight)))
+    derivative = differentiate(at, weight)
+    norm = torch.where(known, 0, _norms(derivative))
     residual = torch.linalg.vector_norm(at.after - h, dim=-1)
+    estimate = torch.linalg.vector_norm(dense_scan(derivative, at.after - h, start), dim=-1)
 
     def errors(slack: Tensor) -> Tensor:
         gate = (norm + slack[:, None])[..., None]
@@ -58,7 +64,7 @@ def gru_error_bound(
     radius = 2 * errors(torch.zeros_like(norm[:, 0])).amax(1)
     bound = errors(_second_derivative(at, weight, h, radius) * radius / 2)
     proved = (bound <= radius[:, None]).all(1) & radius.isfinite()
-    return ErrorBound(bound.where(proved[:, None], torch.inf), norm.amax(1), residual)
+    return ErrorBound(bound.where(proved[:, None], torch.inf), norm.amax(1), residual, estimate)
 
 
 def _norms(derivative: Derivative) -> Tensor:

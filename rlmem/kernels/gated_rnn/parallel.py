@@ -22,7 +22,10 @@ from rlmem.kernels.gated_rnn.linearised import (
     evaluate,
     states_before,
 )
+from rlmem.kernels.gated_rnn.ops import rnn, rnn_backward
 from rlmem.kernels.linear_scan import linear_scan
+
+Grads = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Solution(NamedTuple):
@@ -60,8 +63,9 @@ def gru_parallel(
     An episode is iterated until its residual is at most `tolerance` and then left alone, so that
     nothing depends on other episodes or rows. One that is not there after `max_iterations` is
     walked step by step: the result is a solution in any case.
-    Differentiable in the first four: by the implicit function theorem, one linear scan backward
-    with the true Jacobians at `h`, whatever the iterations were. A ValueError names bad arguments.
+    Differentiable in the first four (with `diagonal` once): by the implicit function theorem, one
+    linear recurrence backward with the true Jacobians at `h`, whatever the iterations were; in
+    parallel chunks, or with `diagonal` step by step. A ValueError names bad arguments.
     """
     _check(projected, weight, bias, h0, start)
     if tolerance <= 0 or max_iterations < 0:
@@ -69,7 +73,9 @@ def gru_parallel(
             f"gru_parallel: tolerance must be positive and max_iterations at least 0, "
             f"not {tolerance} and {max_iterations}"
         )
-    return Solution(*_solve(projected, weight, bias, h0, start, diagonal, tolerance, max_iterations))
+    return Solution(
+        *_solve(projected, weight, bias, h0, start, diagonal, tolerance, max_iterations)
+    )
 
 
 @torch.library.custom_op(
@@ -130,24 +136,20 @@ def _solve_fake(
     )
 
 
-def _newton_step(
-    at: Gates, error: Tensor, weight: Tensor, start: Tensor, diagonal: bool
-) -> Tensor:
+def _newton_step(at: Gates, error: Tensor, weight: Tensor, start: Tensor, diagonal: bool) -> Tensor:
     """`d[t] = J[t] d[t-1] + error[t]`; the state before the row is known, so d begins with zero."""
     derivative = differentiate(at, weight)
     if diagonal:
         return linear_scan(derivative.diagonal(), error, None, start)
-    return dense_scan(derivative, error, start, chunked=True)
+    return dense_scan(derivative, error, start)
 
 
 def _walk(projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor) -> Tensor:
     """The same states, one step after the other."""
-    h, states = h0, []
-    for t in range(projected.shape[1]):
-        h = torch.where(start[:, t, None], 0, h)
-        h = evaluate(projected[:, t], weight, bias, h).after
-        states.append(h)
-    return torch.stack(states, dim=1)
+    both = 2 * h0.shape[1]
+    four = torch.cat([bias[:both], torch.zeros_like(h0[0]), bias[both:]])
+    given = projected[:, :, None], weight.t()[None], four[None], h0[:, None, None]
+    return rnn("gru", *given, start, False)[0][:, :, 0]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -160,9 +162,30 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _backward(ctx: Any, grad_h: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     projected, weight, bias, h0, start, h = ctx.saved_tensors
     at = evaluate(projected, weight, bias, states_before(h, h0, start))
-    derivative = differentiate(at, weight)
     # Quasi-Newton was chosen because T D^3 operations are too many: it walks back.
-    wrt_h = adjoint(derivative, grad_h, start, chunked=not ctx.diagonal)
+    back = _walk_back if ctx.diagonal else _scan_back
+    return *back(at, grad_h, weight, h0, start, h), *(None,) * 4
+
+
+def _walk_back(
+    at: Gates, grad_h: Tensor, weight: Tensor, h0: Tensor, start: Tensor, h: Tensor
+) -> Grads:
+    """Gradients for projected, weight, bias and h0 by the operator that goes step by step."""
+    parts = torch.cat([at.r, at.z, at.n, at.h_n], dim=-1)[:, :, None]
+    row = start, h[:, :, None], parts, h.new_empty(*h.shape[:2], 1, 0)
+    given = grad_h[:, :, None], None, weight.t()[None], h0[:, None, None]
+    for_projected, for_weight, for_bias, for_h0 = rnn_backward("gru", *given, *row)
+    both = 2 * h0.shape[1]
+    for_bias = torch.cat([for_bias[0, :both], for_bias[0, -h0.shape[1] :]])
+    return for_projected[:, :, 0], for_weight[0].t(), for_bias, for_h0[:, 0, 0]
+
+
+def _scan_back(
+    at: Gates, grad_h: Tensor, weight: Tensor, h0: Tensor, start: Tensor, h: Tensor
+) -> Grads:
+    """The same by one scan of dense Jacobians, then everything else at all steps at once."""
+    derivative = differentiate(at, weight)
+    wrt_h = adjoint(derivative, grad_h, start)
     for_recurrent = derivative.slopes * wrt_h[..., None, :]
     for_r, for_z, for_h_n = for_recurrent.unbind(-2)
     for_n = wrt_h * (1 - at.z) * (1 - at.n * at.n)
@@ -172,7 +195,6 @@ def _backward(ctx: Any, grad_h: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]
         torch.einsum("btg,btd->gd", for_recurrent.flatten(-2), at.before),
         torch.cat([for_r, for_z, for_h_n], dim=-1).sum((0, 1)),
         torch.where(start[:, :1], 0, for_h0),
-        *(None,) * 4,
     )
 
 

@@ -1,0 +1,166 @@
+"""The GRU solved over all steps at once (Newton, quasi-Newton) against the loop over time.
+
+    python scripts/bench_newton.py [--repeats 3] [--tolerance 1e-6] [--page newton]
+
+Two tables, and with --page the files docs/results/PAGE-iterations.md and PAGE-speed.md:
+iterations until the residual is at most the tolerance, over the length of the row and the kind of
+recurrent weights; and milliseconds of forward and of forward + backward, in turns, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from pages import publish
+from torch import Tensor, nn
+
+from rlmem.kernels import gated_rnn
+from rlmem.kernels.gated_rnn.newton_bound import gru_error_bound
+from rlmem.kernels.gated_rnn.parallel import gru_parallel
+
+LENGTHS = (128, 512, 2048, 8192)
+WIDTH = 64
+SHAPES = ((1, 4096, 8), (1, 4096, 64), (1, 1024, 256), (16, 1024, 8), (64, 512, 128))
+# Newton's T D^3 operations beyond this are minutes: the table says so by leaving them out.
+MOST = 4e10
+
+
+def recall(rows: int, length: int, delay: int = 3) -> tuple[Tensor, Tensor]:
+    """Cards [rows, length, 4] one-hot, and for each step the card `delay` steps before."""
+    cards = torch.randint(4, (rows, length))
+    return nn.functional.one_hot(cards, 4).float(), cards.roll(delay, dims=1)
+
+
+def trained(steps: int = 400) -> nn.GRU:
+    """A GRU that names the card of three steps ago, as in POPGym's RepeatPrevious."""
+    rnn, head = nn.GRU(4, WIDTH, batch_first=True), nn.Linear(WIDTH, 4)
+    optimizer = torch.optim.Adam([*rnn.parameters(), *head.parameters()], 3e-3)
+    for _ in range(steps):
+        x, y = recall(64, 48)
+        logits = head(rnn(x)[0])[:, 3:]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), y[:, 3:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    right = (logits.argmax(-1) == y[:, 3:]).float().mean()
+    print(f"trained on recall: {100 * right:.1f} % right\n")
+    return rnn
+
+
+def weights() -> dict[str, nn.GRU]:
+    """Kinds of recurrent weights: untrained, trained, and untrained ones that are too large."""
+    kinds = {"initial": nn.GRU(4, WIDTH), "trained on recall": trained()}
+    for scale in (2, 4, 8):
+        kinds[f"initial x {scale}"] = nn.GRU(4, WIDTH)
+        kinds[f"initial x {scale}"].weight_hh_l0.data *= scale
+    return kinds
+
+
+@torch.no_grad()
+def iterations(kind: str, rnn: nn.GRU, tolerance: float) -> list[dict[str, str]]:
+    """Newton's and quasi-Newton's iterations over rows without starts; '>' where they gave up."""
+    rows = []
+    for length in LENGTHS:
+        projected = recall(2, length)[0] @ rnn.weight_ih_l0.t() + rnn.bias_ih_l0
+        given = projected, rnn.weight_hh_l0, rnn.bias_hh_l0, projected.new_zeros(2, WIDTH)
+        start = torch.zeros(2, length, dtype=torch.bool)
+        row = {"recurrent weights": kind, "T": str(length)}
+        for name, diagonal in (("Newton", False), ("quasi-Newton", True)):
+            found = gru_parallel(*given, start, diagonal=diagonal, tolerance=tolerance)
+            row[name] = (">" if found.walked.any() else "") + str(found.iterations.item())
+        bound = gru_error_bound(*given, start, found.h)
+        row["residual"] = f"{found.residual.max():.1e}"
+        row["largest norm of J"] = f"{bound.rho.max():.2f}"
+        row["error at most"] = f"{bound.bound.max():.1e}"
+        rows.append(row)
+    return rows
+
+
+def contestants(shape: tuple[int, int, int], tolerance: float) -> dict[str, Callable[[], Tensor]]:
+    """Ways to the same states [B, T, D]; all but torch's own with starts."""
+    rows, length, width = shape
+    rnn = nn.GRU(width, width, batch_first=True)
+    x, h0 = torch.randn(rows, length, width), torch.zeros(rows, width)
+    start = torch.rand(rows, length) < 1 / 50
+    w_ih, weight, b_ih, bias = rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0
+    shared = torch.cat([bias[: 2 * width], torch.zeros(width), bias[2 * width :]])
+
+    def projected() -> Tensor:
+        return nn.functional.linear(x, w_ih, b_ih)
+
+    def fused() -> Tensor:
+        given = projected()[:, :, None], weight.t()[None], shared[None], (h0[:, None],)
+        return gated_rnn("gru", *given, start)[0]
+
+    def parallel(diagonal: bool) -> Callable[[], Tensor]:
+        return lambda: (
+            gru_parallel(
+                projected(), weight, bias, h0, start, diagonal=diagonal, tolerance=tolerance
+            ).h
+        )
+
+    ways = {
+        "torch.nn.GRU, no starts": lambda: rnn(x)[0],
+        "gated_rnn": fused,
+        "quasi-Newton": parallel(True),
+    }
+    return ways | ({"Newton": parallel(False)} if rows * length * width**3 <= MOST else {})
+
+
+def forward(way: Callable[[], Tensor]) -> None:
+    with torch.no_grad():
+        way()
+
+
+def both(way: Callable[[], Tensor]) -> None:
+    way().sum().backward()
+
+
+def speed(shape: tuple[int, int, int], tolerance: float, repeats: int) -> list[dict[str, str]]:
+    ways = contestants(shape, tolerance)
+    taken: dict[tuple[str, str], list[float]] = {}
+    for round_ in range(repeats + 1):
+        for name, way in ways.items():
+            for direction in (forward, both):
+                begun = time.perf_counter()
+                direction(way)
+                if round_:
+                    each = taken.setdefault((name, direction.__name__), [])
+                    each.append(time.perf_counter() - begun)
+    ms = {key: 1e3 * statistics.median(times) for key, times in taken.items()}
+    return [
+        {
+            "[B, T, D]": " x ".join(map(str, shape)),
+            "way": name,
+            "forward ms": f"{ms[name, 'forward']:.1f}",
+            "forward + backward ms": f"{ms[name, 'both']:.1f}",
+            "x gated_rnn": f"{ms['gated_rnn', 'both'] / ms[name, 'both']:.2f}",
+        }
+        for name in ways
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--tolerance", type=float, default=1e-6)
+    parser.add_argument("--page", help="write docs/results/PAGE-{iterations,speed}.md")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    counts = [row for kind in weights().items() for row in iterations(*kind, args.tolerance)]
+    about = f"iterations to a residual of {args.tolerance:g} (> : given up), width {WIDTH}, float32"
+    publish(about, counts, args.page and f"{args.page}-iterations")
+    print()
+    times = [row for shape in SHAPES for row in speed(shape, args.tolerance, args.repeats)]
+    threads = f"{torch.get_num_threads()} threads"
+    about = f"initial weights, a start in every 50 steps, float32, cpu, {threads}"
+    about += f", median of {args.repeats}"
+    publish(about, times, args.page and f"{args.page}-speed")
+
+
+if __name__ == "__main__":
+    main()
