@@ -174,6 +174,19 @@ def test_a_row_knows_no_other_row(diagonal):
     assert torch.equal(got.residual[others], want.residual[others])
 
 
+@both
+def test_autocast_changes_nothing(diagonal):
+    inputs, start = tuple(x.detach().float() for x in leaves(2, 9, 4)), starts(2, 9)
+    inputs = tuple(x.requires_grad_() for x in inputs)
+    want = gru_parallel(*inputs, start, diagonal=diagonal)
+    grads = torch.autograd.grad(want.h.sum(), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = gru_parallel(*inputs, start, diagonal=diagonal)
+        under = torch.autograd.grad(got.h.sum(), inputs)
+    for a, b in zip([*got, *under], [*want, *grads], strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_dense_scan_is_the_recurrence(transposed):
     inputs, start = leaves(3, 23, 4), starts(3, 23)

@@ -94,6 +94,21 @@ def _solve(
     tolerance: float,
     max_iterations: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # In bfloat16 no residual would become small.
+    with torch.autocast(projected.device.type, enabled=False):
+        return _iterate(projected, weight, bias, h0, start, diagonal, tolerance, max_iterations)
+
+
+def _iterate(
+    projected: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    h0: Tensor,
+    start: Tensor,
+    diagonal: bool,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     h = torch.zeros_like(projected[..., : h0.shape[1]])
     episode = start.cumsum(1)
     limit = torch.where(episode == 0, h0.abs().amax(1, keepdim=True).clamp(min=1), 1)[..., None]
@@ -161,10 +176,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, grad_h: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     projected, weight, bias, h0, start, h = ctx.saved_tensors
-    at = evaluate(projected, weight, bias, states_before(h, h0, start))
     # Quasi-Newton was chosen because T D^3 operations are too many: it walks back.
     back = _walk_back if ctx.diagonal else _scan_back
-    return *back(at, grad_h, weight, h0, start, h), *(None,) * 4
+    with torch.autocast(h.device.type, enabled=False):
+        at = evaluate(projected, weight, bias, states_before(h, h0, start))
+        return *back(at, grad_h, weight, h0, start, h), *(None,) * 4
 
 
 def _walk_back(
