@@ -125,6 +125,16 @@ def test_float32_and_bfloat16() -> None:
     torch.testing.assert_close(last.double(), want_last, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    x = make(20, dtype)
+    grads = torch.randn(2, 20, HEADS, V).to(dtype), torch.randn(2, HEADS, K, V).to(dtype)
+    want = results(delta_rule, x, grads)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = results(delta_rule, x, grads)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["delta", "gated_delta"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_golden(name: str, dtype: torch.dtype) -> None:

@@ -53,6 +53,7 @@ def delta_rule(
     writes = 1 if k.dim() == 4 else k.shape[2]
     if k.dim() == 5:
         k, v, beta = (x.flatten(1, 2) for x in (k, v, beta))
+    if writes > 1:
         # What is read, forgotten or reset once per time step is so at its last or first write.
         q, g = spread(q, writes, last=True), None if g is None else spread(g, writes)
         start = spread(start, writes)

@@ -144,3 +144,8 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
 
 rule.register_vmap(partial(_vmap, rule))
 rule_backward.register_vmap(partial(_vmap, rule_backward))
+
+# Without this the matrix products inside would run in bfloat16 under autocast.
+for device in ("cpu", "cuda"):
+    rule.register_autocast(device, torch.float32)
+    rule_backward.register_autocast(device, torch.float32)
