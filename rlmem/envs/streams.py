@@ -31,19 +31,24 @@ BLOCK = 1 << 15
 
 
 def mix(x: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
-    """SplitMix64's finalizer, in place; shifts keep the sign, which is a bijection as well."""
+    """SplitMix64's finalizer, in place.
+
+    Only the last shift is a logical one as it should be: one that keeps the sign would make every
+    result non-negative. In the others it merely maps a word and its complement to the same.
+    """
     x ^= x >> 30
     x *= _FIRST
     x ^= x >> 27
     x *= _SECOND
-    x ^= x >> 31
+    x ^= (x >> 31).bitwise_and_((1 << 33) - 1)
     return x
 
 
 def keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Int[Tensor, "N"]:
     """One key for each seed; a seed may be any integer, taken modulo 2^64."""
     words = [_signed(seed & (1 << 64) - 1) for seed in seeds]
-    return mix(torch.tensor(words, dtype=torch.int64, device=device) * GOLDEN)
+    # Without an offset the key of seed 0 would be 0, and so the first number of its stream.
+    return mix(torch.tensor(words, dtype=torch.int64, device=device) * GOLDEN + _FIRST)
 
 
 def bits(key: Int[Tensor, "N"], counter: Int[Tensor, "*K 1"]) -> Int[Tensor, "*K N"]:
