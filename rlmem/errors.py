@@ -18,8 +18,13 @@ def unknown(kind: str, name: object, options: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})")
 
 
+def at_least(name: str, value: int, least: int) -> int:
+    """`value` if it is an int of at least `least`; else a `UsageError` that names it."""
+    if not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} must be an integer of at least {least}, not {value!r}")
+    return value
+
+
 def positive(name: str, value: int) -> int:
     """`value` if it is an int of at least 1; else a `UsageError` that names it."""
-    if not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} must be an integer of at least 1, not {value!r}")
-    return value
+    return at_least(name, value, 1)

@@ -1,0 +1,167 @@
+"""T-mazes by hand: what is seen, what is paid, and that reacting is not enough."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from rlmem import envs
+from rlmem.envs.base import Tensors
+from tests.envs.players import play
+
+RIGHT, UP, LEFT, DOWN = range(4)
+
+
+@pytest.mark.parametrize("name", ["tmaze-passive", "tmaze-active"])
+def test_no_reactive_walker_gets_more_than_a_half(name: str) -> None:
+    # Every function from what is seen to what is done, each for both goals.
+    kinds = [(0.0, 0.0), (0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (1.0, 1.0), (1.0, -1.0)]
+    tables = torch.tensor(list(itertools.product(range(4), repeat=len(kinds))))
+    env: Any = envs.make(name, num_envs=2 * len(tables), corridor_length=3)
+    env.reset(0)
+    goals = {goal: seed for seed, goal in enumerate(env.goal[:20].tolist())}
+    seeds = [goals[-1]] * len(tables) + [goals[1]] * len(tables)
+    codes = {kind: code for code, kind in enumerate(kinds)}
+
+    def react(seen: list[Tensors]) -> Tensor:
+        code = torch.tensor([codes[tuple(row)] for row in seen[-1]["obs"].tolist()])
+        return tables.repeat(2, 1).gather(1, code[:, None])[:, 0]
+
+    total = play(env, react, seeds)
+    means = total.view(2, -1).mean(0)
+    assert means.max() == pytest.approx(0.5)
+
+
+def goal_up(name: str, **options: Any) -> tuple[Any, Tensors]:
+    """A T-maze whose goal is up, with its first observation."""
+    env = envs.make(name, num_envs=1, **options)
+    for seed in range(20):
+        obs = env.reset(seed)
+        if env.goal == 1:
+            return env, obs
+    raise AssertionError("twenty goals on one side")
+
+
+@pytest.mark.parametrize(
+    ("options", "moves", "seen", "rewards"),
+    [
+        (
+            {"corridor_length": 2},
+            [RIGHT, RIGHT, UP],
+            [(0, 1), (0, 0), (1, 0), (1, 1)],
+            [0, 0, 1],
+        ),
+        (
+            {"corridor_length": 2},
+            [UP, LEFT, RIGHT],
+            [(0, 1), (0, 0), (0, 0), (0, 0)],
+            [-0.5, -0.5, 0],
+        ),
+        (
+            {"corridor_length": 1, "penalty": -0.1, "goal_reward": 3.0},
+            [RIGHT, DOWN],
+            [(0, 1), (1, 0), (1, -1)],
+            [0, 0],
+        ),
+        (
+            {"corridor_length": 2, "distract_reward": 0.25, "penalty": 0.0},
+            [DOWN, RIGHT, LEFT],
+            [(0, 1), (0, 0), (0, 0), (0, 0)],
+            [0.25, 0, 0],
+        ),
+        (
+            {"corridor_length": 3, "ambiguous_position": False, "add_timestep": True},
+            [RIGHT, LEFT, RIGHT, RIGHT],
+            [(0, 0, 1, 0), (1, 0, 0, 1), (0, 0, 0, 2), (1, 0, 0, 3), (2, 0, 0, 4)],
+            [0, -1 / 3, -1 / 3, 0],
+        ),
+        (
+            {"corridor_length": 2, "ambiguous_position": False, "expose_goal": True},
+            [RIGHT, RIGHT, UP],
+            [(0, 0, 1), (1, 0, 1), (2, 0, 1), (2, 1, 1)],
+            [0, 0, 1],
+        ),
+    ],
+)
+def test_the_rules_of_the_passive_t_maze(
+    options: dict[str, Any], moves: list[int], seen: list[Any], rewards: list[float]
+) -> None:
+    _check_walk("tmaze-passive", options, moves, seen, rewards)
+
+
+@pytest.mark.parametrize(
+    ("options", "moves", "seen", "rewards"),
+    [
+        (
+            {"corridor_length": 2},
+            [LEFT, RIGHT, RIGHT, RIGHT, UP],
+            [(0, 0), (0, 1), (0, 0), (0, 0), (1, 0), (1, 1)],
+            [0, 0, 0, 0, 1],
+        ),
+        (
+            # Too late at the junction: it lags from the first moment it stands still.
+            {"corridor_length": 2},
+            [LEFT, LEFT, RIGHT, LEFT, RIGHT],
+            [(0, 0), (0, 1), (0, 0), (0, 0), (0, 0), (0, 0)],
+            [0, -0.5, -0.5, -0.5, 0],
+        ),
+        (
+            # Never asked, lucky: there is time to spare, and walls at the goals.
+            {"corridor_length": 2},
+            [RIGHT, RIGHT, UP, RIGHT, UP],
+            [(0, 0), (0, 0), (1, 0), (1, 1), (1, 1), (1, 1)],
+            [0, 0, 0, 0, 1],
+        ),
+        (
+            {"corridor_length": 1, "oracle_length": 2, "distract_reward": 0.5},
+            [LEFT, LEFT, RIGHT, RIGHT, RIGHT, DOWN],
+            [(0, 0), (0, 0), (0, 1), (0, 0), (0, 0), (1, 0), (1, -1)],
+            [0, 0.5, 0, 0, 0, 0],
+        ),
+        (
+            {"corridor_length": 1, "ambiguous_position": False, "expose_goal": True},
+            [LEFT, RIGHT, RIGHT, UP],
+            [(1, 0, 0), (0, 0, 1), (1, 0, 1), (2, 0, 1), (2, 1, 1)],
+            [0, 0, 0, 1],
+        ),
+    ],
+)
+def test_the_rules_of_the_active_t_maze(
+    options: dict[str, Any], moves: list[int], seen: list[Any], rewards: list[float]
+) -> None:
+    _check_walk("tmaze-active", options, moves, seen, rewards)
+
+
+def _check_walk(
+    name: str, options: dict[str, Any], moves: list[int], seen: list[Any], rewards: list[float]
+) -> None:
+    env, obs = goal_up(name, **options)
+    assert tuple(obs["obs"][0].tolist()) == seen[0]
+    steps = [env.step({"action": torch.tensor([move])}) for move in moves]
+    assert [tuple(step.final_obs["obs"][0].tolist()) for step in steps] == seen[1:]
+    assert [float(step.reward) for step in steps] == pytest.approx(rewards)
+    assert [bool(step.terminated) for step in steps] == [False] * (len(moves) - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        ("tmaze-passive", {"corridor_length": 1}, ["oracle: up", "junction"]),
+        ("tmaze-active", {"corridor_length": 1}, ["corridor", "junction"]),
+        (
+            "tmaze-passive",
+            {"corridor_length": 2, "ambiguous_position": False, "add_timestep": True},
+            ["x=0 y=0 goal up t=0", "x=1 y=0 t=1"],
+        ),
+    ],
+)
+def test_t_mazes_are_told_in_words(name: str, options: dict[str, Any], text: list[str]) -> None:
+    env, obs = goal_up(name, **options)
+    assert env.reveal(0) == f"goal up, x={env.oracle_length} of {env.end}"
+    right = {"action": torch.tensor([RIGHT])}
+    assert env.describe_action(right, 0) == "→"
+    told = [env.describe_obs(obs, 0), env.describe_obs(env.step(right).obs, 0)]
+    assert told == text
