@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem import tree
@@ -198,11 +198,14 @@ class StateEnv(TensorEnv, Generic[S]):
     Initial states are drawn ahead: `spares` of them for each environment, which last for at least
     `spares * shortest` steps, as no episode has fewer than `shortest` steps. Then all are drawn
     anew, the unused ones too (they come out as they were): so no step has to ask the device which
-    of the environments need one.
+    of the environments need one. On a CPU, where to ask costs next to nothing, they are drawn when
+    an environment has used up its own, and only the ended ones are touched; the episodes are the
+    same.
     """
 
     shortest = 1
     spares = 1
+    axis = 0  # which dimension of the leaves is that of the environments: the first, or -1
     state: S
 
     @abstractmethod
@@ -219,27 +222,53 @@ class StateEnv(TensorEnv, Generic[S]):
     def observe(self, state: S) -> Tensors:
         """What is seen of states [N, ...]; new tensors, which share no memory with the state."""
 
+    @property
+    def _may_ask(self) -> bool:
+        """Whether to look at a result costs little; elsewhere it would wait for the device."""
+        return self.device.type == "cpu"
+
     def _restart(self) -> Tensors:
         self._refill()
-        self.state = self._fresh()
+        self.state = self._fresh(torch.arange(self.num_envs, device=self.device))
         self.episode = self.episode + 1
         self._left = 0
         return self.observe(self.state)
 
     def _step(self, action: Tensors) -> Transition:
         if self._left == 0:
-            self._refill()
+            self._restock()
         self._left -= 1
         state, reward, terminated, truncated = self.advance(self.state, action)
+        self.state = state
         done = terminated | truncated
-        final_obs = self.observe(state)
-        # On a CPU it costs next to nothing to ask; elsewhere it would wait for the device.
-        if self.device.type == "cpu" and not done.any():
-            self.state = state
-            return Transition(final_obs, reward, terminated, truncated, final_obs)
-        self.state = tree.select(done, self._fresh(), state)
-        self.episode = self.episode + done
-        return Transition(self.observe(self.state), reward, terminated, truncated, final_obs)
+        obs = final_obs = self.observe(state)
+        if self._renew(done):
+            obs = self.observe(self.state)
+        return Transition(obs, reward, terminated, truncated, final_obs)
+
+    def _renew(self, done: Bool[Tensor, "N"]) -> bool:
+        """Give the ended environments their next episodes; False if there was none for sure."""
+        if not self._may_ask:
+            fresh = self._fresh(torch.arange(self.num_envs, device=self.device))
+            select = tree.select if self.axis == 0 else _select_last
+            self.state = select(done, fresh, self.state)
+            self.episode = self.episode + done
+            return True
+        rows = done.nonzero().squeeze(1)
+        if len(rows) == 0:
+            return False
+        tree.map(
+            lambda leaf, new: leaf.index_copy_(self.axis, rows, new), self.state, self._fresh(rows)
+        )
+        self.episode.index_add_(0, rows, torch.ones_like(rows))
+        return True
+
+    def _restock(self) -> None:
+        if self._may_ask and self.spares > 1:
+            used = int((self.episode - self._stocked).max())
+            self._left = (self.spares - used) * self.shortest
+        if self._left == 0:
+            self._refill()
 
     def _refill(self) -> None:
         """Spare s of an environment is its next episode whose number is s modulo `spares`."""
@@ -248,12 +277,17 @@ class StateEnv(TensorEnv, Generic[S]):
         episode = self.episode + (slots - self.episode) % self.spares
         key = self.key.expand(self.spares, -1)
         self._pool: Any = self.draw(Draws(key.reshape(-1), episode.reshape(-1)))
+        self._stocked = self.episode.clone()
         self._left = self.spares * self.shortest
 
-    def _fresh(self) -> S:
-        """The next episode's initial state of each environment."""
-        if self.spares == 1:
-            return self._pool
-        rows = torch.arange(self.num_envs, device=self.device)
-        rows += (self.episode % self.spares) * self.num_envs
-        return tree.map(lambda leaf: leaf.index_select(0, rows), self._pool)
+    def _fresh(self, rows: Int[Tensor, "K"]) -> S:
+        """The next episodes' initial states of some environments; new tensors."""
+        if self.spares > 1:
+            slots = self.episode.index_select(0, rows).remainder_(self.spares)
+            rows = slots.mul_(self.num_envs).add_(rows)
+        return tree.map(lambda leaf: leaf.index_select(self.axis, rows), self._pool)
+
+
+def _select_last(mask: Bool[Tensor, "N"], yes: Any, no: Any) -> Any:
+    """As `tree.select`, for environments in the last dimension."""
+    return tree.map(lambda a, b: torch.where(mask, a, b), yes, no)
