@@ -3,6 +3,16 @@
 from rlmem.kernels.delta_rule import delta_rule
 from rlmem.kernels.gated_rnn import gated_rnn, gated_step
 from rlmem.kernels.linear_scan import linear_scan
+from rlmem.kernels.matrix_memory import matrix_memory
 from rlmem.kernels.short_conv import short_conv
+from rlmem.kernels.window_attention import window_attention
 
-__all__ = ["delta_rule", "gated_rnn", "gated_step", "linear_scan", "short_conv"]
+__all__ = [
+    "delta_rule",
+    "gated_rnn",
+    "gated_step",
+    "linear_scan",
+    "matrix_memory",
+    "short_conv",
+    "window_attention",
+]
