@@ -1,4 +1,4 @@
-"""What GRU and LSTM share: the parameters of `torch.nn.RNNBase`, and the operator that runs them."""
+"""What GRU and LSTM share: the parameters of `torch.nn.RNNBase`, and the operator under them."""
 
 from __future__ import annotations
 

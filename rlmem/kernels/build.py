@@ -12,7 +12,10 @@ from pathlib import Path
 from cffi import FFI
 
 KERNELS = Path("rlmem/kernels")
-SOURCES = [KERNELS / name for name in ("native.c", "linear_scan/cpu.c", "short_conv/cpu.c")]
+SOURCES = [
+    KERNELS / name
+    for name in ("native.c", "linear_scan/cpu.c", "short_conv/cpu.c", "gated_rnn/cpu.c")
+]
 
 ffi = FFI()
 for source in SOURCES:
@@ -27,7 +30,7 @@ ffi.set_source(
     sources=[str(source) for source in SOURCES],
     depends=[str(KERNELS / "build.py"), *map(str, KERNELS.rglob("*.h"))],
     include_dirs=[str(KERNELS)],
-    # Never -ffast-math: a NaN must stay one.
-    extra_compile_args=[] if sys.platform == "win32" else ["-O3"],
+    # Never -ffast-math: a NaN must stay one. Without traps both sides of a choice can be computed.
+    extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-fno-trapping-math"],
     optional=True,
 )

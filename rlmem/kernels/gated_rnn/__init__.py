@@ -1,4 +1,4 @@
-"""Gated recurrent networks: GRU, LSTM and sLSTM, the loop over time and its matrix product in one."""
+"""Gated recurrent networks, GRU, LSTM and sLSTM: time and the matrix product in one loop."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def gated_rnn(
         slstm      i, f, z, o  h, c, n, m  Beck et al. 2024, arXiv 2405.04517, sigmoid forget gate
         slstm_exp  i, f, z, o  h, c, n, m  the same with an exponential forget gate
 
-    `projected` [B, T, H, G D] is the input's share of the G gates of D units in each of H heads, and
-    `h[t-1] @ weight`, head by head, the state's; `weight` is [H, D, G D]. `bias` [H, 4 D] is added
+    `projected` [B, T, H, G D] is the input's share of the G gates of D units in each of H heads;
+    `h[t-1] @ weight`, head by head, is the state's, `weight` [H, D, G D]. `bias` [H, 4 D] is added
     to the gates; for the GRU r, z, n and, inside the product with r, to the state's share of n.
     `state` holds tensors [B, H, D], zero if not given; `start` [B, T] is bool. An sLSTM's state is
     fresh, that is without a stabiliser yet, where n = 0.

@@ -1,4 +1,4 @@
-"""The gated recurrent networks and their backward as operators of torch: autograd, tracing, vmap."""
+"""The gated recurrent networks and their backward as operators: autograd, tracing, vmap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlmem.kernels.gated_rnn import plain
+from rlmem.kernels.gated_rnn import cpu, plain
 from rlmem.kernels.gated_rnn.cells import CELLS, PARTS
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -153,4 +153,4 @@ rnn_backward.register_vmap(partial(_vmap, rnn_backward))
 
 def _cpu(like: Tensor) -> ModuleType:
     """The form that serves CPU tensors of this dtype."""
-    return plain
+    return cpu if cpu.serves(like) else plain
