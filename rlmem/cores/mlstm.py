@@ -1,0 +1,149 @@
+"""mLSTM, the matrix memory of xLSTM (Beck et al. 2024, arXiv 2405.04517, equations 19 to 27).
+
+    [q; k; v; o'] = W x + b (k over sqrt(D)),   i' = w_i x + b_i,   f' = w_f x + b_f   (per head)
+    C[t] = s(f') C[t-1] + exp(i') k v^T,   n[t] = s(f') n[t-1] + exp(i') k
+    h = C^T q / max(|n.q|, 1),   out = W_out(s(o') norm(h))
+
+The memory is carried divided by exp(m), a running maximum that keeps it finite; the norm is one
+layer norm per head, as in the authors' cell.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rlmem.cores.base import MemoryCore, register
+from rlmem.cores.heads import HeadNorm, split
+from rlmem.errors import positive
+from rlmem.kernels import matrix_memory
+from rlmem.kernels.matrix_memory import Memory, matrix_memory_step
+
+EPS = 1e-6  # beside the divisor, as in the authors' code
+
+
+class MLSTMState(NamedTuple):
+    """`C` [B, H, D, D] and `n` [B, H, D], both over exp(`m`) [B, H]."""
+
+    C: Tensor
+    n: Tensor
+    m: Tensor
+
+
+class MLSTMCell(nn.Module):
+    """Memory, gates and norm of `heads` heads of `size` units, between projections of any kind.
+
+    `q`, `k` and `v` are [*N, H D]; the gates are a linear map of any `inputs` [*N, G]. Keys are
+    divided by sqrt(D) here. Gates start with the authors' values: weights 0, forget biases from 3
+    to 6 along the heads, input biases normal with deviation 0.1.
+    """
+
+    def __init__(self, heads: int, size: int, gate_size: int) -> None:
+        super().__init__()
+        self.heads = positive("heads", heads)
+        self.size = positive("head_size", size)
+        self.gates = nn.Linear(gate_size, 2 * heads)
+        self.norm = HeadNorm(heads, size)
+        nn.init.zeros_(self.gates.weight)
+        with torch.no_grad():
+            self.gates.bias[:heads].normal_(0, 0.1)
+            self.gates.bias[heads:] = torch.linspace(3.0, 6.0, heads)
+
+    def initial_state(self, zeros: Tensor) -> MLSTMState:
+        """The empty memory for rows like those of `zeros` [B], in its dtype and on its device."""
+        head = (len(zeros), self.heads)
+        sizes = ((*head, self.size, self.size), (*head, self.size), head)
+        return MLSTMState(*(zeros.new_zeros(size) for size in sizes))
+
+    def step(
+        self,
+        q: Float[Tensor, "B W"],
+        k: Float[Tensor, "B W"],
+        v: Float[Tensor, "B W"],
+        inputs: Float[Tensor, "B G"],
+        state: MLSTMState,
+    ) -> tuple[Float[Tensor, "B W"], MLSTMState]:
+        """One step, which knows nothing of resets."""
+        h, new = matrix_memory_step(
+            *self._heads(q, k, v),
+            Memory(*state),
+            *self._gates(inputs, state),
+            normalizer="max",
+            eps=EPS,
+        )
+        return self.norm(h), MLSTMState(new.C, *self._both(new))
+
+    def scan(
+        self,
+        q: Float[Tensor, "B T W"],
+        k: Float[Tensor, "B T W"],
+        v: Float[Tensor, "B T W"],
+        inputs: Float[Tensor, "B T G"],
+        state: MLSTMState,
+        start: Bool[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T W"], MLSTMState]:
+        """A row of steps."""
+        h, new = matrix_memory(
+            *self._heads(q, k, v),
+            *self._gates(inputs, state),
+            Memory(*state),
+            start,
+            normalizer="max",
+            eps=EPS,
+        )
+        return self.norm(h), MLSTMState(new.C, *self._both(new))
+
+    def _heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return split(q, self.heads), split(k * self.size**-0.5, self.heads), split(v, self.heads)
+
+    def _gates(self, inputs: Tensor, state: MLSTMState) -> tuple[Tensor, Tensor]:
+        i, f = self.gates(inputs).to(state.C.dtype).chunk(2, dim=-1)
+        return i, f
+
+    def _both(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        assert memory.n is not None
+        assert memory.m is not None
+        return memory.n, memory.m
+
+
+@register("mlstm")
+class MLSTM(MemoryCore[MLSTMState]):
+    """`heads` heads of `head_size` units: if not given, as many as cover the output, but no fewer
+    than 8, since the norm of very small heads leaves little more than signs."""
+
+    forgets_nonfinite = False  # a chunk multiplies what lies before a start by zero
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None = None,
+        *,
+        heads: int = 4,
+        head_size: int | None = None,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        positive("heads", heads)
+        size = max(8, -(-self.output_size // heads)) if head_size is None else head_size
+        self.cell = MLSTMCell(heads, size, self.input_size)
+        self.project = nn.Linear(self.input_size, 4 * heads * size)
+        self.W_out = nn.Linear(heads * size, self.output_size)
+
+    def initial_state(self, batch_size: int) -> MLSTMState:
+        return self.cell.initial_state(self.zeros(batch_size))
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: MLSTMState
+    ) -> tuple[Float[Tensor, "B O"], MLSTMState]:
+        q, k, v, o = self.project(x).chunk(4, dim=-1)
+        h, state = self.cell.step(q, k, v, x, state)
+        return self.W_out(torch.sigmoid(o) * h), state
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: MLSTMState, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], MLSTMState]:
+        q, k, v, o = self.project(x).chunk(4, dim=-1)
+        h, state = self.cell.scan(q, k, v, x, state, start)
+        return self.W_out(torch.sigmoid(o) * h), state
