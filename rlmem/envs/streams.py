@@ -29,6 +29,10 @@ _EPISODE = _signed((GOLDEN << 20) & (1 << 64) - 1)
 # Numbers that are made in one go, at most: more would leave the cache, fewer would waste calls.
 BLOCK = 1 << 15
 
+# What keeps the rows of a deck from lying a power of two apart, where one set of the cache would
+# have to hold a column of them (measured: three times as long).
+PAD = 64
+
 
 def mix(x: Int[Tensor, "*N"]) -> Int[Tensor, "*N"]:
     """SplitMix64's finalizer, in place.
@@ -107,47 +111,90 @@ class Draws:
         """Integers of [0, limit)."""
         return below(self.bits(count), limit)
 
+    def nested(
+        self, limits: Int[Tensor, "count"], most: int, each: int = 1
+    ) -> Int[Tensor, "count each*M"]:
+        """`each` integers of [0, limits[i]), several from a word; `most` is what no limit exceeds.
+
+        A word is a fraction in [0, 1): times the limit, its whole part is a number, and its
+        fraction is the next fraction. As many are taken as leave each with a bias below 2^-31.
+        """
+        width = most.bit_length()
+        uses, free = max(1, 32 // width - 1), 63 - width
+        words = -(-len(limits) // uses)
+        mask = (1 << free) - 1
+        fraction = self.bits(words * each).view(words, -1)
+        fraction.bitwise_right_shift_(width + 1).bitwise_and_(mask)
+        numbers = fraction.new_empty(uses, *fraction.shape)
+        ones = limits.new_ones(uses * words - len(limits))
+        rows = torch.cat([limits, ones]).view(uses, words, 1).unbind()
+        for limit, number in zip(rows, numbers.unbind(), strict=True):
+            fraction.mul_(limit)
+            torch.bitwise_right_shift(fraction, free, out=number)
+            fraction.bitwise_and_(mask)
+        return numbers.view(uses * words, -1)[: len(limits)]
+
     def shuffle(self, size: int, count: int | None = None) -> Integer[Tensor, "count M"]:
         """The first `count` (all, if not given) of the numbers 0..size-1 in random order, uint8
         or int16 where that holds them.
+        """
+        return self.shuffles(1, size, count).squeeze(1)
+
+    def shuffles(
+        self, decks: int, size: int, count: int | None = None
+    ) -> Integer[Tensor, "count decks M"]:
+        """As `shuffle`, several of them beside each other.
 
         Fisher and Yates' shuffle: card t changes places with a random one of those not yet dealt.
         """
         count = size if count is None else count
         dtype = torch.uint8 if size <= 256 else torch.int16 if size <= 2**15 else torch.int64
         numbers = torch.arange(size, dtype=dtype, device=self.device)
-        deck = numbers[:, None].repeat(1, self.size)
-        dealt, flat = torch.empty_like(deck[:count]), deck.view(-1)
-        places = torch.arange(self.size, device=self.device)
-        rows = max(1, BLOCK // max(self.size, 1))
+        width = decks * self.size
+        pitch = width + PAD
+        deck = numbers[:, None].repeat(1, pitch)
+        flat, cards = deck.view(-1), deck[:, :width].unbind()
+        dealt = deck.new_empty(count, decks, self.size)
+        hands = dealt.view(count, width).unbind()
+        columns = torch.arange(width, device=self.device)
+        rows = max(4, BLOCK // max(width, 1))
         for first in range(0, count, rows):
-            here = torch.arange(first, min(first + rows, count), device=self.device)[:, None]
-            chosen = below(self.bits(len(here)), size - here).add_(here)
-            chosen.mul_(self.size).add_(places)
-            for t, index in enumerate(chosen, first):
-                torch.index_select(flat, 0, index, out=dealt[t])
-                flat.index_copy_(0, index, deck[t].clone())
+            here = torch.arange(first, min(first + rows, count), device=self.device)
+            chosen = self.nested(size - here, size, decks).add_(here[:, None])
+            torch.add(columns, chosen, alpha=pitch, out=chosen)
+            for t, place in enumerate(chosen.unbind(), first):
+                torch.index_select(flat, 0, place, out=hands[t])
+                flat.index_copy_(0, place, cards[t].clone())
         return dealt
 
 
 class Steps:
-    """A random number for each environment and step, made in blocks of steps."""
+    """Random numbers for each environment and step, made in blocks of steps."""
 
     def __init__(self, key: Int[Tensor, "N"], per_step: int = 1) -> None:
         self._key = mix(key ^ _STEPS)
         self._per_step = per_step
         self._block = max(1, BLOCK // max(len(key) * per_step, 1))
-        self._step = 0
-        self._rows: Tensor | None = None
+        self._word = 0
+        self._words: list[Tensor] = []
+        self._halves: list[Tensor] = []
 
     def bits(self) -> Int[Tensor, "per_step N"]:
         """64 random bits for each number of the next step."""
-        at = self._step % self._block
-        if at == 0 or self._rows is None:
-            first = self._step * self._per_step
-            counter = torch.arange(
-                first, first + self._block * self._per_step, device=self._key.device
-            )
-            self._rows = bits(self._key, counter.view(self._block, self._per_step, 1))
-        self._step += 1
-        return self._rows[at]
+        if not self._words:
+            self._words = list(self._draw().unbind())[::-1]
+        return self._words.pop()
+
+    def half(self) -> Integer[Tensor, "N"]:
+        """The next 32 random bits, as int32: half a word."""
+        if not self._halves:
+            words = self._draw().flatten(0, 1).view(torch.int32).unflatten(-1, (-1, 2))
+            halves = words.transpose(1, 2).contiguous().flatten(0, 1)
+            self._halves = list(halves.unbind())[::-1]
+        return self._halves.pop()
+
+    def _draw(self) -> Int[Tensor, "block per_step N"]:
+        """The next words."""
+        first, self._word = self._word, self._word + self._block * self._per_step
+        counter = torch.arange(first, self._word, device=self._key.device)
+        return bits(self._key, counter.view(self._block, self._per_step, 1))

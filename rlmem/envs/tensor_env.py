@@ -13,7 +13,7 @@ episodes end:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import gymnasium as gym
@@ -105,7 +105,8 @@ class TensorEnv(ABC):
     def _step(self, action: Tensors) -> Transition: ...
 
     def _flags(self, value: bool) -> Bool[Tensor, "N"]:
-        return torch.full((self.num_envs,), value, device=self.device)
+        make = torch.ones if value else torch.zeros
+        return make(self.num_envs, dtype=torch.bool, device=self.device)
 
 
 class LockstepEnv(TensorEnv):
@@ -144,14 +145,18 @@ class LockstepEnv(TensorEnv):
         return Transition(self._restart(), reward, *flags, obs)
 
 
+# A tensor, or what its rows are: a tuple of them is quicker to index.
+Rows = Tensor | Sequence[Tensor]
+
+
 class Script(NamedTuple):
     """An episode that is known when it begins: what is seen, and which answers are right.
 
     `answer[t]` belongs to step t, before which `obs[t]` is seen; both are int64 or float32.
     """
 
-    obs: Tensors  # leaves [length + 1, N, ...]
-    answer: Tensor  # [length, N]
+    obs: Mapping[str, Rows]  # leaves [length + 1, N, ...]
+    answer: Rows  # [length, N]
 
 
 class ScriptedEnv(LockstepEnv):
@@ -177,11 +182,14 @@ class ScriptedEnv(LockstepEnv):
         if not self.asked(t):
             return torch.zeros(self.num_envs, device=self.device)
         right = action == self.script.answer[t]
-        return right.to(torch.float32).mul_(2 * self.reward).sub_(self.reward)
+        return torch.add(self._wrong, right, alpha=2 * self.reward)
 
     def begin(self, draws: Draws) -> Tensors:
         """The first observation of a new script."""
-        self.script = self.write(draws)
+        script = self.write(draws)
+        obs = {key: _rows(leaf) for key, leaf in script.obs.items()}
+        self.script = Script(obs, _rows(script.answer))
+        self._wrong = torch.full((), -self.reward, device=self.device)
         return self._seen(0)
 
     def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
@@ -190,6 +198,10 @@ class ScriptedEnv(LockstepEnv):
 
     def _seen(self, t: int) -> Tensors:
         return {key: leaf[t] for key, leaf in self.script.obs.items()}
+
+
+def _rows(leaf: Rows) -> Sequence[Tensor]:
+    return leaf.unbind() if isinstance(leaf, Tensor) else leaf
 
 
 class StateEnv(TensorEnv, Generic[S]):

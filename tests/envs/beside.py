@@ -20,6 +20,8 @@ from rlmem.envs.tensor_env import StateEnv, TensorEnv
 # Gives a batched environment the hidden state of the originals, now and at every new episode.
 Attach = Callable[[Any, list[Any]], None]
 
+envs.names()  # which fills FAMILIES
+
 
 def original(name: str, difficulty: str) -> gym.Env:
     return getattr(popgym.envs, FAMILIES[name] + difficulty.capitalize())()

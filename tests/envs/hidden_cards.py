@@ -8,14 +8,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlmem.envs.streams import Draws
 
-def decks(originals: list[Any]) -> Tensor:
+
+def decks(originals: list[Any], deck: str = "deck") -> Tensor:
     """Cards in the order in which they are dealt, [cards, N]; the package deals from the end."""
-    return torch.from_numpy(np.stack([env.deck.idx[::-1] for env in originals], axis=1).copy())
+    order = [getattr(env, deck).idx[::-1] for env in originals]
+    return torch.from_numpy(np.stack(order, axis=1))
 
 
 def attach_decks(env: Any, originals: list[Any]) -> None:
     env.draw = lambda draws: decks(originals)
 
 
-ATTACH = {"popgym-repeat": attach_decks}
+def attach_two_decks(env: Any, originals: list[Any]) -> None:
+    names = ("value_deck", "query_deck")
+    env.draw = lambda draws: torch.stack([decks(originals, name) for name in names], 1)
+
+
+class Overheard:
+    """A generator that remembers the last single number it gave."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator
+        self.last = 0.0
+
+    def random(self, *args: Any, **kwargs: Any) -> Any:
+        drawn = self.generator.random(*args, **kwargs)
+        self.last = self.last if args else drawn
+        return drawn
+
+
+def attach_bandits(env: Any, originals: list[Any]) -> None:
+    def draw(draws: Draws) -> Tensor:
+        for bandit in originals:
+            if not isinstance(bandit.np_random, Overheard):
+                bandit.np_random = Overheard(bandit.np_random)
+        return torch.from_numpy(np.stack([bandit.bandits for bandit in originals], axis=1))
+
+    def luck() -> Tensor:
+        drawn = np.array([bandit.np_random.last for bandit in originals])
+        return torch.from_numpy((np.floor(drawn * 2**32) - 2**31).astype(np.int32))
+
+    env.draw, env.luck = draw, luck
+
+
+ATTACH = {
+    "popgym-repeat": attach_decks,
+    "popgym-repeat-first": attach_decks,
+    "popgym-autoencode": attach_decks,
+    "popgym-count-recall": attach_two_decks,
+    "popgym-higher-lower": attach_decks,
+    "popgym-bandit": attach_bandits,
+}

@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import Tensor
 
 SUITS = "♠♦♣♥"
+COLORS = ("black", "red")
 RANKS = ("A", "2", "3", "4", "5", "6", "7", "8", "9", "10", "J", "Q", "K")
 DECK = 52
 
@@ -15,17 +16,17 @@ Card = TypeVar("Card", int, Tensor)
 
 def suit(card: Card) -> Card:
     """0..3 in the order of `SUITS`."""
-    return card % 4
+    return card & 3
 
 
 def rank(card: Card) -> Card:
     """0..12 in the order of `RANKS`."""
-    return card % DECK // 4
+    return card % DECK >> 2
 
 
 def color(card: Card) -> Card:
     """0 for black, 1 for red."""
-    return card % 2
+    return card & 1
 
 
 def name(card: int) -> str:

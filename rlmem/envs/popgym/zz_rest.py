@@ -12,21 +12,14 @@ from rlmem.envs.popgym.task import DIFFICULTIES, FAMILIES
 from rlmem.errors import unknown
 
 REST = {
-    "popgym-autoencode": "Autoencode",
-    "popgym-bandit": "MultiarmedBandit",
-    "popgym-battleship": "Battleship",
     "popgym-concentration": "Concentration",
-    "popgym-count-recall": "CountRecall",
-    "popgym-higher-lower": "HigherLower",
     "popgym-minesweeper": "MineSweeper",
     "popgym-noisy-position-only-cartpole": "NoisyPositionOnlyCartPole",
     "popgym-noisy-position-only-pendulum": "NoisyPositionOnlyPendulum",
     "popgym-position-only-cartpole": "PositionOnlyCartPole",
     "popgym-position-only-pendulum": "PositionOnlyPendulum",
-    "popgym-repeat-first": "RepeatFirst",
     "popgym-velocity-only-cartpole": "VelocityOnlyCartPole",
 }
-GUESSING = ("Autoencode", "CountRecall", "HigherLower", "RepeatFirst")
 
 
 def family(task: str) -> Callable[..., VecEnv]:
@@ -35,7 +28,7 @@ def family(task: str) -> Callable[..., VecEnv]:
     def make(
         num_envs: int,
         difficulty: str = "easy",
-        previous_action: bool = task not in GUESSING,
+        previous_action: bool = True,
         backend: str = "package",
         vectorization: str = "sync",
         check_actions: bool = False,

@@ -1,0 +1,71 @@
+"""Autoencode: watch a deck being dealt, then name its suits backward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium.spaces import Discrete, Tuple
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.popgym.cards import DECK, SUITS, suit
+from rlmem.envs.popgym.task import task
+from rlmem.envs.streams import Draws
+from rlmem.envs.tensor_env import Script, ScriptedEnv
+
+
+@task(
+    "popgym-autoencode",
+    package="Autoencode",
+    previous_action=False,
+    easy={"num_decks": 1},
+    medium={"num_decks": 2},
+    hard={"num_decks": 3},
+)
+class Autoencode(ScriptedEnv):
+    """Sees whether to watch (1) or to play (0), and a suit; once played, 0 in place of a suit.
+
+    The last card comes with the call to play, and is the first to be named.
+    """
+
+    def __init__(self, num_decks: int, **options: Any) -> None:
+        seen = Tuple((Discrete(2), Discrete(4)))
+        super().__init__(observation_space=seen, action_space=Discrete(4), **options)
+        self.cards = DECK * num_decks
+        self.length = 2 * self.cards - 1
+        self.reward = 1 / self.cards
+        self._ones = torch.ones(self.num_envs, dtype=torch.int64, device=self.device)
+        self._zeros = torch.zeros_like(self._ones)
+
+    def draw(self, draws: Draws) -> Tensor:
+        """The cards in the order in which they are dealt, [cards, N]."""
+        return draws.shuffle(self.cards)
+
+    def write(self, draws: Draws) -> Script:
+        """Draw an episode for each environment."""
+        suits = suit(self.draw(draws)).long()
+        dealt, backward = suits.unbind(), suits.flip(0).unbind()
+        mode = [self._ones] * (self.cards - 1) + [self._zeros] * (self.cards + 1)
+        shown = [*dealt] + [self._zeros] * self.cards
+        # Nothing is asked while cards are dealt: what stands for those answers is never looked at.
+        return Script({"obs.0": mode, "obs.1": shown}, [*dealt[1:], *backward])
+
+    def asked(self, t: int) -> bool:
+        """Once all cards have been dealt."""
+        return t + 1 >= self.cards
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """The suit that is shown, or the call to play."""
+        card = SUITS[int(obs["obs.1"][row])]
+        if obs["obs.0"][row]:
+            return f"watch {card}"
+        return f"watch {card}, then play" if self.t + 1 == self.cards else "play"
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """The suit that is named."""
+        return SUITS[int(action["action"][row])]
+
+    def reveal(self, row: int) -> str:
+        """The suit that is to be named."""
+        return SUITS[int(self.script.answer[self.t][row])] if self.asked(self.t) else ""

@@ -1,0 +1,75 @@
+"""CountRecall: say how often a kind of card has been shown."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.popgym.cards import COLORS, DECK, RANKS, SUITS, color, rank, suit
+from rlmem.envs.popgym.task import task
+from rlmem.envs.streams import Draws
+from rlmem.envs.tensor_env import Script, ScriptedEnv
+
+KINDS = {"color": (color, COLORS), "suit": (suit, SUITS), "rank": (rank, RANKS)}
+
+
+@task(
+    "popgym-count-recall",
+    package="CountRecall",
+    previous_action=False,
+    easy={"num_decks": 1, "kind": "color"},
+    medium={"num_decks": 2, "kind": "suit"},
+    hard={"num_decks": 4, "kind": "rank"},
+)
+class CountRecall(ScriptedEnv):
+    """Sees the kinds of two cards, each from a pile of its own: one that is dealt, and one whose
+    kind is to be counted among those dealt so far.
+    """
+
+    def __init__(self, num_decks: int, kind: str, **options: Any) -> None:
+        self.kind, self.names = KINDS[kind]
+        kinds = len(self.names)
+        self.cards = DECK * num_decks
+        super().__init__(
+            observation_space=MultiDiscrete([kinds, kinds]),
+            action_space=Discrete(self.cards // kinds + 1),
+            **options,
+        )
+        self.length = self.cards - 1
+        self.reward = 1 / self.length
+
+    def draw(self, draws: Draws) -> Tensor:
+        """The cards that are dealt, and those that are asked about, in order, [cards, 2, N]."""
+        return draws.shuffles(2, self.cards)
+
+    def write(self, draws: Draws) -> Script:
+        """Draw an episode for each environment."""
+        dealt, queried = self.kind(self.draw(draws)).unbind(1)
+        obs = torch.stack([dealt, queried], -1).long()
+        return Script({"obs": obs}, self._answers(dealt, queried).long())
+
+    def _answers(self, dealt: Tensor, queried: Tensor) -> Tensor:
+        """How many of the first t cards are of the t-th kind that is asked about, [cards, N]."""
+        kinds = torch.arange(len(self.names), dtype=dealt.dtype, device=self.device)[:, None]
+        counts = (dealt[:, None] == kinds).view(torch.uint8)
+        for before, row in pairwise(counts.unbind()):
+            row += before
+        answer = torch.zeros_like(counts[:, 0])
+        for kind, count in enumerate(counts.unbind(1)):
+            # A product, which is several times faster on bytes than `where`.
+            answer += (queried == kind).view(torch.uint8).mul_(count)
+        return answer
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """The kind that is shown and the kind that is asked about."""
+        dealt, queried = obs["obs"][row].tolist()
+        return f"{self.names[dealt]}, how many {self.names[queried]}?"
+
+    def reveal(self, row: int) -> str:
+        """The right answer."""
+        return str(int(self.script.answer[self.t][row]))

@@ -1,0 +1,64 @@
+"""HigherLower: guess whether the next card is higher or lower."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium.spaces import Discrete
+from jaxtyping import Float
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.popgym.cards import DECK, RANKS, rank
+from rlmem.envs.popgym.task import task
+from rlmem.envs.streams import Draws
+from rlmem.envs.tensor_env import Script, ScriptedEnv
+
+GUESSES = ("higher", "lower")
+
+
+@task(
+    "popgym-higher-lower",
+    package="HigherLower",
+    previous_action=False,
+    easy={"num_decks": 1},
+    medium={"num_decks": 2},
+    hard={"num_decks": 3},
+)
+class HigherLower(ScriptedEnv):
+    """Sees a rank, and guesses whether the next one is higher (0) or lower (1); a tie earns 0."""
+
+    def __init__(self, num_decks: int, **options: Any) -> None:
+        ranks = Discrete(len(RANKS))
+        super().__init__(observation_space=ranks, action_space=Discrete(2), **options)
+        self.cards = DECK * num_decks
+        self.length = self.cards - 1
+        self.reward = 1 / self.cards
+
+    def draw(self, draws: Draws) -> Tensor:
+        """The cards in the order in which they are dealt, [cards, N]."""
+        return draws.shuffle(self.cards)
+
+    def write(self, draws: Draws) -> Script:
+        """Draw an episode for each environment; the answers are what `higher` earns."""
+        ranks = rank(self.draw(draws)).to(torch.int8)
+        earned = (ranks[1:] - ranks[:-1]).sign_().to(torch.float32).mul_(self.reward)
+        return Script({"obs": ranks.long()}, earned)
+
+    def score(self, t: int, action: Tensor) -> Float[Tensor, "N"]:
+        """The reward of step t: what `higher` earns, or its opposite."""
+        side = (action == 0).to(torch.float32).mul_(2).sub_(1)
+        return side.mul_(self.script.answer[t])
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """The rank that is shown."""
+        return RANKS[int(obs["obs"][row])]
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """The guess."""
+        return GUESSES[int(action["action"][row])]
+
+    def reveal(self, row: int) -> str:
+        """The next rank."""
+        return RANKS[int(self.script.obs["obs"][self.t + 1][row])]

@@ -1,0 +1,53 @@
+"""RepeatFirst: go on naming the suit of the first card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.spaces import Discrete
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.popgym.cards import DECK, SUITS, suit
+from rlmem.envs.popgym.task import task
+from rlmem.envs.streams import Draws
+from rlmem.envs.tensor_env import Script, ScriptedEnv
+
+
+@task(
+    "popgym-repeat-first",
+    package="RepeatFirst",
+    previous_action=False,
+    easy={"num_decks": 1},
+    medium={"num_decks": 8},
+    hard={"num_decks": 16},
+)
+class RepeatFirst(ScriptedEnv):
+    """Sees a suit, and is to name the one that the episode began with."""
+
+    def __init__(self, num_decks: int, **options: Any) -> None:
+        super().__init__(observation_space=Discrete(4), action_space=Discrete(4), **options)
+        self.cards = DECK * num_decks
+        self.length = self.cards - 1
+        self.reward = 1 / self.length
+
+    def draw(self, draws: Draws) -> Tensor:
+        """The cards in the order in which they are dealt, [cards, N]."""
+        return draws.shuffle(self.cards)
+
+    def write(self, draws: Draws) -> Script:
+        """Draw an episode for each environment."""
+        suits = suit(self.draw(draws)).long()
+        return Script({"obs": suits}, suits[0].clone().expand(self.length, -1))
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """The suit that is shown."""
+        return SUITS[int(obs["obs"][row])]
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """The suit that is named."""
+        return SUITS[int(action["action"][row])]
+
+    def reveal(self, row: int) -> str:
+        """The suit of the first card."""
+        return SUITS[int(self.script.answer[0][row])]
