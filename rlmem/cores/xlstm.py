@@ -1,0 +1,223 @@
+"""xLSTM: a stack of mLSTM and sLSTM blocks (Beck et al. 2024, arXiv 2405.04517, figures 10 and 11).
+
+mLSTM, in a projection that is wider than the residual stream:
+
+    [u; g] = W_up LN(x),   c = silu(conv(u))
+    q, k = blockdiag(c),  v = blockdiag(u),   h = norm(mLSTM(q, k, v))     gates from [q; k; v]
+    x = x + W_down((h + skip c) silu(g))
+
+sLSTM, and after it an MLP:
+
+    u = LN(x),   c = silu(conv(u)),   i, f = blockdiag(c),  z, o = blockdiag(u)
+    x = x + norm(sLSTM(i, f, z, o)),   [a; b] = W_up LN(x),   x = x + W_down(gelu(a) b)
+
+Both norms are one for each head; the cells are those of `mlstm.py` and `slstm.py`. Where the
+figures leave it open (what the gates of the mLSTM read; the two residual parts of the sLSTM; a last
+norm) it is as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlmem.cores.base import MemoryCore, register
+from rlmem.cores.conv import ShortConv
+from rlmem.cores.heads import split
+from rlmem.cores.mlstm import MLSTMCell, MLSTMState
+from rlmem.cores.slstm import SLSTMCell, SLSTMState
+from rlmem.errors import UsageError, positive
+
+
+class BlockState(NamedTuple):
+    """`window` [B, W-1, channels]: the convolution's last inputs; `cell`: the cell's own state."""
+
+    window: Tensor
+    cell: Any
+
+
+class BlockLinear(nn.Module):
+    """A linear map of `blocks` equal parts of the input, each to itself, without bias.
+
+    [*N, blocks D] to [*N, blocks, outputs D]: for each part, `outputs` results side by side.
+    """
+
+    def __init__(self, blocks: int, size: int, outputs: int) -> None:
+        super().__init__()
+        bound = size**-0.5
+        self.weight = nn.Parameter(torch.empty(blocks, size, outputs * size))
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x: Float[Tensor, "*N W"]) -> Float[Tensor, "*N H G"]:
+        return torch.einsum("...hd,hde->...he", split(x, len(self.weight)), self.weight)
+
+
+class MLSTMBlock(nn.Module):
+    """The matrix memory inside a projection to `expand` times the width."""
+
+    def __init__(self, width: int, expand: int, heads: int, qkv_block: int, conv_size: int) -> None:
+        super().__init__()
+        inner = positive("expand", expand) * width
+        size = _part("mlstm_heads", inner, heads)
+        blocks = _part("qkv_block", inner, qkv_block)
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 2 * inner, bias=False)
+        self.conv = ShortConv(inner, conv_size)
+        self.qk = BlockLinear(blocks, qkv_block, 2)
+        self.v = BlockLinear(blocks, qkv_block, 1)
+        self.cell = MLSTMCell(heads, size, 3 * inner)
+        self.skip = nn.Parameter(torch.ones(inner))
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def initial_state(self, zeros: Tensor) -> MLSTMState:
+        return self.cell.initial_state(zeros)
+
+    def update(
+        self, x: Float[Tensor, "B W"], state: BlockState
+    ) -> tuple[Float[Tensor, "B W"], BlockState]:
+        u, gate = self.up(self.norm(x)).chunk(2, dim=-1)
+        c, window = self.conv.step(u, state.window)
+        c = F.silu(c)
+        h, cell = self.cell.step(*self._read(u, c), state.cell)
+        return x + self._leave(h, c, gate), BlockState(window, cell)
+
+    def scan(
+        self, x: Float[Tensor, "B T W"], state: BlockState, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T W"], BlockState]:
+        u, gate = self.up(self.norm(x)).chunk(2, dim=-1)
+        c, window = self.conv.scan(u, state.window, start)
+        c = F.silu(c)
+        h, cell = self.cell.scan(*self._read(u, c), state.cell, start)
+        return x + self._leave(h, c, gate), BlockState(window, cell)
+
+    def _read(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v and what the gates read."""
+        q, k = (part.flatten(-2) for part in self.qk(c).chunk(2, dim=-1))
+        v = self.v(u.to(c.dtype)).flatten(-2)
+        return q, k, v, torch.cat([q, k, v], dim=-1)
+
+    def _leave(self, h: Tensor, c: Tensor, gate: Tensor) -> Tensor:
+        return self.down((h + self.skip * c) * F.silu(gate))
+
+
+class SLSTMBlock(nn.Module):
+    """The scalar memory, which mixes its units, then a GeGLU MLP of 4/3 of the width."""
+
+    def __init__(self, width: int, heads: int, conv_size: int) -> None:
+        super().__init__()
+        size = _part("slstm_heads", width, heads)
+        hidden = -(-4 * width // 3)
+        self.norm = nn.LayerNorm(width)
+        self.conv = ShortConv(width, conv_size)
+        self.if_ = BlockLinear(heads, size, 2)
+        self.zo = BlockLinear(heads, size, 2)
+        self.cell = SLSTMCell(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def initial_state(self, zeros: Tensor) -> SLSTMState:
+        leaf = zeros.new_zeros(len(zeros), self.conv.channels)
+        return SLSTMState(leaf, leaf, leaf, leaf)
+
+    def update(
+        self, x: Float[Tensor, "B W"], state: BlockState
+    ) -> tuple[Float[Tensor, "B W"], BlockState]:
+        u = self.norm(x)
+        c, window = self.conv.step(u, state.window)
+        h, cell = self.cell.step(self._gates(u, c), state.cell)
+        return self._mlp(x + h), BlockState(window, cell)
+
+    def scan(
+        self, x: Float[Tensor, "B T W"], state: BlockState, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T W"], BlockState]:
+        u = self.norm(x)
+        c, window = self.conv.scan(u, state.window, start)
+        h, cell = self.cell.scan(self._gates(u, c), state.cell, start)
+        return self._mlp(x + h), BlockState(window, cell)
+
+    def _gates(self, u: Tensor, c: Tensor) -> Float[Tensor, "*N H G"]:
+        return torch.cat([self.if_(F.silu(c)), self.zo(u.to(c.dtype))], dim=-1)
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        a, b = self.up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.gelu(a) * b)
+
+
+def _part(option: str, width: int, parts: int) -> int:
+    """`width` over `parts`; a `UsageError` where that is no whole number."""
+    if width % positive(option, parts):
+        raise UsageError(f"{option} must divide the width {width}, not {parts}")
+    return width // parts
+
+
+@register("xlstm")
+class XLSTM(MemoryCore[tuple[BlockState, ...]]):
+    """`blocks` names each block, "m" or "s", from the input on; their states are in a tuple.
+
+    Where `input_size` is another width than `output_size`, a linear map comes first.
+    """
+
+    forgets_nonfinite = False  # as `mlstm`
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None = None,
+        *,
+        blocks: str = "ms",
+        mlstm_heads: int = 4,
+        slstm_heads: int = 2,
+        expand: int = 2,
+        qkv_block: int = 4,
+        conv_size: int = 4,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        if not blocks or set(blocks) - {"m", "s"}:
+            raise UsageError(f'blocks must be letters "m" and "s", such as "ms", not {blocks!r}')
+        width = self.output_size
+        same = self.input_size == width
+        self.embed = nn.Identity() if same else nn.Linear(self.input_size, width)
+        self.blocks = nn.ModuleList(
+            MLSTMBlock(width, expand, mlstm_heads, qkv_block, conv_size)
+            if kind == "m"
+            else SLSTMBlock(width, slstm_heads, conv_size)
+            for kind in blocks
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def initial_state(self, batch_size: int) -> tuple[BlockState, ...]:
+        return tuple(
+            BlockState(
+                self.zeros(batch_size, block.conv.size - 1, block.conv.channels),
+                block.initial_state(self.zeros(batch_size)),
+            )
+            for block in self._blocks()
+        )
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: tuple[BlockState, ...]
+    ) -> tuple[Float[Tensor, "B O"], tuple[BlockState, ...]]:
+        return self._through("update", x, state)
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: tuple[BlockState, ...], start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], tuple[BlockState, ...]]:
+        return self._through("scan", x, state, start)
+
+    def _through(
+        self, method: str, x: Tensor, state: tuple[BlockState, ...], *start: Tensor
+    ) -> tuple[Tensor, tuple[BlockState, ...]]:
+        x = self.embed(x)
+        states = []
+        for block, s in zip(self._blocks(), state, strict=True):
+            x, new = getattr(block, method)(x, s, *start)
+            states.append(new)
+        return self.norm(x), tuple(states)
+
+    def _blocks(self) -> list[MLSTMBlock | SLSTMBlock]:
+        return list(self.blocks)  # type: ignore[arg-type]
