@@ -178,6 +178,7 @@ class Steps:
         self._word = 0
         self._words: list[Tensor] = []
         self._halves: list[Tensor] = []
+        self._normals: list[Tensor] = []
 
     def bits(self) -> Int[Tensor, "per_step N"]:
         """64 random bits for each number of the next step."""
@@ -188,10 +189,21 @@ class Steps:
     def half(self) -> Integer[Tensor, "N"]:
         """The next 32 random bits, as int32: half a word."""
         if not self._halves:
-            words = self._draw().flatten(0, 1).view(torch.int32).unflatten(-1, (-1, 2))
-            halves = words.transpose(1, 2).contiguous().flatten(0, 1)
-            self._halves = list(halves.unbind())[::-1]
+            self._halves = list(self._halved().flatten(0, 1).unbind())[::-1]
         return self._halves.pop()
+
+    def normals(self) -> Float[Tensor, "2 N"]:
+        """Two float32 of the standard normal distribution; one word holds both."""
+        if not self._normals:
+            # In the middle of a step of the grid, so that no number is infinite.
+            uniform = self._halved().to(torch.float64).add_(0.5).mul_(2.0**-32).add_(0.5)
+            self._normals = list(torch.special.ndtri(uniform).to(torch.float32).unbind())[::-1]
+        return self._normals.pop()
+
+    def _halved(self) -> Integer[Tensor, "words 2 N"]:
+        """The halves of the next words."""
+        words = self._draw().flatten(0, 1).view(torch.int32).unflatten(-1, (-1, 2))
+        return words.transpose(1, 2).contiguous()
 
     def _draw(self) -> Int[Tensor, "block per_step N"]:
         """The next words."""

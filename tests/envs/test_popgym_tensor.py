@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rlmem.envs.popgym.task import DIFFICULTIES
-from tests.envs import hidden_cards
+from tests.envs import hidden_boards, hidden_cards, hidden_physics
 from tests.envs.beside import Beside
 
-ATTACH = {**hidden_cards.ATTACH}
+ATTACH = {**hidden_cards.ATTACH, **hidden_boards.ATTACH, **hidden_physics.ATTACH}
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)

@@ -12,13 +12,7 @@ from rlmem.envs.popgym.task import DIFFICULTIES, FAMILIES
 from rlmem.errors import unknown
 
 REST = {
-    "popgym-concentration": "Concentration",
     "popgym-minesweeper": "MineSweeper",
-    "popgym-noisy-position-only-cartpole": "NoisyPositionOnlyCartPole",
-    "popgym-noisy-position-only-pendulum": "NoisyPositionOnlyPendulum",
-    "popgym-position-only-cartpole": "PositionOnlyCartPole",
-    "popgym-position-only-pendulum": "PositionOnlyPendulum",
-    "popgym-velocity-only-cartpole": "VelocityOnlyCartPole",
 }
 
 

@@ -1,0 +1,156 @@
+"""Battleship: sink hidden ships, told of every shot only whether it hit."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
+from jaxtyping import Bool, Float, Int, Integer
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.popgym.task import task
+from rlmem.envs.streams import Draws, below
+from rlmem.envs.tensor_env import StateEnv
+
+SHIPS = (2, 3, 3, 4)
+# What a square holds; a shot at it adds SHOT.
+WATER, SHIP, SHOT = 0, 1, 2
+SQUARES = "·■○✕"
+
+# Boards that are drawn at a time: more would leave the cache.
+BLOCK = 4096
+
+
+class Sea(NamedTuple):
+    """A game: its board, how many shots there were, how many hit, and whether the last did."""
+
+    board: Integer[Tensor, "N squares"]
+    hits: Integer[Tensor, "N"]
+    shots: Integer[Tensor, "N"]
+    hit: Bool[Tensor, "N"]
+
+
+class Berths:
+    """Where a ship of `length` squares may lie on a board of `size` x `size`.
+
+    A line is a row or, after all rows, a column, and known by its bits: which of its squares are
+    taken. Berth `line * starts + start` takes the squares from `start` of `line` on.
+    """
+
+    def __init__(self, size: int, length: int, device: torch.device) -> None:
+        self.starts = size - length + 1
+        ship = (1 << length) - 1 << torch.arange(self.starts)
+        fits = torch.arange(1 << size)[:, None] & ship == 0
+        # How many berths a line has, and for each of them, from the last to the first, its start.
+        self.count = fits.sum(1, dtype=torch.int16).to(device)
+        order = torch.arange(self.starts) + 1
+        self.nth = (fits * order).sort(dim=1, descending=True).values.sub_(1).view(-1).to(device)
+        # The squares of a berth, and the bits that it sets in each line.
+        square = torch.zeros(2 * size, self.starts, size, size, dtype=torch.uint8)
+        for line in range(size):
+            for start in range(self.starts):
+                square[line, start, line, start : start + length] = SHIP
+                square[size + line, start, start : start + length, line] = SHIP
+        square = square.view(-1, size, size)
+        bit = 1 << torch.arange(size)
+        lines = torch.cat([(square * bit).sum(2), (square * bit[:, None]).sum(1)], 1)
+        self.squares = square.flatten(1).to(device)
+        self.lines = lines.to(device, torch.int32)
+
+    def choose(self, lines: Integer[Tensor, "M lines"], word: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
+        """One of the berths that are free, each as likely as the others."""
+        count = self.count.index_select(0, lines.view(-1)).view(lines.shape)
+        ends = count.cumsum(1, dtype=torch.int16)
+        number = below(word, ends[:, -1])[:, None]
+        line = torch.searchsorted(ends, number.to(torch.int16), right=True)
+        from_last = ends.gather(1, line).sub(number).sub_(1)
+        start = self.nth.take(lines.gather(1, line).mul(self.starts).add(from_last))
+        return line.mul_(self.starts).add_(start).squeeze(1)
+
+
+@task(
+    "popgym-battleship",
+    package="Battleship",
+    previous_action=True,
+    easy={"size": 8},
+    medium={"size": 10},
+    hard={"size": 12},
+)
+class Battleship(StateEnv[Sea]):
+    """Shoots at a square and sees whether it hit a ship there for the first time.
+
+    Ships are placed one after the other, each in any of the places that are left for it.
+    """
+
+    shortest = sum(SHIPS)
+    spares = 4
+
+    def __init__(self, size: int, **options: Any) -> None:
+        super().__init__(
+            observation_space=Discrete(2), action_space=MultiDiscrete([size, size]), **options
+        )
+        self.size, self.squares = size, size * size
+        berths = {length: Berths(size, length, self.device) for length in set(SHIPS)}
+        self.fleet = [berths[length] for length in SHIPS]
+        self.corners = torch.arange(self.num_envs, device=self.device) * self.squares
+        self.gain = torch.tensor(1 / sum(SHIPS), device=self.device)
+        self.loss = torch.tensor(-1 / (self.squares - sum(SHIPS)), device=self.device)
+        # As tensors, since to make one of a number in every step would take as long as to use it.
+        self.ship, self.shot = torch.tensor([SHIP, SHOT], dtype=torch.uint8, device=self.device)
+        self.all_hits, self.all_shots, self.one = torch.tensor(
+            [sum(SHIPS), self.squares, 1], dtype=torch.int16, device=self.device
+        )
+
+    def draw(self, draws: Draws) -> Sea:
+        """Boards with all ships, as yet not shot at."""
+        words = draws.bits(len(self.fleet))
+        board = torch.cat([self.place(block) for block in words.split(BLOCK, 1)])
+        none = board.new_zeros(draws.size, dtype=torch.int16)
+        return Sea(board, none, none, none.bool())
+
+    def place(self, words: Int[Tensor, "ships M"]) -> Integer[Tensor, "M squares"]:
+        """Boards with a ship for each of the random words."""
+        size = words.shape[1]
+        lines = torch.zeros(size, 2 * self.size, dtype=torch.int32, device=self.device)
+        board = torch.zeros(size, self.squares, dtype=torch.uint8, device=self.device)
+        for berths, word in zip(self.fleet, words, strict=True):
+            berth = berths.choose(lines, word)
+            lines |= berths.lines.index_select(0, berth)
+            board |= berths.squares.index_select(0, berth)
+        return board
+
+    def advance(
+        self, state: Sea, action: Tensors
+    ) -> tuple[Sea, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
+        """A shot; the last ship's last square terminates, as many shots as squares truncate."""
+        row, column = action["action"].unbind(1)
+        at = torch.add(self.corners, row, alpha=self.size).add_(column)
+        board = state.board.view(-1)
+        square = board.index_select(0, at)
+        hit = square == self.ship
+        board.index_copy_(0, at, square.bitwise_or_(self.shot))
+        state.hits.add_(hit)
+        state.shots.add_(self.one)
+        reward = torch.where(hit, self.gain, self.loss)
+        ended = state.hits == self.all_hits, state.shots == self.all_shots
+        return Sea(state.board, state.hits, state.shots, hit), reward, *ended
+
+    def observe(self, state: Sea) -> Tensors:
+        """Whether the last shot hit."""
+        return {"obs": state.hit.long()}
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """Hit or miss."""
+        return "hit" if obs["obs"][row] else "miss"
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """The square that is shot at."""
+        return "row {} column {}".format(*action["action"][row].tolist())
+
+    def reveal(self, row: int) -> str:
+        """The board: water ·, ships ■, and what shots met: water ○, ships ✕."""
+        squares = [SQUARES[square] for square in self.state.board[row].tolist()]
+        lines = range(0, self.squares, self.size)
+        return "\n".join(" ".join(squares[first : first + self.size]) for first in lines)

@@ -1,0 +1,37 @@
+"""Normal noise on what is seen, within the bounds of what can be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from rlmem.envs.streams import Draws, normal
+from rlmem.envs.tensor_env import TensorEnv
+
+
+class Noisy(TensorEnv):
+    """Sees two numbers, each with noise of standard deviation `sigma`, cut off at the bounds."""
+
+    def __init__(self, sigma: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.sigma = sigma
+        high = self.observation_space["obs"].high  # type: ignore[attr-defined]
+        self.high = torch.from_numpy(high).to(self.device)[:, None]
+        self.low = -self.high
+
+    def noise(self) -> Float32[Tensor, "2 N"]:
+        """Standard normal numbers of this step."""
+        return self.steps.normals()
+
+    def first_noise(self, draws: Draws) -> Float32[Tensor, "2 M"]:
+        """Standard normal numbers of the start of an episode."""
+        return normal(draws.bits(2)).to(torch.float32)
+
+    def blur(
+        self, seen: Float32[Tensor, "2 M"], noise: Float32[Tensor, "2 M"]
+    ) -> Float32[Tensor, "2 M"]:
+        """What is seen, with noise, in place."""
+        return seen.add_(noise, alpha=self.sigma).clamp_(self.low, self.high)

@@ -1,0 +1,31 @@
+"""NoisyPositionOnlyCartPole: balance a pole whose place is seen through noise only."""
+
+from __future__ import annotations
+
+from jaxtyping import Float32, Float64
+from torch import Tensor
+
+from rlmem.envs.popgym.noise import Noisy
+from rlmem.envs.popgym.position_only_cartpole import PositionOnlyCartPole
+from rlmem.envs.popgym.task import task
+from rlmem.envs.streams import Draws
+
+
+@task(
+    "popgym-noisy-position-only-cartpole",
+    package="NoisyPositionOnlyCartPole",
+    previous_action=True,
+    easy={"sigma": 0.1},
+    medium={"sigma": 0.2},
+    hard={"sigma": 0.3},
+)
+class NoisyPositionOnlyCartPole(Noisy, PositionOnlyCartPole):
+    """Sees the cart's position and the pole's angle, both with noise."""
+
+    def look(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
+        """Position and angle with noise."""
+        return self.blur(super().look(motion), self.noise())
+
+    def first_look(self, motion: Float64[Tensor, "4 M"], draws: Draws) -> Float32[Tensor, "2 M"]:
+        """Position and angle with noise."""
+        return self.blur(super().first_look(motion, draws), self.first_noise(draws))

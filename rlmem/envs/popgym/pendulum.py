@@ -1,0 +1,89 @@
+"""The pendulum of Gymnasium, many at once."""
+
+from __future__ import annotations
+
+from math import pi
+from math import tau as TURN
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.streams import Draws
+from rlmem.envs.tensor_env import LockstepEnv
+
+SECONDS, TORQUE, SPIN = 0.05, 2.0, 8.0
+# Half of the worst cost, pi^2 + 0.1 SPIN^2 + 0.001 TORQUE^2, as the package rounds it.
+HALF_COST = 16.2736044 / 2
+
+
+class Pendulum(LockstepEnv):
+    """Angle (0 is upright) and spin [2, N], of which the angle's cosine and sine are seen.
+
+    A step earns 1 / `length` less what angle, spin and torque cost, so that an episode's sum is
+    at most 1 and at least -1.
+    """
+
+    truncates = True
+
+    def __init__(self, length: int = 200, **options: Any) -> None:
+        super().__init__(
+            observation_space=Box(-1.0, 1.0, (2,)),
+            action_space=Box(-TORQUE, TORQUE, (1,)),
+            **options,
+        )
+        self.length = length
+        self.most = torch.full((self.num_envs,), 1 / length, device=self.device)
+
+    def start(self, draws: Draws) -> Float64[Tensor, "2 N"]:
+        """Any angle, and spins between -1 and 1."""
+        motion = draws.uniform64(2).mul_(2).sub_(1)
+        motion[0] *= pi
+        return motion
+
+    def begin(self, draws: Draws) -> Tensors:
+        """Let go of the pendulum."""
+        self.motion = self.start(draws)
+        return {"obs": self.first_look(self._seen(), draws).t()}
+
+    def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
+        """Turn it by `action` for one step."""
+        angle, spin = self.motion.unbind()
+        torque = action["action"][:, 0].to(torch.float32).clamp(-TORQUE, TORQUE)
+        cost = torch.round(angle * (1 / TURN)).mul_(-TURN).add_(angle)
+        cost.mul_(cost).addcmul_(spin, spin, value=0.1).add_(torque * torque, alpha=0.001)
+        reward = torch.add(self.most, cost, alpha=-1 / (HALF_COST * self.length))
+        spin.add_(self.sine, alpha=15 * SECONDS).add_(torque.mul_(3), alpha=SECONDS)
+        angle.add_(spin.clamp_(-SPIN, SPIN), alpha=SECONDS)
+        return {"obs": self.look(self._seen()).t()}, reward.to(torch.float32)
+
+    def look(self, seen: Float32[Tensor, "2 N"]) -> Float32[Tensor, "2 N"]:
+        """What is seen after a step."""
+        return seen
+
+    def first_look(self, seen: Float32[Tensor, "2 N"], draws: Draws) -> Float32[Tensor, "2 N"]:
+        """What is seen before the first step."""
+        return seen
+
+    def _seen(self) -> Float32[Tensor, "2 N"]:
+        angle = self.motion[0]
+        self.sine = angle.sin()
+        seen = torch.empty(2, self.num_envs, device=self.device)
+        torch.cos(angle, out=seen[0])
+        seen[1] = self.sine
+        return seen
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """Where the pendulum's end is seen."""
+        return "cosine {:+.3f} sine {:+.3f}".format(*obs["obs"][row].tolist())
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """The torque."""
+        return f"torque {float(action['action'][row]):+.2f}"
+
+    def reveal(self, row: int) -> str:
+        """Angle and spin."""
+        return "angle {:+.3f} spin {:+.3f}".format(*self.motion[:, row].tolist())
