@@ -269,9 +269,11 @@ class StateEnv(TensorEnv, Generic[S]):
         rows = done.nonzero().squeeze(1)
         if len(rows) == 0:
             return False
-        tree.map(
-            lambda leaf, new: leaf.index_copy_(self.axis, rows, new), self.state, self._fresh(rows)
-        )
+        fresh = self._fresh(rows)
+        if len(rows) == self.num_envs:
+            self.state = fresh
+        else:
+            tree.map(lambda leaf, new: leaf.index_copy_(self.axis, rows, new), self.state, fresh)
         self.episode.index_add_(0, rows, torch.ones_like(rows))
         return True
 

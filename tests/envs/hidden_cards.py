@@ -26,6 +26,13 @@ def attach_two_decks(env: Any, originals: list[Any]) -> None:
     env.draw = lambda draws: torch.stack([decks(originals, name) for name in names], 1)
 
 
+def attach_table(env: Any, originals: list[Any]) -> None:
+    def deal(draws: Draws) -> Tensor:
+        return torch.from_numpy(np.stack([game.deck.idx for game in originals], axis=1))
+
+    env.deal = deal
+
+
 class Overheard:
     """A generator that remembers the last single number it gave."""
 
@@ -60,4 +67,5 @@ ATTACH = {
     "popgym-count-recall": attach_two_decks,
     "popgym-higher-lower": attach_decks,
     "popgym-bandit": attach_bandits,
+    "popgym-concentration": attach_table,
 }

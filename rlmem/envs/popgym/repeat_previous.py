@@ -55,4 +55,4 @@ class RepeatPrevious(ScriptedEnv):
 
     def reveal(self, row: int) -> str:
         """The suit that is to be named."""
-        return SUITS[int(self.script.answer[self.t, row])] if self.asked(self.t) else ""
+        return SUITS[int(self.script.answer[self.t][row])] if self.asked(self.t) else ""
