@@ -16,6 +16,7 @@ from rlmem.errors import UsageError, unknown
 COMMANDS = {
     "train": "train an agent and leave a run folder (rlmem train env=popgym-repeat core=ffm)",
     "eval": "play greedy episodes with a trained agent (rlmem eval run=<dir>)",
+    "play": "watch episodes step by step (rlmem play env=tmaze-passive, or run=<dir>)",
     "list": "name the cores, environments and algorithms there are",
 }
 

@@ -56,6 +56,21 @@ def prepare_eval(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def prepare_play(cfg: DictConfig) -> DictConfig:
+    """What `rlmem play` shall do: checked.
+
+    With `run` its environment is that of the run, changed by the options that were given.
+    """
+    overrides = _check(cfg, "play")
+    if cfg.run is not None:
+        from rlmem.train import load_config
+
+        saved = load_config(cfg.run)
+        _change(saved, cfg, [o for o in overrides if o.lstrip("+").startswith("env")], cfg.run)
+        cfg.env = saved.env
+    return cfg
+
+
 def _check(cfg: DictConfig, command: str) -> list[str]:
     """Resolve `cfg` in place and hold every value against the default of its key.
 
@@ -82,7 +97,7 @@ def _check(cfg: DictConfig, command: str) -> list[str]:
 
 def _fit(key: str, value: Any, default: Any) -> Any:
     """`value` in the type of `default`; a `UsageError` if it has none or is out of range."""
-    kind = int if key in AT_LEAST_ONE else type(default)
+    kind = int if key in (*AT_LEAST_ONE, "seed") else type(default)
     if isinstance(value, float) and kind is int and value.is_integer():
         value = int(value)
     elif isinstance(value, int) and kind is float and not isinstance(value, bool):
@@ -109,13 +124,23 @@ def _resumed(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         key = override.partition("=")[0].lstrip("+")
         if key == "run_dir":
             raise UsageError("a run goes on in its own folder: give resume or run_dir, not both")
+    _change(saved, cfg, overrides, cfg.resume)
+    saved.run_dir = saved.resume = cfg.resume
+    return saved
+
+
+def _change(saved: DictConfig, cfg: DictConfig, overrides: Sequence[str], run: str) -> None:
+    """Put what `overrides` changed in `cfg` into the configuration of a run, in place.
+
+    Options of its parts can change; to name another part is a `UsageError`.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+")
         if key in GROUPS:
             if cfg[key].get("name") != saved[key].get("name"):
                 raise UsageError(
-                    f"{cfg.resume} has {key}={saved[key].get('name')} and cannot go on with "
+                    f"{run} has {key}={saved[key].get('name')} and cannot go on with "
                     f"{key}={cfg[key].get('name')}"
                 )
         else:
             OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)
-    saved.run_dir = saved.resume = cfg.resume
-    return saved

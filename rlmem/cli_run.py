@@ -1,4 +1,4 @@
-"""`rlmem train` and `rlmem eval`: Hydra reads the options, this file hands them on.
+"""`rlmem train`, `eval` and `play`: Hydra reads the options, this file hands them on.
 
 Hydra is told to raise what it finds wrong, so that one place here puts every mistake into one
 line. A mistake within one job of a sweep is said at once and the sweep goes on.
@@ -23,14 +23,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlmem import cli_help
 from rlmem.cli import complain
-from rlmem.cli_config import prepare_eval, prepare_train
+from rlmem.cli_config import prepare_eval, prepare_play, prepare_train
 from rlmem.cli_errors import GROUPS, explain
 from rlmem.errors import UsageError
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run `train` or `eval` with Hydra's flags and overrides; returns the exit code."""
-    body = {"train": _train, "eval": _eval}[command]
+    """Run `train`, `eval` or `play` with Hydra's flags and overrides; returns the exit code."""
+    body = {"train": _train, "eval": _eval, "play": _play}[command]
     flags, overrides = _parse(command, arguments)
     _refuse_holes(overrides)
     failures: list[Exception] = []
@@ -72,6 +72,13 @@ def _eval(cfg: DictConfig) -> None:
     result = evaluate.run(ready)
     # `eval.json` has the return of every episode besides.
     print(json.dumps({key: value for key, value in result.items() if key != "returns"}))
+
+
+def _play(cfg: DictConfig) -> None:
+    ready = prepare_play(cfg)
+    from rlmem import play
+
+    play.run(ready)
 
 
 def _where_it_stopped(run_dir: str) -> str:

@@ -34,8 +34,9 @@ MAY_IMPORT = {
     "torchrl": FLOOR | {"cores", "envs"},
     "evaluate": FLOOR | {"cores", "policies", "envs", "algos", "checkpoint", "log", "train"},
     "train": FLOOR | {"cores", "policies", "envs", "algos", "checkpoint", "log", "evaluate"},
+    "play": FLOOR | {"policies", "envs", "checkpoint", "train"},
     "report": FLOOR | {"checkpoint", "log", "train", "evaluate"},
-    "cli": FLOOR | {"envs", "checkpoint", "log", "train", "evaluate", "report"},
+    "cli": FLOOR | {"envs", "checkpoint", "log", "train", "evaluate", "play", "report"},
 }
 
 

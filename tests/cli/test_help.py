@@ -51,7 +51,9 @@ def test_help_shows_the_options_of_the_core_that_is_named(
     assert "core.memory_size" not in text
 
 
-@pytest.mark.parametrize("arguments", ["--help", "--version", "list", "train --help", "tarin"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "list", "train --help", "play --help", "tarin"]
+)
 def test_what_must_come_at_once_imports_nothing_heavy(arguments: str) -> None:
     code = (
         "import sys; from rlmem.cli import main; main(sys.argv[1:]); "

@@ -121,6 +121,8 @@ def test_an_action_space_that_is_not_supported_is_named(
         ("run=.", "is not a run folder: it has no config.yaml"),
         ("run=nowhere episodes=0", "episodes must be at least 1, not 0"),
         ("run=nowhere deterministic=maybe", "deterministic must be true or false, not 'maybe'"),
+        ("run=nowhere seed=x", "seed must be an integer, not 'x'"),
+        ("run=nowhere seed=-2", "seed must not be negative, not -2"),
         ("run=nowhere episode=3", "unknown key 'episode'; did you mean episodes?"),
         ("runs/a", "cannot read 'runs/a': an option is written key=value"),
     ],
@@ -132,7 +134,7 @@ def test_bad_options_of_eval(arguments: str, message: str, refusal: Callable[...
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "a command is missing: train, eval, list"),
+        ("", "a command is missing: train, eval, play, list"),
         ("trian", "unknown command 'trian'; did you mean train?"),
         ("core=ffm", "unknown command 'core=ffm'"),
         ("list cores", "rlmem list takes no arguments, not 'cores'"),

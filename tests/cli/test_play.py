@@ -1,0 +1,229 @@
+"""`rlmem play`: episodes in the terminal, by an agent, by chance and by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from rich.console import Console
+
+from rlmem.cli import main
+from rlmem.envs.gym_env import GymVecEnv
+from rlmem.envs.seeding import eval_seeds
+from rlmem.errors import UsageError
+from rlmem.play.players import Human, Random
+from rlmem.play.table import Row, Table
+from rlmem.play.words import Words, numbers
+from tests.cli.common import SMALL
+
+# A step of the table: its number, and the cells after it.
+STEP = re.compile(r"^(\d+) +(\S.*?)(?:  +(\S+))?(?:  +(-?[\d.e-]+))?(?:  +(\S.*))?$", re.M)
+
+
+@pytest.fixture
+def types(monkeypatch: pytest.MonkeyPatch) -> Callable[..., io.StringIO]:
+    """Lets a person type lines."""
+
+    def type_(*lines: str, terminal: bool = False) -> io.StringIO:
+        text = io.StringIO("".join(line + "\n" for line in lines))
+        monkeypatch.setattr(text, "isatty", lambda: terminal)
+        monkeypatch.setattr("sys.stdin", text)
+        return text
+
+    return type_
+
+
+def test_a_random_episode_is_told_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["play", "seed=3"]) == 0
+    out = capsys.readouterr().out
+    title, head, *steps, last = out.splitlines()
+    assert title == f"popgym-repeat, seed {eval_seeds(3, 1)[0]}, player: random"
+    assert head.split() == ["step", "sees", "does", "gets"]
+    rows = [STEP.match(line) for line in steps]
+    assert [row and int(row[1]) for row in rows] == list(range(52))
+    assert {row[2] for row in rows if row} == set("♠♦♣♥")
+    total = sum(float(row[4] or 0) for row in rows if row)
+    said = re.fullmatch(r"return (\S+), terminated after 51 steps", last)
+    assert said
+    assert float(said[1]) == pytest.approx(total, abs=1e-3)
+    assert main(["play", "seed=3"]) == 0
+    assert capsys.readouterr().out == out
+    assert main(["play", "seed=4"]) == 0
+    assert capsys.readouterr().out != out
+
+
+def test_what_is_hidden_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
+    maze = ["env=tmaze-passive", "env.corridor_length=2", "episodes=3"]
+    assert main(["play", *maze]) == 0
+    plain = capsys.readouterr().out
+    assert main(["play", *maze, "reveal=true"]) == 0
+    revealed = capsys.readouterr().out
+    assert plain.count("player: random") == revealed.count("player: random") == 3
+    assert re.sub(r"  +(hidden|goal .*)$", "", revealed, flags=re.M) == plain
+    # What the oracle says at first is what is hidden in every later step.
+    for episode in revealed.split("player: random")[1:]:
+        told = re.findall(r"oracle: (\w+)", episode)
+        assert set(re.findall(r"goal (\w+)", episode)) == set(told)
+        assert episode.count("goal ") == 3
+
+
+def test_a_person_plays_by_numbers_and_names(
+    types: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
+) -> None:
+    maze = ["play", "env=tmaze-active", "env.corridor_length=1", "player=human", "reveal=true"]
+    types("2", "0", "→", "↑")
+    assert main(maze) == 0
+    out = capsys.readouterr().out
+    rows = [row.groups() for row in STEP.finditer(out)]
+    side = re.findall(r"oracle: (\w+)", out)[0]
+    assert [row[2] for row in rows[:-1]] == ["←", "→", "→", "↑"]
+    assert rows[-1][1] == "up of the junction"
+    assert out.endswith(f"return {int(side == 'up')}, terminated after 4 steps\n")
+
+
+def test_a_person_at_a_terminal_is_asked_again(
+    types: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
+) -> None:
+    types("up", "4", "0", "0", terminal=True)
+    assert main(["play", "env=memory-chain", "env.length=1", "player=human"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("you see 1 left bits") == 4
+    assert "'up' is no action (allowed: 0, 1)" in out
+    assert "'4' is no action (allowed: 0, 1)" in out
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["0", "5"], "'5' is no action (allowed: 0 →, 1 ↑, 2 ←, 3 ↓)"),
+        (["left"], "'left' is no action (allowed: 0 →"),
+        (["0 1"], "'0 1' is no action"),
+        ([""], "'' is no action"),
+        (["0", "0"], "the input ended before the episode did"),
+    ],
+)
+def test_what_a_person_cannot_do(
+    lines: list[str],
+    message: str,
+    types: Callable[..., io.StringIO],
+    refusal: Callable[..., str],
+) -> None:
+    types(*lines)
+    assert message in refusal("play", "env=tmaze-passive", "player=human")
+
+
+class _Many(gym.Env):
+    observation_space = Dict({"image": Box(0, 255, (4, 5, 3), "uint8"), "n": Discrete(3)})
+    action_space = Tuple((MultiDiscrete([2, 3], start=[0, 0]), Box(-1.0, 1.0, ()), Discrete(2)))
+
+
+def test_actions_of_many_parts_are_typed_in_one_line() -> None:
+    env = GymVecEnv([_Many])
+    human = Human(env, Words(env))
+    action = human.read("1, 2, -0.5 0")
+    assert {key: leaf.tolist() for key, leaf in action.items()} == {
+        "action.0": [[1, 2]],
+        "action.1": [-0.5],
+        "action.2": [0],
+    }
+    for wrong in ("1 2 -0.5", "1 2 -0.5 0 0", "1 3 0 0", "1 2 2.0 0", "1.5 2 0 0", "1 2 nan 0"):
+        with pytest.raises(UsageError, match="is no action"):
+            human.read(wrong)
+    player = Random(env, 0)
+    for _ in range(20):
+        sample = player({}, True)
+        assert all(s.contains(sample[k][0].numpy()) for k, s in env.action_space.items())
+
+
+def test_observations_without_words_are_told_in_numbers() -> None:
+    image = torch.full((1, 4, 5, 3), 7, dtype=torch.uint8)
+    leaves = {"obs.image": image, "obs.n": torch.tensor([2])}
+    assert numbers(leaves) == "image=4x5x3 of mean 7 n=2"
+    assert numbers({"obs": torch.tensor([[0.12345, -3.0]])}) == "0.123 -3"
+    assert numbers({"obs": torch.zeros(1, 40)}) == "0 " * 12 + ".. (40)"
+
+
+def test_a_gymnasium_environment_is_told_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["play", "env=gym", "env.id=Pendulum-v1", "env.max_episode_steps=3"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Pendulum-v1, seed ")
+    assert len(re.findall(r"^\d  +-?[\d.]+ -?[\d.]+ -?[\d.]+(e-\d+)?", out, re.M)) == 4
+    assert re.search(r"^return -[\d.]+, truncated after 3 steps$", out, re.M)
+
+
+def test_colours_are_for_terminals() -> None:
+    said: list[str] = []
+    for terminal in (True, False):
+        file = io.StringIO()
+        system: Any = "standard" if terminal else "auto"
+        console = Console(file=file, force_terminal=terminal, color_system=system)
+        table = Table(console, reveal=True)
+        table.head()
+        table.row(Row("0", "a[b]", "c", "1", "secret"), 1.0)
+        said.append(file.getvalue())
+    assert "\x1b[32m1 " in said[0]
+    assert "\x1b" not in said[1]
+    assert said[1].splitlines()[1].split() == ["0", "a[b]", "c", "1", "secret"]
+
+
+def test_a_trained_agent_plays_what_it_is_evaluated_on(
+    capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
+) -> None:
+    maze = ["env=tmaze-passive", "env.corridor_length=3"]
+    assert main(["train", *SMALL, *maze, "core=gru", "run_dir=a"]) == 0
+    assert main(["eval", "run=a", "episodes=3"]) == 0
+    capsys.readouterr()
+    assert main(["play", "run=a", "episodes=3"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("tmaze-passive, seed ") == out.count("player: agent") == 3
+    returns = [float(number) for number in re.findall(r"^return (\S+),", out, re.M)]
+    evaluated = json.loads(Path("a/eval.json").read_text())["returns"]
+    assert returns == pytest.approx(evaluated, abs=1e-3)
+    assert main(["play", "run=a", *maze, "env.corridor_length=5", "deterministic=false"]) == 0
+    assert re.search(r"terminated after 6 steps$", capsys.readouterr().out, re.M)
+    assert main(["play", "run=a", "player=random"]) == 0
+    assert "player: random" in capsys.readouterr().out
+    other = refusal("play", "run=a", "env=tmaze-active")
+    assert other == "a has env=tmaze-passive and cannot go on with env=tmaze-active"
+    wider = refusal("play", "run=a", "env=tmaze-passive", "env.add_timestep=true")
+    assert "does not fit this model" in wider
+    assert "no checkpoint '999'" in refusal("play", "run=a", "checkpoint=999")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("player=fool", "unknown player 'fool' (known: agent, human, random)"),
+        ("player=agent", "player=agent needs run=<dir>"),
+        ("episodes=0", "episodes must be at least 1, not 0"),
+        ("seed=-1", "seed must not be negative, not -1"),
+        ("seed=x", "'x'"),
+        ("reveal=maybe", "reveal must be true or false, not 'maybe'"),
+        ("env=tmaze", "unknown env 'tmaze'; did you mean tmaze-"),
+        ("env=tmaze-active env.length=3", "unknown key of env: 'length'; did you mean"),
+        ("env=tmaze-active env.corridor_length=0", "corridor_length must be"),
+        ("env=gym reveal=true", "reveal=true: env 'gym' does not tell what it hides"),
+        ("run=nowhere", "nowhere is not a run folder: there is no such folder"),
+        ("core=gru", "unknown key 'core'"),
+        ("policy=human", "unknown key 'policy'"),
+    ],
+)
+def test_bad_options_of_play(
+    arguments: str, message: str, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    assert message in refusal("play", *arguments.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_play_may_be_swept(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments: list[Any] = ["play", "-m", "env=copy", "env.length=1", "env.delay=0,2"]
+    assert main(arguments) == 0
+    assert re.findall(r"after (\d) steps", capsys.readouterr().out) == ["2", "4"]
