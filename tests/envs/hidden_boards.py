@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from popgym.envs.minesweeper import HiddenSquare
 from torch import Tensor
 
 from rlmem.envs.popgym.battleship import Sea
+from rlmem.envs.popgym.minesweeper import Field
 
 
 def stack(grids: list[Any]) -> Tensor:
@@ -25,4 +27,12 @@ def attach_seas(env: Any, originals: list[Any]) -> None:
     env.draw = draw
 
 
-ATTACH = {"popgym-battleship": attach_seas}
+def attach_fields(env: Any, originals: list[Any]) -> None:
+    def draw(draws: Any) -> Field:
+        mines = stack([env.hidden_grid for env in originals]) == HiddenSquare.MINE
+        return env.lay(mines.nonzero()[:, 1].view(len(originals), -1).t().int())
+
+    env.draw = draw
+
+
+ATTACH = {"popgym-battleship": attach_seas, "popgym-minesweeper": attach_fields}

@@ -12,7 +12,6 @@ from rlmem.envs.popgym.task import DIFFICULTIES, FAMILIES
 from rlmem.errors import unknown
 
 REST = {
-    "popgym-minesweeper": "MineSweeper",
 }
 
 

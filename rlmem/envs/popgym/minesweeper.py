@@ -1,0 +1,125 @@
+"""MineSweeper: open all squares that hide no mine, told of each only how many mines are near."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
+from jaxtyping import Bool, Float, Int, Int16, UInt8
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.popgym.task import task
+from rlmem.envs.streams import Draws
+from rlmem.envs.tensor_env import StateEnv
+
+# What a square holds: how many mines it and its neighbours hide, and MINE if it hides one itself.
+MINE, COUNT = 16, 15
+
+
+class Field(NamedTuple):
+    """A game: its squares, which of them are not to be opened (any more), and what was seen.
+
+    Bit s of `shut` is set if square s hides a mine or has been opened.
+    """
+
+    squares: UInt8[Tensor, "N squares"]
+    shut: Int[Tensor, "N"]
+    steps: Int16[Tensor, "N"]
+    seen: UInt8[Tensor, "N"]
+
+
+def _around(size: int) -> UInt8[Tensor, "squares squares"]:
+    """What a mine on square i adds to square j."""
+    places = torch.arange(size * size)
+    row, column = places // size, places % size
+    near = (row - row[:, None]).abs().max((column - column[:, None]).abs()) <= 1
+    return near.to(torch.uint8) + MINE * torch.eye(size * size, dtype=torch.uint8)
+
+
+@task(
+    "popgym-minesweeper",
+    package="MineSweeper",
+    previous_action=True,
+    easy={"size": 4, "mines": 2},
+    medium={"size": 6, "mines": 6},
+    hard={"size": 8, "mines": 10},
+)
+class MineSweeper(StateEnv[Field]):
+    """Opens a square and sees how many mines are on it and around it; boards of up to 8 x 8."""
+
+    spares = 16
+
+    def __init__(self, size: int, mines: int, **options: Any) -> None:
+        super().__init__(
+            observation_space=Discrete(min(mines + 1, 10)),
+            action_space=MultiDiscrete([size, size]),
+            **options,
+        )
+        self.size, self.squares, self.mines = size, size * size, mines
+        free = self.squares - mines
+        self.corners = torch.arange(self.num_envs, device=self.device) * self.squares
+        self.around = _around(size).to(self.device)
+        # Of a square that is opened, of one that was opened before, and of a mine.
+        rewards = [1 / free, -0.5 / (free - 2), -0.5 - 1 / free]
+        self.rewards = torch.tensor(rewards, device=self.device)
+        self.bits = torch.ones((), dtype=torch.int64, device=self.device) << torch.arange(
+            self.squares, device=self.device
+        )
+        self.all_shut = self.bits.sum()
+        # As tensors, since to make one of a number in every step would take as long as to use it.
+        self.mine, self.count = torch.tensor([MINE, COUNT], dtype=torch.uint8, device=self.device)
+        self.free, self.one = torch.tensor([free, 1], dtype=torch.int16, device=self.device)
+
+    def draw(self, draws: Draws) -> Field:
+        """Closed fields with all mines."""
+        return self.lay(draws.shuffle(self.squares, self.mines).to(torch.int32))
+
+    def lay(self, mines: Int[Tensor, "mines M"]) -> Field:
+        """Closed fields with mines on these squares."""
+        squares = self.around.index_select(0, mines[0])
+        shut = self.bits.index_select(0, mines[0])
+        for mine in mines[1:]:
+            squares += self.around.index_select(0, mine)
+            shut += self.bits.index_select(0, mine)
+        none = squares.new_zeros(len(squares))
+        return Field(squares, shut, none.to(torch.int16), none)
+
+    def advance(
+        self, state: Field, action: Tensors
+    ) -> tuple[Field, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
+        """Opens a square; a mine or the last free square terminates, `free` steps truncate."""
+        row, column = action["action"].unbind(1)
+        place = torch.add(column, row, alpha=self.size)
+        square = state.squares.view(-1).index_select(0, self.corners + place)
+        mine = square >= self.mine
+        was_shut = state.shut.bitwise_right_shift(place).bitwise_and_(1)
+        reward = self.rewards.index_select(0, was_shut.add_(mine))
+        state.shut.bitwise_or_(self.bits.index_select(0, place))
+        terminated = mine.logical_or_(state.shut == self.all_shut)
+        truncated = (state.steps.add_(self.one) == self.free) > terminated
+        seen = square.bitwise_and_(self.count)
+        return Field(state.squares, state.shut, state.steps, seen), reward, terminated, truncated
+
+    def observe(self, state: Field) -> Tensors:
+        """How many mines are on the square that was opened last, and around it."""
+        return {"obs": state.seen.long()}
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """How many mines are near."""
+        return f"{int(obs['obs'][row])} near"
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """The square that is opened."""
+        return "row {} column {}".format(*action["action"][row].tolist())
+
+    def reveal(self, row: int) -> str:
+        """The field: mines ✱, closed squares ·, and of opened ones how many mines are near."""
+        shut = (self.state.shut[row] >> torch.arange(self.squares, device=self.device)) & 1
+        shown = [
+            "✱" if square >= MINE else str(square) if opened else "·"
+            for square, opened in zip(self.state.squares[row].tolist(), shut.tolist(), strict=True)
+        ]
+        lines = range(0, self.squares, self.size)
+        return "\n".join(" ".join(shown[first : first + self.size]) for first in lines)
