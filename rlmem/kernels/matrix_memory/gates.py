@@ -213,7 +213,7 @@ def read_backward(
     dot = (grad_h.to(wide) * h).sum(-1)
     below = divisor(norm, m, normalizer, eps)
     if below is None or norm is None:
-        none = None if m is None else torch.zeros_like(m) if grad_m is None else grad_m
+        none = None if m is None else torch.zeros_like(m) if grad_m is None else grad_m.clone()
         return ReadGrads(None if below is None else 1 / below, None, dot, none)
     grad_below = -dot / below
     into_m = None

@@ -1,0 +1,305 @@
+"""Triton kernels of the matrix memory; `gpu.py` launches them.
+
+Names are those of `gates.py` and `cpu.py`: a chunk of C steps of one row and head weighs step s at
+step t by exp(b[t] + a[s]). Gates are [N, R, C] and decays [N, R], with R = B H; q, k [B, T, H, K];
+v [B, T, H, V]; states [B, N, H, K, V'], where V' = V + 1 if there is a normaliser, whose n is the
+last column. Products accumulate in float32; of float32 they are taken as three TF32 products each.
+"""
+
+from __future__ import annotations
+
+from typing import no_type_check
+
+import triton
+import triton.language as tl
+
+from rlmem.kernels.matrix_memory.gpu_parts import (
+    dot,
+    load,
+    load_state,
+    place,
+    store,
+    store_state,
+    weights,
+    write_weights,
+)
+
+
+@triton.jit(do_not_specialize=["T", "N"])
+@no_type_check
+def state_kernel(
+    k,
+    v,
+    a,
+    b,
+    query,
+    key,
+    decay,
+    episode,
+    state,
+    states,
+    last,
+    T,
+    N,
+    R,
+    H,
+    K,
+    V,
+    NORM: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+):
+    """The state before every chunk and after the last one; one program per tile of it."""
+    r, ks, vs = tl.program_id(0), tl.program_id(1) * BK, tl.program_id(2) * BV
+    width = V + 1 if NORM else V
+    S = tl.zeros([BK, BV], tl.float32)
+    n = tl.zeros([BK], tl.float32)
+    if state is not None:
+        S, n = load_state(state, r, ks, vs, K, V, width, NORM, BK, BV)
+    for c in range(0, N):
+        at = ((r // H) * N + c) * H + r % H
+        store_state(states, S, n, at, ks, vs, K, V, width, NORM, BK, BV)
+        g = c * R + r
+        w = write_weights(a, b, query, key, episode, c, g, r, T, R, H, C)
+        keys = load(k, r, c, ks, T, H, K, C, BK) * w[:, None]
+        fade = tl.load(decay + g)
+        S = S * fade + dot(tl.trans(keys), load(v, r, c, vs, T, H, V, C, BV), k)
+        if NORM:
+            n = n * fade + tl.sum(keys, 0)
+    store_state(last, S, n, r, ks, vs, K, V, width, NORM, BK, BV)
+
+
+@triton.jit(do_not_specialize=["T", "N"])
+@no_type_check
+def read_kernel(
+    q,
+    k,
+    v,
+    a,
+    b,
+    query,
+    key,
+    first,
+    episode,
+    states,
+    m,
+    h,
+    norm,
+    eps,
+    T,
+    N,
+    R,
+    H,
+    K,
+    V,
+    NORM: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+):
+    """h, and q.n where there is a normaliser (1: max, 2: sum); a program per chunk and tile."""
+    c, r, vs = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BV
+    g, at = c * R + r, ((r // H) * N + c) * H + r % H
+    width = V + 1 if NORM else V
+    score = tl.zeros([C, C], tl.float32)
+    u = tl.zeros([C, BV], tl.float32)
+    total = tl.zeros([C], tl.float32)
+    lane, valid, gate = place(r, c, T, H, C)
+    enter = tl.load(first + g * C + tl.arange(0, C), valid, 0)
+    rest_q = tl.load(query + g * C + tl.arange(0, C))
+    rest_k = tl.load(key + g * C + tl.arange(0, C))
+    for ks in range(0, K, BK):
+        queries = load(q, r, c, ks, T, H, K, C, BK) * rest_q[:, None]
+        keys = load(k, r, c, ks, T, H, K, C, BK) * rest_k[:, None]
+        score += dot(queries, tl.trans(keys), q)
+        S, n = load_state(states, at, ks, vs, K, V, width, NORM, BK, BV)
+        queries = queries * enter[:, None]
+        u += dot(queries, S, q)
+        if NORM:
+            total += tl.sum(queries * n[None, :], 1)
+    p = score * weights(a, b, episode, c, g, r, T, R, H, C)
+    u += dot(p, load(v, r, c, vs, T, H, V, C, BV), q)
+    if m is not None:
+        floor = tl.exp(-tl.load(m + gate, valid, 0))
+    else:
+        floor = tl.full([C], 1.0, tl.float32)
+    if NORM:
+        total += tl.sum(p, 1)
+        tl.store(norm + gate, total, valid & (tl.zeros_like(lane) + vs == 0))
+        below = total if NORM == 2 else tl.maximum(tl.abs(total), floor)
+        u = u / (below + eps)[:, None]
+    elif m is not None:
+        u = u / floor[:, None]
+    store(h, u, r, c, vs, T, H, V, C, BV)
+
+
+@triton.jit(do_not_specialize=["T", "N"])
+@no_type_check
+def state_backward_kernel(
+    grad_h,
+    scale,
+    grad_norm,
+    q,
+    query,
+    first,
+    decay,
+    grad_last,
+    grad_states,
+    grad_state,
+    T,
+    N,
+    R,
+    H,
+    K,
+    V,
+    NORM: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+):
+    """The gradient for the state after every chunk and before the first one, from the last on."""
+    r, ks, vs = tl.program_id(0), tl.program_id(1) * BK, tl.program_id(2) * BV
+    width = V + 1 if NORM else V
+    S = tl.zeros([BK, BV], tl.float32)
+    n = tl.zeros([BK], tl.float32)
+    if grad_last is not None:
+        S, n = load_state(grad_last, r, ks, vs, K, V, width, NORM, BK, BV)
+    for back in range(0, N):
+        c = N - 1 - back
+        at = ((r // H) * N + c) * H + r % H
+        store_state(grad_states, S, n, at, ks, vs, K, V, width, NORM, BK, BV)
+        g = c * R + r
+        lane, valid, gate = place(r, c, T, H, C)
+        enter = tl.load(first + g * C + tl.arange(0, C), valid, 0)
+        enter = enter * tl.load(query + g * C + tl.arange(0, C))
+        queries = load(q, r, c, ks, T, H, K, C, BK) * enter[:, None]
+        grad = load(grad_h, r, c, vs, T, H, V, C, BV)
+        if scale is not None:
+            grad = grad * tl.load(scale + gate, valid, 0)[:, None]
+        fade = tl.load(decay + g)
+        S = S * fade + dot(tl.trans(queries), grad, q)
+        if NORM:
+            into = tl.load(grad_norm + gate, valid, 0)
+            n = n * fade + tl.sum(queries * into[:, None], 0)
+    store_state(grad_state, S, n, r, ks, vs, K, V, width, NORM, BK, BV)
+
+
+@triton.jit(do_not_specialize=["T", "N"])
+@no_type_check
+def value_backward_kernel(
+    grad_h,
+    scale,
+    q,
+    k,
+    a,
+    b,
+    query,
+    key,
+    episode,
+    grad_states,
+    grad_v,
+    T,
+    N,
+    R,
+    H,
+    K,
+    V,
+    NORM: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+):
+    """The gradient for v; a program per chunk and tile."""
+    c, r, vs = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BV
+    g, at = c * R + r, ((r // H) * N + c) * H + r % H
+    width = V + 1 if NORM else V
+    lane, valid, gate = place(r, c, T, H, C)
+    rest_q = tl.load(query + g * C + tl.arange(0, C))
+    rest_k = tl.load(key + g * C + tl.arange(0, C))
+    write = write_weights(a, b, query, key, episode, c, g, r, T, R, H, C)
+    score = tl.zeros([C, C], tl.float32)
+    into = tl.zeros([C, BV], tl.float32)
+    for ks in range(0, K, BK):
+        queries = load(q, r, c, ks, T, H, K, C, BK) * rest_q[:, None]
+        keys = load(k, r, c, ks, T, H, K, C, BK)
+        score += dot(queries, tl.trans(keys * rest_k[:, None]), q)
+        S, n = load_state(grad_states, at, ks, vs, K, V, width, False, BK, BV)
+        into += dot(keys * write[:, None], S, q)
+    p = score * weights(a, b, episode, c, g, r, T, R, H, C)
+    grad = load(grad_h, r, c, vs, T, H, V, C, BV)
+    if scale is not None:
+        grad = grad * tl.load(scale + gate, valid, 0)[:, None]
+    into += dot(tl.trans(p), grad, q)
+    store(grad_v, into, r, c, vs, T, H, V, C, BV)
+
+
+@triton.jit(do_not_specialize=["T", "N"])
+@no_type_check
+def key_backward_kernel(
+    grad_h,
+    scale,
+    grad_norm,
+    q,
+    k,
+    v,
+    a,
+    b,
+    query,
+    key,
+    first,
+    episode,
+    states,
+    grad_states,
+    grad_q,
+    grad_k,
+    grad_a,
+    T,
+    N,
+    R,
+    H,
+    K,
+    V,
+    NORM: tl.constexpr,
+    C: tl.constexpr,
+    BK: tl.constexpr,
+    BV: tl.constexpr,
+):
+    """The gradients for q, k and, one share per tile of k, a; a program per chunk and tile."""
+    c, r, ks = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BK
+    g, at = c * R + r, ((r // H) * N + c) * H + r % H
+    width = V + 1 if NORM else V
+    lane, valid, gate = place(r, c, T, H, C)
+    score = tl.zeros([C, C], tl.float32)
+    into_q = tl.zeros([C, BK], tl.float32)
+    into_k = tl.zeros([C, BK], tl.float32)
+    n = tl.zeros([BK], tl.float32)
+    grad_n = tl.zeros([BK], tl.float32)
+    for vs in range(0, V, BV):
+        grad = load(grad_h, r, c, vs, T, H, V, C, BV)
+        if scale is not None:
+            grad = grad * tl.load(scale + gate, valid, 0)[:, None]
+        values = load(v, r, c, vs, T, H, V, C, BV)
+        score += dot(grad, tl.trans(values), q)
+        S, n = load_state(states, at, ks, vs, K, V, width, NORM, BK, BV)
+        into_q += dot(grad, tl.trans(S), q)
+        S, grad_n = load_state(grad_states, at, ks, vs, K, V, width, NORM, BK, BV)
+        into_k += dot(values, tl.trans(S), q)
+    if NORM:
+        into = tl.load(grad_norm + gate, valid, 0)
+        score += into[:, None]
+        into_q += into[:, None] * n[None, :]
+        into_k += grad_n[None, :]
+    score = score * weights(a, b, episode, c, g, r, T, R, H, C)
+    rest_q = tl.load(query + g * C + tl.arange(0, C))
+    rest_k = tl.load(key + g * C + tl.arange(0, C))
+    into_q = into_q * (rest_q * tl.load(first + g * C + tl.arange(0, C), valid, 0))[:, None]
+    keys = load(k, r, c, ks, T, H, K, C, BK)
+    into_q += dot(score, keys * rest_k[:, None], q) * rest_q[:, None]
+    store(grad_q, into_q, r, c, ks, T, H, K, C, BK)
+    queries = load(q, r, c, ks, T, H, K, C, BK) * rest_q[:, None]
+    write = write_weights(a, b, query, key, episode, c, g, r, T, R, H, C)
+    into_k = into_k * write[:, None] + dot(tl.trans(score), queries, q) * rest_k[:, None]
+    store(grad_k, into_k, r, c, ks, T, H, K, C, BK)
+    share = tl.program_id(2) * (R // H) * T * H
+    tl.store(grad_a + share + gate, tl.sum(into_k * keys, 1), valid)

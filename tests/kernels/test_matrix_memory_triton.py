@@ -1,0 +1,88 @@
+"""The Triton kernels against the reference: on a GPU, or with TRITON_INTERPRET=1 on any machine.
+
+`test_matrix_memory_interpreter.py` runs this file in the interpreter, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from rlmem.kernels.matrix_memory import matrix_memory, matrix_memory_reference, ops
+from tests.kernels.matrix_memory_cases import (
+    SETTINGS,
+    assert_close,
+    fresh,
+    make,
+    options,
+    results,
+)
+
+pytest.importorskip("triton", reason="Triton is for Linux only")
+from rlmem.kernels.matrix_memory import gpu
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [
+    # The interpreter computes in numpy, which warns where a GPU gives infinities and NaNs.
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    *([] if INTERPRETED else [pytest.mark.gpu]),
+]
+hardware = pytest.mark.skipif(INTERPRETED, reason="too large, or wrong, in the interpreter")
+
+
+@pytest.fixture(autouse=True)
+def _kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The kernels serve whatever the device, and memory that nobody has written holds NaN."""
+    monkeypatch.setattr(ops, "_form", lambda x: gpu)
+    torch.use_deterministic_algorithms(INTERPRETED)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def equals_the_reference(name, shape, starts=(), dtype=torch.float32, tolerance=2e-4, state=True):
+    start = torch.zeros(shape[:2], dtype=torch.bool)
+    for at in starts:
+        start[0, at] = True
+    problem = make(name, shape, start if starts else None, dtype, state)
+    want = results(matrix_memory_reference, fresh(problem, torch.float64), **options(name))
+    there = fresh(type(problem)(*(to_device(x) for x in problem)))
+    got = results(matrix_memory, there, **options(name))
+    assert_close([x.cpu() for x in got], want, tolerance)
+
+
+def to_device(x):
+    if isinstance(x, tuple):
+        return type(x)(*map(to_device, x))
+    return None if x is None else x.to(DEVICE)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("starts", [(), (3, 4, 32)], ids=["", "starts"])
+def test_every_setting(name, starts):
+    equals_the_reference(name, (2, 37, 2, 3, 5), starts)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1, 1), (1, 32, 1, 16, 16), (1, 33, 2, 70, 20), (1, 5, 1, 20, 70)], ids=str
+)
+@pytest.mark.parametrize("name", ["mlstm", "retention"])
+def test_shapes(name, shape):
+    """One step; whole chunks and tiles; more keys, or values, than a tile has."""
+    equals_the_reference(name, shape)
+
+
+@pytest.mark.parametrize("starts", [(0,), (31,), (32,), (31, 32, 33), (0, 39), tuple(range(40))])
+def test_starts_anywhere(starts):
+    equals_the_reference("mlstm", (1, 40, 1, 4, 4), starts)
+    equals_the_reference("simple gla", (1, 40, 1, 4, 4), starts, state=False)
+
+
+@hardware
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-4), (torch.bfloat16, 5e-2)])
+def test_on_hardware(name, dtype, tolerance):
+    equals_the_reference(name, (4, 300, 4, 64, 64), (3, 4, 64, 250), dtype, tolerance)
