@@ -77,8 +77,13 @@ def below(word: Int[Tensor, "*N"], limit: int | Tensor) -> Int[Tensor, "*N"]:
 
 def normal(word: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """Random bits as float64 of the standard normal distribution, by its inverse."""
-    # Half a step off the grid, so that 0, which would be minus infinity, cannot occur.
-    return torch.special.ndtri(uniform64(word) + 2.0**-54)
+    # Half a step off a grid of 2^-52, so that neither 0 nor 1, which are infinite, can occur.
+    return torch.special.ndtri((word >> 12).to(torch.float64).mul_(2.0**-52).add_(0.5 + 2.0**-53))
+
+
+def _uses(limit: int) -> int:
+    """How many integers below `limit` a word serves."""
+    return max(1, 32 // limit.bit_length() - 1)
 
 
 class Draws:
@@ -113,26 +118,25 @@ class Draws:
 
     def nested(
         self, limits: Int[Tensor, "count"], most: int, each: int = 1
-    ) -> Int[Tensor, "count each*M"]:
-        """`each` integers of [0, limits[i]), several from a word; `most` is what no limit exceeds.
+    ) -> Int[Tensor, "count width"]:
+        """`each` times M integers of [0, limits[i]), several from a word; no limit exceeds `most`.
 
         A word is a fraction in [0, 1): times the limit, its whole part is a number, and its
         fraction is the next fraction. As many are taken as leave each with a bias below 2^-31.
         """
-        width = most.bit_length()
-        uses, free = max(1, 32 // width - 1), 63 - width
+        uses, free = _uses(most), 63 - most.bit_length()
         words = -(-len(limits) // uses)
         mask = (1 << free) - 1
         fraction = self.bits(words * each).view(words, -1)
-        fraction.bitwise_right_shift_(width + 1).bitwise_and_(mask)
-        numbers = fraction.new_empty(uses, *fraction.shape)
+        fraction.bitwise_right_shift_(63 - free + 1).bitwise_and_(mask)
+        numbers = fraction.new_empty(words, uses, fraction.shape[1])
         ones = limits.new_ones(uses * words - len(limits))
-        rows = torch.cat([limits, ones]).view(uses, words, 1).unbind()
-        for limit, number in zip(rows, numbers.unbind(), strict=True):
+        rows = torch.cat([limits, ones]).view(words, uses, 1).unbind(1)
+        for limit, number in zip(rows, numbers.unbind(1), strict=True):
             fraction.mul_(limit)
             torch.bitwise_right_shift(fraction, free, out=number)
             fraction.bitwise_and_(mask)
-        return numbers.view(uses * words, -1)[: len(limits)]
+        return numbers.flatten(0, 1)[: len(limits)]
 
     def shuffle(self, size: int, count: int | None = None) -> Integer[Tensor, "count M"]:
         """The first `count` (all, if not given) of the numbers 0..size-1 in random order, uint8
@@ -157,7 +161,8 @@ class Draws:
         dealt = deck.new_empty(count, decks, self.size)
         hands = dealt.view(count, width).unbind()
         columns = torch.arange(width, device=self.device)
-        rows = max(4, BLOCK // max(width, 1))
+        # Whole words, so that which number comes from which does not depend on how many are drawn.
+        rows = _uses(size) * max(1, BLOCK // (width * _uses(size)))
         for first in range(0, count, rows):
             here = torch.arange(first, min(first + rows, count), device=self.device)
             chosen = self.nested(size - here, size, decks).add_(here[:, None])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
+import pytest
 import torch
 
 from rlmem.envs import streams
+from tests.envs import fair
 
 SEEDS = 1 << 14
 
@@ -25,3 +29,116 @@ def test_seed_0_is_a_seed_like_others() -> None:
     key = streams.keys([0])
     assert int(key) != 0
     assert 0 not in streams.Draws(key, torch.zeros(1).long()).bits(100)
+
+
+def draws(count: int = 10_000, episode: int = 0, first: int = 0) -> streams.Draws:
+    key = streams.keys(range(first, first + count))
+    return streams.Draws(key, torch.full_like(key, episode))
+
+
+def test_numbers_follow_their_distributions() -> None:
+    for row in draws().uniform(4):
+        fair.assert_follows(row, "uniform")
+    for row in draws(episode=3).uniform64(4):
+        fair.assert_follows(row, "uniform")
+    for row in streams.normal(draws(episode=5).bits(4)):
+        fair.assert_follows(row, "norm")
+    for limit in (2, 3, 10, 52, 1000):
+        fair.assert_uniform(draws(episode=7).below(limit, 3), limit)
+
+
+def test_one_stream_follows_its_distribution() -> None:
+    key = streams.keys([11])
+    numbers = streams.Draws(key, torch.zeros_like(key)).uniform(10_000)[:, 0]
+    fair.assert_follows(numbers, "uniform")
+    fair.assert_independent(numbers[1:], numbers[:-1])
+    fair.assert_independent(numbers[::2], numbers[1::2])
+
+
+def test_uniform_numbers_are_below_one_and_reach_both_ends() -> None:
+    for make in (streams.uniform, streams.uniform64):
+        ends = make(torch.tensor([-(1 << 63), (1 << 63) - 1]))
+        assert ends[0] == 0
+        assert 1 - 2.0**-23 < ends[1] < 1
+    assert torch.isfinite(streams.normal(torch.tensor([-(1 << 63), (1 << 63) - 1]))).all()
+
+
+def test_neighbours_are_independent() -> None:
+    here = draws().uniform(2)
+    for other in (
+        draws(first=1).uniform(2),
+        draws(episode=1).uniform(2),
+        draws(first=1, episode=1).uniform(2),
+        draws(first=1 << 32).uniform(2),
+        here[[1, 0]],
+        streams.uniform(streams.Steps(draws()._key).bits()).expand(2, -1),
+    ):
+        fair.assert_independent(here[0], other[0])
+
+
+def test_steps_are_uniform_and_independent_of_each_other() -> None:
+    key = streams.keys(range(10_000))
+    steps, halves = streams.Steps(key, per_step=2), streams.Steps(key)
+    rows = [row for _ in range(3) for row in streams.uniform(steps.bits())]
+    rows += [halves.half().double() * 2.0**-32 + 0.5 for _ in range(6)]
+    for row in rows:
+        fair.assert_follows(row, "uniform")
+    for a, b in itertools.combinations(rows[:6], 2):
+        fair.assert_independent(a, b)
+    for a, b in itertools.combinations(rows[6:], 2):
+        fair.assert_independent(a, b)
+
+
+def test_a_stream_does_not_know_how_it_is_drawn() -> None:
+    key = streams.keys(range(40_000, 40_000 + 3000))
+    many, one = streams.Steps(key), streams.Steps(key[2999:])
+    for _ in range(100):
+        assert torch.equal(many.bits()[:, 2999:], one.bits())
+    many, one = streams.Steps(key), streams.Steps(key[2999:])
+    for _ in range(100):
+        assert torch.equal(many.half()[2999:], one.half())
+    episode = torch.arange(3000)
+    for decks, size in ((1, 52), (2, 52), (1, 416)):
+        whole = streams.Draws(key, episode).shuffles(decks, size)
+        alone = streams.Draws(key[2999:], episode[2999:]).shuffles(decks, size)
+        assert torch.equal(whole[..., 2999:], alone)
+        few = streams.Draws(key, episode).shuffles(decks, size, 7)
+        assert torch.equal(few, whole[:7])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 52, 64, 156, 256, 257, 832])
+def test_a_shuffle_deals_every_card_once(size: int) -> None:
+    deck = draws(50).shuffle(size)
+    assert torch.equal(deck.long().sort(0).values, torch.arange(size)[:, None].expand(-1, 50))
+    assert deck.dtype == (torch.uint8 if size <= 256 else torch.int16)
+
+
+def test_all_orders_are_equally_likely() -> None:
+    deck = draws(60_000).shuffle(5).long()
+    fair.assert_uniform(
+        (deck * 5 ** torch.arange(5)[:, None]).sum(0).unique(return_inverse=True)[1], 120
+    )
+
+
+@pytest.mark.parametrize(("size", "decks"), [(52, 1), (104, 2), (416, 1)])
+def test_a_shuffle_is_fair_at_every_place_and_from_card_to_card(size: int, decks: int) -> None:
+    dealt = draws(20_000, episode=size).shuffles(decks, size).long()
+    for place in (0, 1, 2, 3, 4, 5, 17, size // 2, size - 2, size - 1):
+        fair.assert_uniform(dealt[place], size)
+    suits = dealt % 4
+    pairs = fair.without_replacement([size // 4] * 4)
+    for place in (0, 1, 2, 3, 4, 30, size - 2):
+        fair.assert_frequencies(suits[place] * 4 + suits[place + 1], pairs)
+    # Any two cards are neighbours as often as any other two.
+    steps = (dealt[1:] - dealt[:-1]) % size
+    fair.assert_frequencies(steps, [0.0] + [1 / (size - 1)] * (size - 1))
+    if decks == 2:
+        fair.assert_uniform((suits * torch.tensor([4, 1])[:, None]).sum(1), 16)
+
+
+def test_a_shuffle_of_another_seed_or_episode_is_another() -> None:
+    here = draws(20_000).shuffle(52).long() % 4
+    for other in (draws(20_000, first=1), draws(20_000, episode=1)):
+        there = other.shuffle(52).long() % 4
+        for place in (0, 1, 51):
+            fair.assert_uniform(here[place] * 4 + there[place], 16)
