@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,10 @@ from rlmem.envs.tensor_env import StateEnv, TensorEnv
 
 # Gives a batched environment the hidden state of the originals, now and at every new episode.
 Attach = Callable[[Any, list[Any]], None]
+# Chooses an action for an original.
+Player = Callable[[Any], Any]
+# How many episodes ended so: (terminated, truncated).
+Ends = Counter[tuple[bool, bool]]
 
 envs.names()  # which fills FAMILIES
 
@@ -47,19 +52,26 @@ class Beside:
         self.names += [*("previous_" + key for key in self.env.action_space), "start"]
         self.space = FlatSpace("obs", self.wrapped[0].observation_space)
 
-    def check_episodes(self, at_least: int) -> None:
-        """Random actions until every environment has ended two episodes, and all `at_least`."""
+    def check_episodes(self, at_least: int, player: Player | None = None) -> Ends:
+        """Random actions until every environment has ended two episodes, and all `at_least`.
+
+        A `player` chooses better ones, from what the original hides. Returns how episodes ended.
+        """
         seeds = range(100, 100 + len(self.wrapped))
         samples = [env.reset(seed=seed)[0] for env, seed in zip(self.wrapped, seeds, strict=True)]
         self._assert_obs(self.env.reset(0), samples)
         space = self.env.action_space["action"]
         space.seed(1)
-        ended = np.zeros(len(self.wrapped), int)
-        while ended.min() < 2 or ended.sum() < at_least:
-            action = np.stack([space.sample() for _ in self.wrapped])
-            ended += self._check_step(action)
+        episodes = np.zeros(len(self.wrapped), int)
+        ends: Ends = Counter()
+        while episodes.min() < 2 or episodes.sum() < at_least:
+            action = np.stack([player(env) if player else space.sample() for env in self.originals])
+            flags = self._check_step(action.astype(space.dtype))
+            ends.update(pair for pair in flags if any(pair))
+            episodes += [any(pair) for pair in flags]
+        return ends
 
-    def _check_step(self, action: Any) -> Any:
+    def _check_step(self, action: Any) -> list[tuple[bool, bool]]:
         finals, samples, rewards, terminated, truncated = [], [], [], [], []
         for env, act in zip(self.wrapped, action, strict=True):
             sample, reward, is_terminated, is_truncated, _ = env.step(act)
@@ -76,7 +88,7 @@ class Beside:
         np.testing.assert_array_equal(step.truncated.numpy(), truncated)
         self._assert_obs(step.final_obs, finals)
         self._assert_obs(step.obs, samples)
-        return np.array(terminated) | np.array(truncated)
+        return list(zip(terminated, truncated, strict=True))
 
     def _assert_obs(self, obs: Tensors, samples: list[Any]) -> None:
         expected = self.space.stack(samples)
