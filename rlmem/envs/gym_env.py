@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -27,6 +27,9 @@ from rlmem.envs.spaces import ActionSpace, FlatSpace, batch
 from rlmem.errors import UsageError, positive, unknown
 
 EnvFn = Callable[[], gym.Env]
+
+# Packages that our extras of the same name install, for environments of Gymnasium's own.
+EXTRAS = ("mujoco",)
 
 
 class GymVecEnv:
@@ -218,13 +221,27 @@ def make_gym(
 
     Raises `UsageError` where there is none of that `id` or it cannot be made so.
     """
+    env_fn = registered(id, max_episode_steps, kwargs or {})
+    return vectorize(env_fn, num_envs, vectorization, device, previous_action)
+
+
+def registered(id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> EnvFn:
+    """What makes the environment that is registered as `id`; errors as of `make_gym`."""
     if max_episode_steps is not None and max_episode_steps < 1:
         raise UsageError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
     spec = copy.deepcopy(_spec(id))
+    for module in EXTRAS:
+        if str(spec.entry_point).startswith(f"gymnasium.envs.{module}"):
+            require(module, id)
     # GymVecEnv itself sees to it that reset comes before step.
     spec.order_enforce = False
-    env_fn = partial(_make, spec, max_episode_steps, kwargs or {})
-    return vectorize(env_fn, num_envs, vectorization, device, previous_action)
+    return partial(_make, spec, max_episode_steps, kwargs)
+
+
+def require(module: str, what: str) -> None:
+    """A `UsageError` that says how to get `module` where it is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"{what} needs {module}: pip install 'rlmem[{module}]'")
 
 
 def _spec(id: str) -> EnvSpec:
