@@ -5,6 +5,7 @@ from rlmem.kernels.gated_rnn import gated_rnn, gated_step
 from rlmem.kernels.linear_scan import linear_scan
 from rlmem.kernels.matrix_memory import matrix_memory
 from rlmem.kernels.short_conv import short_conv
+from rlmem.kernels.titans import titans
 from rlmem.kernels.window_attention import window_attention
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "linear_scan",
     "matrix_memory",
     "short_conv",
+    "titans",
     "window_attention",
 ]

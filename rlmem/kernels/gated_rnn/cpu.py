@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from rlmem.kernels import native
 from rlmem.kernels.gated_rnn.cells import CELLS, PARTS
-from rlmem.kernels.gated_rnn.plain import Results
+from rlmem.kernels.gated_rnn.plain import Results, outer
 
 _DTYPES = [torch.float32, torch.float64]
 _MOST_ROWS = 16  # of a share, as in cpu.c
@@ -32,14 +32,13 @@ def forward(
     save: bool,
 ) -> Results:
     """Same as `plain.forward`."""
-    heads, width, _ = weight.shape
-    front, counts = projected.shape[:-1], (PARTS, state.shape[1] - 1) if save else (0, 0)
+    front, width = projected.shape[:-1], weight.shape[1]
+    counts = (PARTS, state.shape[1] - 1) if save else (0, 0)
     parts, kept = (_empty(projected, *front, n * width) for n in counts)
     h, last = _empty(projected, *front, width), state.new_empty(state.shape)
-    lanes = native.lib.rlmem_gated_rnn_lanes(level(), _DTYPES.index(weight.dtype))
-    blocks = -(-width // lanes)
-    packed = _pad(weight.unflatten(-1, (-1, width)), blocks * lanes)
-    packed = packed.unflatten(-1, (blocks, lanes)).permute(0, 3, 1, 2, 4)
+    lanes = _lanes(weight.dtype)
+    packed = _pad(weight.unflatten(-1, (-1, width)), lanes)
+    packed = packed.unflatten(-1, (-1, lanes)).permute(0, 3, 1, 2, 4)
     tensors = {"weight": packed, "bias": bias, "state": state, "start": start}
     results = {"h": h, "last": last, "parts": parts, "kept": kept}
     strided = {"projected": native.readable(projected.flatten(2))}
@@ -62,20 +61,17 @@ def backward(
     heads, width, total = weight.shape
     grad_projected = _empty(h, *h.shape[:-1], total)
     before, grad_state = _empty(h, *h.shape), state.new_empty(state.shape)
-    apart = CELLS[cell].gates < PARTS
-    shared = _empty(h, *h.shape) if apart else None
-    padded = _padded(weight)
-    two = 2 * native.lib.rlmem_gated_rnn_lanes(level(), _DTYPES.index(weight.dtype))
-    packed = _pad(_pad(weight.unflatten(-1, (-1, width)), padded).movedim(1, -1), padded)
+    shared = _empty(h, *h.shape) if CELLS[cell].gates < PARTS else None
+    two = 2 * _lanes(weight.dtype)
+    packed = _pad(_pad(weight.unflatten(-1, (-1, width)), two).movedim(1, -1), two)
     packed = packed.unflatten(-1, (-1, two)).movedim(-2, 1)
-    cuts = _cuts(h)
-    grad_bias = torch.zeros(cuts[0], heads, PARTS * width, dtype=torch.float64, device="cpu")
+    grad_bias = torch.zeros(_cuts(h)[0], heads, PARTS * width, dtype=torch.float64, device=h.device)
     tensors = {"weight": packed, "state": state, "start": start, "grad_last": grad_last}
-    tensors |= {"h": h, "parts": parts, "kept": kept, "grad_bias": grad_bias, "before": before}
-    tensors |= {"grad_projected": grad_projected, "grad_shared": shared, "grad_state": grad_state}
+    tensors |= {"h": h, "parts": parts, "kept": kept, "before": before, "grad_shared": shared}
+    results = {"grad_projected": grad_projected, "grad_bias": grad_bias, "grad_state": grad_state}
     strided = {} if grad_h is None else {"grad_h": native.readable(grad_h.flatten(2))}
-    _run(native.lib.rlmem_gated_rnn_backward, cell, h, strided, tensors)
-    grad_weight = _outer(before, grad_projected, shared)
+    _run(native.lib.rlmem_gated_rnn_backward, cell, h, strided, tensors | results)
+    grad_weight = outer(before, grad_projected, shared)
     return grad_projected, grad_weight, grad_bias.sum(0).to(weight.dtype), grad_state
 
 
@@ -83,27 +79,6 @@ def level() -> int:
     """Which width of vectors is used."""
     found: int = native.lib.rlmem_gated_rnn_level()
     return found
-
-
-def _outer(before: Tensor, grad: Tensor, shared: Tensor | None) -> Tensor:
-    """The gradient of weight: sums over rows and time, head by head."""
-    left = before.flatten(0, 1).permute(1, 2, 0)
-
-    def product(right: Tensor) -> Tensor:
-        right = right.flatten(0, 1)
-        if len(left) == 1:
-            return (left[0] @ right[:, 0])[None]
-        return left @ right.transpose(0, 1)
-
-    if shared is None:
-        return product(grad)
-    width = shared.shape[-1]
-    return torch.cat([product(grad[..., : 2 * width]), product(shared)], dim=-1)
-
-
-def _padded(weight: Tensor) -> int:
-    two = 2 * native.lib.rlmem_gated_rnn_lanes(level(), _DTYPES.index(weight.dtype))
-    return -(-weight.shape[1] // two) * two
 
 
 def _run(
@@ -115,12 +90,13 @@ def _run(
 ) -> None:
     """Call `function` in as many threads as there is work for; the dicts keep the tensors alive."""
     rows, time, heads, width = h.shape
-    kind = CELLS[cell]
-    cuts = _cuts(h)
-    padded = _padded(h[0, 0])
+    kind, cuts = CELLS[cell], _cuts(h)
+    two = 2 * _lanes(h.dtype)
+    padded = -(-width // two) * two
     room = 8 * (_MOST_ROWS + 1) * padded
-    tensors = {name: x.contiguous() for name, x in tensors.items() if x is not None and x.numel()}
-    tensors["scratch"] = torch.empty(cuts[0] * cuts[1] * room, dtype=h.dtype, device="cpu")
+    scratch = torch.empty(cuts[0] * cuts[1] * room, dtype=h.dtype, device=h.device)
+    given = {name: x.contiguous() for name, x in tensors.items() if x is not None and x.numel()}
+    given |= strided | {"scratch": scratch}
     fields = {
         "dtype": _DTYPES.index(h.dtype),
         "level": level(),
@@ -138,7 +114,7 @@ def _run(
     }
     for name, x in strided.items():
         fields |= {f"{name}_row": x.stride(0), f"{name}_time": x.stride(1)}
-    fields |= {name: x.data_ptr() for name, x in (strided | tensors).items()}
+    fields |= {name: x.data_ptr() for name, x in given.items()}
     rnn = native.ffi.new("rlmem_rnn *", fields)
     work = h.numel() * width * kind.gates
     threads = min(torch.get_num_threads(), cuts[0] * cuts[1]) if work >= _WORTH else 1
@@ -155,8 +131,16 @@ def _cuts(h: Tensor) -> tuple[int, int]:
     return row_cuts, heads
 
 
-def _pad(x: Tensor, size: int) -> Tensor:
-    return x if x.shape[-1] == size else F.pad(x, (0, size - x.shape[-1]))
+def _lanes(dtype: torch.dtype) -> int:
+    """Numbers of a vector."""
+    lanes: int = native.lib.rlmem_gated_rnn_lanes(level(), _DTYPES.index(dtype))
+    return lanes
+
+
+def _pad(x: Tensor, multiple: int) -> Tensor:
+    """`x` with zeros up to a multiple in its last dimension."""
+    missing = -x.shape[-1] % multiple
+    return F.pad(x, (0, missing)) if missing else x
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:

@@ -104,10 +104,11 @@ INLINE void NAME(slstm)(const int exponential, int64_t n, int64_t D, int64_t P,
         SCALAR o = NAME(sigmoid)(x[3 * D + i] + u[3 * P + i] + b[3 * D + i]);
         SCALAR c = s[i], norm = s[plane + i];
         SCALAR log_forget = s[2 * plane + i] + (exponential ? f : NAME(log_sigmoid)(f));
-        /* One of the two exponents is 0, and the other is not above. */
         log_forget = norm == 0 ? -INFINITY : log_forget;
         SCALAR m = in >= log_forget ? in : log_forget;
-        SCALAR forget = EXP(log_forget - m), write = EXP(in - m);
+        /* One of the two exponents is 0, and the other is not above. */
+        SCALAR least = EXP((in >= log_forget ? log_forget : in) - m);
+        SCALAR forget = in >= log_forget ? least : 1, write = in >= log_forget ? 1 : least;
         c = forget * c + write * z;
         norm = forget * norm + write;
         parts[i] = write;

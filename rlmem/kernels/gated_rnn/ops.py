@@ -37,7 +37,8 @@ def rnn(
     save: bool,
 ) -> Results:
     """`h`, the last state, parts and states (see `plain.forward`); all of one dtype."""
-    return _cpu(projected).forward(cell, projected, weight, bias, state, start, save)
+    form = cpu if cpu.serves(projected) else plain
+    return form.forward(cell, projected, weight, bias, state, start, save)
 
 
 @_define("rlmem::gated_rnn_backward", schema=_BACKWARD)
@@ -53,12 +54,20 @@ def rnn_backward(
     states: Tensor,
 ) -> Results:
     """Gradients for projected, weight, bias and state."""
-    form = _cpu(h)
+    form = cpu if cpu.serves(h) else plain
     return form.backward(cell, grad_h, grad_last, weight, state, start, h, parts, states)
 
 
-rnn.register_kernel("cuda")(plain.forward)
-rnn_backward.register_kernel("cuda")(plain.backward)
+@rnn.register_kernel("cuda")
+def _rnn_cuda(cell: str, projected: Tensor, weight: Tensor, *rest: Any) -> Results:
+    return _cuda(projected, weight).forward(cell, projected, weight, *rest)
+
+
+@rnn_backward.register_kernel("cuda")
+def _rnn_backward_cuda(
+    cell: str, grad_h: Tensor | None, grad_last: Tensor | None, weight: Tensor, *rest: Any
+) -> Results:
+    return _cuda(weight, weight).backward(cell, grad_h, grad_last, weight, *rest)
 
 
 @rnn.register_fake
@@ -151,6 +160,8 @@ rnn.register_vmap(partial(_vmap, rnn))
 rnn_backward.register_vmap(partial(_vmap, rnn_backward))
 
 
-def _cpu(like: Tensor) -> ModuleType:
-    """The form that serves CPU tensors of this dtype."""
-    return cpu if cpu.serves(like) else plain
+def _cuda(x: Tensor, weight: Tensor) -> ModuleType:
+    """The form that serves CUDA tensors of this dtype and width."""
+    from rlmem.kernels.gated_rnn import gpu
+
+    return gpu if gpu.serves(x, weight) else plain

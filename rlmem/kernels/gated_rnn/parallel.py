@@ -217,6 +217,24 @@ def _scan_back(
 _solve.register_autograd(_backward, setup_context=_setup)
 
 
+@_solve.register_vmap
+def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
+    """Fold the mapped dimension into the rows; weights per example have no place there: one after
+    the other. The iterations of rows solved together are those of all."""
+    size = info.batch_size
+    moved = [x if d is None else x.movedim(d, 0) for x, d in zip(args, in_dims, strict=True)]
+    per_example = [x if d is not None else (x,) * size for x, d in zip(moved, in_dims, strict=True)]
+    if in_dims[1] is not None or in_dims[2] is not None:
+        each = [_solve(*example) for example in zip(*per_example, strict=True)]
+        return tuple(map(torch.stack, zip(*each, strict=True))), (0, 0, 0, 0)
+    rows = {0, 3, 4}
+    folded = (torch.cat(list(x)) if i in rows else moved[i] for i, x in enumerate(per_example))
+    h, residual, iterations, walked = _solve(*folded)
+    unfolded = (x.unflatten(0, (size, -1)) for x in (h, residual, walked))
+    h, residual, walked = unfolded
+    return (h, residual, iterations.expand(size), walked), (0, 0, 0, 0)
+
+
 def _check(projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor) -> None:
     if projected.dim() != 3 or 0 in projected.shape or projected.shape[2] % 3:
         raise ValueError(

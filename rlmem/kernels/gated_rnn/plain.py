@@ -55,6 +55,34 @@ def saved(projected: Tensor, width: int, count: int, save: bool) -> tuple[Tensor
     )
 
 
+def sums(before: Tensor, grad: Tensor, shared: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gradients of weight and bias from those of the pre-activations, over all rows and time.
+
+    `before` [B, T, H, D] is the h that each step found; `shared` the gradient of the state's share
+    of the last gate, where that differs from the gate's.
+    """
+    bias = grad.sum((0, 1))
+    if shared is not None:
+        bias = torch.cat([bias, shared.sum((0, 1))], dim=-1)
+    return outer(before, grad, shared), bias
+
+
+def outer(before: Tensor, grad: Tensor, shared: Tensor | None) -> Tensor:
+    """The first of `sums`."""
+    left = before.flatten(0, 1).permute(1, 2, 0)
+
+    def product(right: Tensor) -> Tensor:
+        right = right.flatten(0, 1)
+        if len(left) == 1:
+            return (left[0] @ right[:, 0])[None]
+        return left @ right.transpose(0, 1)
+
+    if shared is None:
+        return product(grad)
+    width = shared.shape[-1]
+    return torch.cat([product(grad[..., : 2 * width]), product(shared)], dim=-1)
+
+
 def backward(
     cell: str,
     grad_h: Tensor | None,

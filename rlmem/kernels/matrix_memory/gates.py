@@ -74,6 +74,7 @@ def prepare(
     if enters is not None:
         first, decay = torch.where(enters, first, 0), torch.where(enters, decay, 0)
     last = (time - 1) % chunk
+    first[:, -1, last + 1 :] = 0  # what lies after the row's end could be infinite
     decay = torch.cat([decay[:, :-1, -1], decay[:, -1:, last]], dim=1)
     rests = torch.exp(b - narrow_b), torch.exp(a - narrow_a)
     episode = None if count is None else count.squeeze(-1).movedim(0, 1).int().contiguous()

@@ -17,8 +17,10 @@ from rlmem.kernels.matrix_memory import gpu_kernels
 from rlmem.kernels.matrix_memory.cpu import Grads, Saved
 
 CHUNK = 32
-SMALLEST, LARGEST = 16, 64  # tiles of keys and values; tensor cores take no fewer than 16
-WARPS = 4
+SMALLEST, LARGEST = 16, 32  # tiles of keys and values; tensor cores take no fewer than 16
+# By bytes per number: float32, taken as three TF32 products, needs the registers of more warps, and
+# nothing has room for a second stage of loads.
+WARPS = {2: 4, 4: 8}
 NORMALIZERS = {"none": 0, "max": 1, "sum": 2}
 
 
@@ -124,7 +126,7 @@ class Launch:
         self.key_tiles, self.value_tiles = -(-keys // self.keys), -(-v.shape[-1] // self.values)
         self.sizes = (time, chunks, lanes, heads, keys, v.shape[-1])
         self.norm = NORMALIZERS[normalizer]
-        self.device = q
+        self.like = q
 
     def by_state(self, kernel: Any, *arguments: Any) -> None:
         """A program for each tile of the state of each row and head."""
@@ -135,7 +137,7 @@ class Launch:
         self._run(kernel, (*self.sizes[1:3], tiles), arguments)
 
     def _run(self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
-        with torch.cuda.device_of(self.device):
+        with torch.cuda.device_of(self.like):
             kernel[grid](
                 *arguments,
                 *self.sizes,
@@ -143,6 +145,7 @@ class Launch:
                 C=CHUNK,
                 BK=self.keys,
                 BV=self.values,
-                num_warps=WARPS,
+                num_warps=WARPS[self.like.itemsize],
+                num_stages=1,
                 enable_fp_fusion=True,
             )

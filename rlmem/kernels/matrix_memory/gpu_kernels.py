@@ -16,9 +16,10 @@ import triton.language as tl
 from rlmem.kernels.matrix_memory.gpu_parts import (
     dot,
     load,
+    load_gate,
     load_state,
-    place,
     store,
+    store_gate,
     store_state,
     weights,
     write_weights,
@@ -105,8 +106,7 @@ def read_kernel(
     score = tl.zeros([C, C], tl.float32)
     u = tl.zeros([C, BV], tl.float32)
     total = tl.zeros([C], tl.float32)
-    lane, valid, gate = place(r, c, T, H, C)
-    enter = tl.load(first + g * C + tl.arange(0, C), valid, 0)
+    enter = tl.load(first + g * C + tl.arange(0, C))
     rest_q = tl.load(query + g * C + tl.arange(0, C))
     rest_k = tl.load(key + g * C + tl.arange(0, C))
     for ks in range(0, K, BK):
@@ -121,12 +121,12 @@ def read_kernel(
     p = score * weights(a, b, episode, c, g, r, T, R, H, C)
     u += dot(p, load(v, r, c, vs, T, H, V, C, BV), q)
     if m is not None:
-        floor = tl.exp(-tl.load(m + gate, valid, 0))
+        floor = tl.exp(-load_gate(m, r, c, T, H, C))
     else:
         floor = tl.full([C], 1.0, tl.float32)
     if NORM:
         total += tl.sum(p, 1)
-        tl.store(norm + gate, total, valid & (tl.zeros_like(lane) + vs == 0))
+        store_gate(norm, total, vs < 1, r, c, T, H, C)
         below = total if NORM == 2 else tl.maximum(tl.abs(total), floor)
         u = u / (below + eps)[:, None]
     elif m is not None:
@@ -170,17 +170,16 @@ def state_backward_kernel(
         at = ((r // H) * N + c) * H + r % H
         store_state(grad_states, S, n, at, ks, vs, K, V, width, NORM, BK, BV)
         g = c * R + r
-        lane, valid, gate = place(r, c, T, H, C)
-        enter = tl.load(first + g * C + tl.arange(0, C), valid, 0)
+        enter = tl.load(first + g * C + tl.arange(0, C))
         enter = enter * tl.load(query + g * C + tl.arange(0, C))
         queries = load(q, r, c, ks, T, H, K, C, BK) * enter[:, None]
         grad = load(grad_h, r, c, vs, T, H, V, C, BV)
         if scale is not None:
-            grad = grad * tl.load(scale + gate, valid, 0)[:, None]
+            grad = grad * load_gate(scale, r, c, T, H, C)[:, None]
         fade = tl.load(decay + g)
         S = S * fade + dot(tl.trans(queries), grad, q)
         if NORM:
-            into = tl.load(grad_norm + gate, valid, 0)
+            into = load_gate(grad_norm, r, c, T, H, C)
             n = n * fade + tl.sum(queries * into[:, None], 0)
     store_state(grad_state, S, n, r, ks, vs, K, V, width, NORM, BK, BV)
 
@@ -214,7 +213,6 @@ def value_backward_kernel(
     c, r, vs = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BV
     g, at = c * R + r, ((r // H) * N + c) * H + r % H
     width = V + 1 if NORM else V
-    lane, valid, gate = place(r, c, T, H, C)
     rest_q = tl.load(query + g * C + tl.arange(0, C))
     rest_k = tl.load(key + g * C + tl.arange(0, C))
     write = write_weights(a, b, query, key, episode, c, g, r, T, R, H, C)
@@ -229,7 +227,7 @@ def value_backward_kernel(
     p = score * weights(a, b, episode, c, g, r, T, R, H, C)
     grad = load(grad_h, r, c, vs, T, H, V, C, BV)
     if scale is not None:
-        grad = grad * tl.load(scale + gate, valid, 0)[:, None]
+        grad = grad * load_gate(scale, r, c, T, H, C)[:, None]
     into += dot(tl.trans(p), grad, q)
     store(grad_v, into, r, c, vs, T, H, V, C, BV)
 
@@ -269,7 +267,6 @@ def key_backward_kernel(
     c, r, ks = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BK
     g, at = c * R + r, ((r // H) * N + c) * H + r % H
     width = V + 1 if NORM else V
-    lane, valid, gate = place(r, c, T, H, C)
     score = tl.zeros([C, C], tl.float32)
     into_q = tl.zeros([C, BK], tl.float32)
     into_k = tl.zeros([C, BK], tl.float32)
@@ -278,7 +275,7 @@ def key_backward_kernel(
     for vs in range(0, V, BV):
         grad = load(grad_h, r, c, vs, T, H, V, C, BV)
         if scale is not None:
-            grad = grad * tl.load(scale + gate, valid, 0)[:, None]
+            grad = grad * load_gate(scale, r, c, T, H, C)[:, None]
         values = load(v, r, c, vs, T, H, V, C, BV)
         score += dot(grad, tl.trans(values), q)
         S, n = load_state(states, at, ks, vs, K, V, width, NORM, BK, BV)
@@ -286,14 +283,14 @@ def key_backward_kernel(
         S, grad_n = load_state(grad_states, at, ks, vs, K, V, width, NORM, BK, BV)
         into_k += dot(values, tl.trans(S), q)
     if NORM:
-        into = tl.load(grad_norm + gate, valid, 0)
+        into = load_gate(grad_norm, r, c, T, H, C)
         score += into[:, None]
         into_q += into[:, None] * n[None, :]
         into_k += grad_n[None, :]
     score = score * weights(a, b, episode, c, g, r, T, R, H, C)
     rest_q = tl.load(query + g * C + tl.arange(0, C))
     rest_k = tl.load(key + g * C + tl.arange(0, C))
-    into_q = into_q * (rest_q * tl.load(first + g * C + tl.arange(0, C), valid, 0))[:, None]
+    into_q = into_q * (rest_q * tl.load(first + g * C + tl.arange(0, C)))[:, None]
     keys = load(k, r, c, ks, T, H, K, C, BK)
     into_q += dot(score, keys * rest_k[:, None], q) * rest_q[:, None]
     store(grad_q, into_q, r, c, ks, T, H, K, C, BK)
@@ -301,5 +298,5 @@ def key_backward_kernel(
     write = write_weights(a, b, query, key, episode, c, g, r, T, R, H, C)
     into_k = into_k * write[:, None] + dot(tl.trans(score), queries, q) * rest_k[:, None]
     store(grad_k, into_k, r, c, ks, T, H, K, C, BK)
-    share = tl.program_id(2) * (R // H) * T * H
-    tl.store(grad_a + share + gate, tl.sum(into_k * keys, 1), valid)
+    share = tl.program_id(2).to(tl.int64) * (R // H) * T * H
+    store_gate(grad_a + share, tl.sum(into_k * keys, 1), 1, r, c, T, H, C)

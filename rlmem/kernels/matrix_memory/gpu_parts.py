@@ -19,32 +19,48 @@ def dot(x, y, like):
 @triton.jit
 @no_type_check
 def place(r, c, T, H, C: tl.constexpr):
-    """Steps of chunk c, which of them exist, and where they are in a [B, T, H] tensor."""
-    t = c * C + tl.arange(0, C)
-    return t, t < T, ((r // H).to(tl.int64) * T + t) * H + r % H
+    """Where chunk c of a [B, T, H] tensor begins, its steps from there, and which of them exist."""
+    step = tl.arange(0, C)
+    begin = ((r // H).to(tl.int64) * T + c * C) * H + r % H
+    return begin, step * H, step < T - c * C
 
 
 @triton.jit
 @no_type_check
-def _tile(r, c, begin, T, H, D, C: tl.constexpr, BLOCK: tl.constexpr):
-    _, valid, gate = place(r, c, T, H, C)
-    d = begin + tl.arange(0, BLOCK)
-    return gate[:, None] * D + d[None, :], valid[:, None] & (d < D)[None, :]
+def load(x, r, c, first, T, H, D, C: tl.constexpr, BLOCK: tl.constexpr):
+    """[C, BLOCK] of a [B, T, H, D] tensor in float32, from channel `first`; 0 outside."""
+    begin, steps, valid = place(r, c, T, H, C)
+    d = tl.arange(0, BLOCK)
+    inside = valid[:, None] & (d < D - first)[None, :]
+    # A long number and a tile of short ones: addresses take many registers.
+    at = x + (begin * D + first)
+    return tl.load(at + (steps[:, None] * D + d[None, :]), inside, 0).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
-def load(x, r, c, begin, T, H, D, C: tl.constexpr, BLOCK: tl.constexpr):
-    """[C, BLOCK] of a [B, T, H, D] tensor in float32, from channel `begin`; 0 outside."""
-    at, inside = _tile(r, c, begin, T, H, D, C, BLOCK)
-    return tl.load(x + at, inside, 0).to(tl.float32)
+def store(x, tile, r, c, first, T, H, D, C: tl.constexpr, BLOCK: tl.constexpr):
+    begin, steps, valid = place(r, c, T, H, C)
+    d = tl.arange(0, BLOCK)
+    inside = valid[:, None] & (d < D - first)[None, :]
+    at = x + (begin * D + first)
+    tl.store(at + (steps[:, None] * D + d[None, :]), tile.to(x.dtype.element_ty), inside)
 
 
 @triton.jit
 @no_type_check
-def store(x, tile, r, c, begin, T, H, D, C: tl.constexpr, BLOCK: tl.constexpr):
-    at, inside = _tile(r, c, begin, T, H, D, C, BLOCK)
-    tl.store(x + at, tile.to(x.dtype.element_ty), inside)
+def load_gate(x, r, c, T, H, C: tl.constexpr):
+    """[C] of a [B, T, H] tensor; 0 outside."""
+    begin, steps, valid = place(r, c, T, H, C)
+    return tl.load(x + begin + steps, valid, 0)
+
+
+@triton.jit
+@no_type_check
+def store_gate(x, gate, wanted, r, c, T, H, C: tl.constexpr):
+    """Where `wanted`, a scalar, is true."""
+    begin, steps, valid = place(r, c, T, H, C)
+    tl.store(x + begin + steps, gate, valid & (tl.zeros_like(steps) + wanted != 0))
 
 
 @triton.jit
@@ -53,12 +69,13 @@ def load_state(
     x, at, ks, vs, K, V, width, NORM: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr
 ):
     """A tile [BK, BV] of state number `at`, and with NORM its part [BK] of n."""
-    k, v = ks + tl.arange(0, BK), vs + tl.arange(0, BV)
-    row = (at.to(tl.int64) * K + k) * width
-    S = tl.load(x + row[:, None] + v[None, :], (k < K)[:, None] & (v < V)[None, :], 0)
+    k, v = tl.arange(0, BK), tl.arange(0, BV)
+    begin = x + (at.to(tl.int64) * K + ks) * width
+    inside = (k < K - ks)[:, None] & (v < V - vs)[None, :]
+    S = tl.load(begin + vs + (k[:, None] * width + v[None, :]), inside, 0)
     n = tl.zeros([BK], tl.float32)
     if NORM:
-        n = tl.load(x + row + V, k < K, 0)
+        n = tl.load(begin + V + k * width, k < K - ks, 0)
     return S, n
 
 
@@ -67,11 +84,12 @@ def load_state(
 def store_state(
     x, S, n, at, ks, vs, K, V, width, NORM: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr
 ):
-    k, v = ks + tl.arange(0, BK), vs + tl.arange(0, BV)
-    row = (at.to(tl.int64) * K + k) * width
-    tl.store(x + row[:, None] + v[None, :], S, (k < K)[:, None] & (v < V)[None, :])
+    k, v = tl.arange(0, BK), tl.arange(0, BV)
+    begin = x + (at.to(tl.int64) * K + ks) * width
+    inside = (k < K - ks)[:, None] & (v < V - vs)[None, :]
+    tl.store(begin + vs + (k[:, None] * width + v[None, :]), S, inside)
     if NORM:
-        tl.store(x + row + V, n, (k < K) & (tl.zeros_like(k) + vs == 0))
+        tl.store(begin + V + k * width, n, (k < K - ks) & (tl.zeros_like(k) + vs == 0))
 
 
 @triton.jit
