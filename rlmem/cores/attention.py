@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlmem.cores.heads import split
 from rlmem.errors import positive, unknown
 from rlmem.kernels import window_attention
+from rlmem.kernels.episodes import next_age
 
 POSITIONS = ("relative", "rope", "none")
 
@@ -149,21 +150,12 @@ class WindowAttention(nn.Module):
     def _keep(self, keys: Tensor, values: Tensor, count: Tensor, start: Tensor) -> Cache:
         """The last steps of memory and row, each in its slot."""
         slots = torch.arange(self.memory, device=keys.device)
-        count = steps(count, start)[:, None]
+        count = next_age(count, start)[:, None]
         ago = (count - 1 - slots) % self.memory
         # A slot that was not filled yet keeps what it held, unless the row starts anew.
         kept = ((ago < count) | ~start.any(1, keepdim=True))[..., None, None]
         index = keys.shape[1] - 1 - ago
         return Cache(*(torch.where(kept, _take(each, index), 0) for each in (keys, values)))
-
-
-def steps(count: Int[Tensor, "B"], start: Bool[Tensor, "B T"]) -> Int[Tensor, "B"]:
-    """Steps of the episode that is running after the row, of which `count` lay before it."""
-    time = start.shape[1]
-    since = torch.arange(time, 0, -1, device=start.device)
-    # The last start is the one with the fewest steps since.
-    last = torch.where(start, since, time + 1).amin(1)
-    return torch.where(last <= time, last, count + time)
 
 
 def _take(x: Float[Tensor, "B N H D"], index: Int[Tensor, "B M"]) -> Float[Tensor, "B M H D"]:

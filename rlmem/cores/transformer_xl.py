@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.cores.attention import Cache, WindowAttention, steps
+from rlmem.cores.attention import Cache, WindowAttention
 from rlmem.cores.base import MemoryCore, register
 from rlmem.errors import positive, unknown
+from rlmem.kernels.episodes import next_age
 
 NORMS = ("pre", "post")
 
@@ -108,7 +109,7 @@ class WindowTransformer(MemoryCore[WindowState]):
             attend = block.attention.scan
             x, cache = block(x, lambda y, f=attend, c=cache: f(y, c, state.age, start))
             caches.append(cache)
-        return x, WindowState(tuple(caches), steps(state.age, start))
+        return x, WindowState(tuple(caches), next_age(state.age, start))
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from rlmem import cores
-from rlmem.cores.attention import Cache, WindowAttention, rotate, sinusoids, steps
+from rlmem.cores.attention import Cache, WindowAttention, rotate, sinusoids
 from rlmem.errors import UsageError
+from rlmem.kernels.episodes import next_age
 from tests.cores.common import DTYPES
 from tests.golden import Golden, under
 
@@ -103,7 +104,7 @@ def test_packed_rows_see_their_own_episode(how, dtype):
     golden.check("out.attn", y)
     golden.check_gradients(y, leaves)
     # The ring holds what the authors' memory holds, projected.
-    count = steps(golden["state0.mems_valid"].sum(1), golden["start"])
+    count = next_age(golden["state0.mems_valid"].sum(1), golden["start"])
     valid = golden["state.mems_valid"]
     assert torch.equal(valid.sum(1), count.clamp(max=MEMORY))
     order = (count[:, None] + torch.arange(MEMORY)) % MEMORY
