@@ -66,7 +66,8 @@ class Countdown(StateEnv[Lives]):
 
 def actions(env: VecEnv, rows: int, seed: int) -> Tensor:
     """Random ones, more quickly than the space samples them."""
-    space, rng = env.action_space["action"], np.random.default_rng(seed)
+    space: Any = env.action_space["action"]
+    rng = np.random.default_rng(seed)
     shape = (rows, *(space.shape or ()))
     if isinstance(space, Box):
         return torch.from_numpy(rng.uniform(space.low, space.high, shape).astype(np.float32))
