@@ -116,6 +116,12 @@ class ActionSpace(FlatSpace):
         rows = [_write(leaf, bounds, tensors[leaf.name], num_rows) for leaf, bounds in leaves]
         return rows[0] if len(rows) == 1 and not self.leaves[0].path else self._nest(iter(rows))
 
+    def check(self, tensors: Tensors, num_rows: int) -> None:
+        """Raises ValueError as `write` does, in half the time."""
+        self.check_form(tensors, num_rows)
+        for leaf, bounds in zip(self.leaves, self.bounds, strict=True):
+            _rows(leaf, bounds, tensors[leaf.name], num_rows)
+
     def check_form(self, tensors: Tensors, num_rows: int) -> None:
         """What can be told without a look at the values.
 
@@ -164,9 +170,10 @@ def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros_like(high), high
 
 
-def _write(
+def _rows(
     leaf: Leaf, bounds: tuple[np.ndarray, np.ndarray], tensor: torch.Tensor, num_rows: int
 ) -> np.ndarray:
+    """A tensor as an array whose values are all in range."""
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     rows = tensor.detach().cpu().numpy()
@@ -175,6 +182,13 @@ def _write(
     if not inside.all():
         row = int(np.flatnonzero(~inside.reshape(num_rows, -1).all(axis=1))[0])
         raise _wrong(leaf, f"values in range: row {row} is {rows[row].tolist()}")
+    return rows
+
+
+def _write(
+    leaf: Leaf, bounds: tuple[np.ndarray, np.ndarray], tensor: torch.Tensor, num_rows: int
+) -> np.ndarray:
+    rows = _rows(leaf, bounds, tensor, num_rows)
     if leaf.offset is not None:
         rows = rows + leaf.offset
     rows = rows.astype(leaf.source.dtype).reshape(num_rows, *(leaf.source.shape or ()))

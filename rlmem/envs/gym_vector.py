@@ -1,0 +1,124 @@
+"""Any of our environments as a `gymnasium.vector.VectorEnv`, numpy in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlmem.envs.adapters import ActionCheck, Nesting, made
+from rlmem.envs.base import Tensors, VecEnv
+from rlmem.errors import UsageError
+
+Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+
+
+class GymnasiumVectorEnv(VectorEnv):
+    """`env` (or the one of that name, made with `num_envs` and `options`) for Gymnasium's users.
+
+    The spaces have the structure of the original ones (`obs.0` lies in a Tuple, `obs.position` in a
+    Dict), with what the table in `rlmem.envs.spaces` says of their leaves: discrete values count
+    from 0, floats are float32. All arrays are the caller's own, whatever is written to them.
+
+    An ended environment starts its next episode in the same step (`AutoresetMode.SAME_STEP`): its
+    last observation is `infos["final_obs"][i]`, where `infos["_final_obs"][i]` is True.
+    `final_info` is there as in Gymnasium's own vector environments, and empty.
+
+    A wrong action is a ValueError that names the space; values are looked at with `check_actions`
+    only, which costs about 0.01 ms.
+    """
+
+    def __init__(
+        self,
+        env: VecEnv | str,
+        num_envs: int | None = None,
+        check_actions: bool = True,
+        **options: Any,
+    ) -> None:
+        self.env = made(env, num_envs, options)
+        self.num_envs = self.env.num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self._check = ActionCheck(self.env) if check_actions else None
+        self._action = Nesting(self.env.action_space)
+        self.single_action_space: Space = self._action.space
+        self.action_space: Space = batch_space(self._action.space, self.num_envs)
+        self._obs = Nesting(self.env.observation_space)
+        self.single_observation_space: Space = self._obs.space
+        self.observation_space: Space = batch_space(self._obs.space, self.num_envs)
+        self._dtypes = {key: space.dtype for key, space in self.env.observation_space.items()}
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start a new episode everywhere; environment i is seeded with `seed + i`, or `seed[i]`.
+
+        `options={"reset_mask": ...}` must be True everywhere (UsageError), as single episodes start
+        only where others end; there are no other options.
+        """
+        if not np.all((options or {}).get("reset_mask", True)):
+            raise UsageError("reset_mask must be True everywhere: an episode starts where one ends")
+        if isinstance(seed, int | np.integer):
+            seed = int(seed)
+            super().reset(seed=seed)
+        elif seed is not None and not all(isinstance(each, int | np.integer) for each in seed):
+            raise UsageError(f"seeds must be integers, not {seed}")
+        return self._obs.nest(self._arrays(self.env.reset(seed))), {}
+
+    def step(self, actions: Any) -> Step:
+        """Play one action each; a ValueError names the space that an action is not in."""
+        action = self._tensors(actions)
+        if self._check:
+            self._check(action)
+        step = self.env.step(action)
+        terminated, truncated = _array(step.terminated, bool), _array(step.truncated, bool)
+        done = terminated | truncated
+        infos = self._final(step.final_obs, done) if done.any() else {}
+        obs = self._obs.nest(self._arrays(step.obs))
+        return obs, _array(step.reward, np.float64), terminated, truncated, infos
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environments."""
+        self.env.close()
+
+    def _final(self, obs: Tensors, done: NDArray[np.bool_]) -> dict[str, Any]:
+        """What gymnasium's own vector environments say of the rows that are `done`."""
+        rows = np.flatnonzero(done)
+        columns = {key: leaf[rows] for key, leaf in self._arrays(obs).items()}
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row, sample in zip(rows.tolist(), self._obs.rows(columns), strict=True):
+            final_obs[row] = sample
+        return {
+            "final_obs": final_obs,
+            "_final_obs": done,
+            "final_info": {},
+            "_final_info": done.copy(),
+        }
+
+    def _tensors(self, actions: Any) -> Tensors:
+        try:
+            arrays = self._action.flatten(actions)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"actions are not in {self.action_space}: {error}") from error
+        # Copies: the environments may keep actions, and the caller may write to the array.
+        return {
+            key: torch.from_numpy(np.array(leaf)).to(self.env.device)
+            for key, leaf in arrays.items()
+        }
+
+    def _arrays(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
+        return {key: _array(leaf, self._dtypes[key]) for key, leaf in tensors.items()}
+
+
+def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:
+    """A copy, since tensors that environments hand out must never be written to."""
+    return tensor.cpu().numpy().astype(dtype)

@@ -1,0 +1,115 @@
+"""Spaces as torchrl's specs, and the tensors that are in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("torchrl")
+
+from tensordict import TensorDictBase
+from torchrl.envs.utils import check_env_specs
+
+from rlmem.envs.base import VecEnv
+from rlmem.errors import UsageError
+from rlmem.torchrl import TorchRLEnv
+from tests.torchrl.common import ONE_HOT, SEED, actions, echo, irregular, lockstep, noted, replay
+
+
+@pytest.mark.parametrize("options", [{}, ONE_HOT], ids=["numbers", "one-hot"])
+@pytest.mark.parametrize("make", [irregular, lockstep, noted, echo])
+def test_specs_hold(make: Callable[[], VecEnv], options: dict[str, Any]) -> None:
+    env = TorchRLEnv(make(), **options)
+    check_env_specs(env, break_when_any_done="both")
+    check_env_specs(env, seed=3)
+    for _ in range(3):
+        assert env.full_action_spec.contains(env.rand_action(env.reset()).select(*env.action_keys))
+    data = env.rollout(60, break_when_any_done=False)
+    for step in data.unbind(1):
+        assert env.observation_spec.contains(step["next"].select(*env.observation_keys))
+
+
+def test_specs_by_hand() -> None:
+    env = TorchRLEnv(irregular(), categorical_action_encoding=False)
+    assert env.batch_size == torch.Size([4])
+    assert {
+        key: (type(spec).__name__, spec.dtype) for key, spec in env.observation_spec.items()
+    } == {
+        "obs.below": ("Categorical", torch.int64),
+        "obs.box": ("BoundedContinuous", torch.float32),
+        "obs.die": ("Categorical", torch.int64),
+        "obs.double": ("BoundedContinuous", torch.float32),
+        "obs.image": ("BoundedDiscrete", torch.uint8),
+        "obs.nest.0": ("MultiCategorical", torch.int64),
+        "obs.nest.1.bit": ("Binary", torch.int64),
+        "obs.nest.1.bits": ("Binary", torch.int64),
+        "obs.nest.2.0": ("Categorical", torch.int64),
+        "obs.scalar": ("BoundedContinuous", torch.float32),
+        "obs.unbounded": ("UnboundedContinuous", torch.float32),
+    }
+    assert env.observation_spec["obs.box"].space.low.eq(-2.0).all()
+    assert env.observation_spec["obs.box"].space.high.eq(3.0).all()
+    assert env.observation_spec["obs.die"].n == 6
+    assert env.action_spec.shape == torch.Size([4, 3])
+    assert env.action_spec.dtype == torch.bool
+    assert env.reward_spec.shape == torch.Size([4, 1])
+    flags = {key: (spec.shape, spec.dtype) for key, spec in env.full_done_spec.items()}
+    assert flags == dict.fromkeys(("done", "terminated", "truncated"), ((4, 1), torch.bool))
+
+
+def test_one_hot_is_another_writing_of_the_same() -> None:
+    taken = actions(noted(), 60)
+    hot = [{"action": torch.nn.functional.one_hot(each["action"], 4).bool()} for each in taken]
+    plain, other = TorchRLEnv(noted()), TorchRLEnv(noted(), **ONE_HOT)
+    data = []
+    for env, those in ((plain, taken), (other, hot)):
+        env.set_seed(SEED)
+        data.append(env.rollout(60, replay(those), break_when_any_done=False))
+    for key in ("obs", "previous_action", "start"):
+        assert torch.equal(data[0]["next", key], data[1]["next", key].long().argmax(-1))
+    assert torch.equal(data[0]["next", "reward"], data[1]["next", "reward"])
+
+
+def test_several_numbers_are_one_hot_side_by_side() -> None:
+    env = TorchRLEnv(echo(), **ONE_HOT)
+    state = env.rand_action(env.reset())
+    numbers = torch.tensor([[0, 2, 1, 4], [1, 0, 3, 0]])
+    hot = [torch.nn.functional.one_hot(numbers[:, i], n) for i, n in enumerate((2, 3, 4, 5))]
+    state["action.nest.0"] = torch.cat(hot, 1).bool()
+    step = env.step(state)["next"]
+    assert torch.equal(step["obs.nest.0"], state["action.nest.0"])
+    assert torch.equal(step["obs.die"], state["action.die"])
+    assert torch.equal(step["obs.nest.1.bits"], state["action.nest.1.bits"])
+
+
+def test_actions_of_other_peoples_agents_are_looked_at() -> None:
+    def step(env: TorchRLEnv, action: torch.Tensor) -> TensorDictBase:
+        return env.step(env.reset().set("action", action))
+
+    env = TorchRLEnv(lockstep())
+    with pytest.raises(ValueError, match=r"'action' is not in Discrete\(4\).*row 2 is 4"):
+        step(env, torch.tensor([0, 1, 4, 0]))
+    with pytest.raises(ValueError, match=r"Discrete\(4\): expected dtype int64"):
+        step(env, torch.rand(4))
+    hot = TorchRLEnv(lockstep(), **ONE_HOT)
+    with pytest.raises(ValueError, match="not one-hot"):
+        step(hot, torch.ones(4, 4, dtype=torch.bool))
+    options: dict[str, Any] = {"num_envs": 1, "id": "CartPole-v1", "max_episode_steps": 1}
+    short = TorchRLEnv("gym", **options)
+    ended = step(short, torch.zeros(1, dtype=torch.int64))
+    with pytest.raises(UsageError, match="row 0 has ended"):
+        short.step(ended)
+    unseen = TorchRLEnv(
+        "gym", num_envs=1, id="CartPole-v1", max_episode_steps=1, check_actions=False
+    )
+    unseen.step(step(unseen, torch.zeros(1, dtype=torch.int64)))
+
+
+@pytest.mark.gpu
+def test_tensors_live_on_the_device() -> None:
+    env = TransformedEnv(TorchRLEnv(lockstep(device="cuda"), **ONE_HOT), InitTracker())
+    check_env_specs(env, break_when_any_done="both")
+    assert env.rollout(60, break_when_any_done=False)["next", "obs"].is_cuda
