@@ -1,11 +1,13 @@
 """mLSTM, the matrix memory of xLSTM (Beck et al. 2024, arXiv 2405.04517, equations 19 to 27).
 
-    [q; k; v; o'] = W x + b (k over sqrt(D)),   i' = w_i x + b_i,   f' = w_f x + b_f   (per head)
+    [u; o'] = W_in x,   c = silu(conv(u)),   [q; k] = W_qk c (k over sqrt(D)),   v = W_v u
+    i' = w_i x + b_i,   f' = w_f x + b_f                                          (per head)
     C[t] = s(f') C[t-1] + exp(i') k v^T,   n[t] = s(f') n[t-1] + exp(i') k
-    h = C^T q / max(|n.q|, 1),   out = W_out(s(o') norm(h))
+    h = C^T q / max(|n.q|, 1),   out = W_out(s(o') (norm(h) + skip c))
 
-The memory is carried divided by exp(m), a running maximum that keeps it finite; the norm is one
-layer norm per head, as in the authors' cell.
+Convolution and skip are those of the paper's block (figure 11), whose residual branch and wider
+projection are in `xlstm.py`. The memory is carried divided by exp(m), a running maximum that keeps
+it finite; the norm is one layer norm per head, as in the authors' cell.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlmem.cores.base import MemoryCore, register
+from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import HeadNorm, split
 from rlmem.errors import positive
 from rlmem.kernels import matrix_memory
@@ -109,10 +113,20 @@ class MLSTMCell(nn.Module):
         return memory.n, memory.m
 
 
+class MLSTMCoreState(NamedTuple):
+    """`window` [B, W-1, H D]: the convolution's last inputs; the rest is the cell's own state."""
+
+    window: Tensor
+    C: Tensor
+    n: Tensor
+    m: Tensor
+
+
 @register("mlstm")
-class MLSTM(MemoryCore[MLSTMState]):
+class MLSTM(MemoryCore[MLSTMCoreState]):
     """`heads` heads of `head_size` units: if not given, as many as cover the output, but no fewer
-    than 8, since the norm of very small heads leaves little more than signs."""
+    than 8, since the norm of very small heads leaves little more than signs. The convolution sees
+    `conv_size` inputs of one episode (1: none)."""
 
     forgets_nonfinite = False  # a chunk multiplies what lies before a start by zero
 
@@ -123,27 +137,45 @@ class MLSTM(MemoryCore[MLSTMState]):
         *,
         heads: int = 4,
         head_size: int | None = None,
+        conv_size: int = 4,
     ) -> None:
         super().__init__(input_size, output_size)
         positive("heads", heads)
         size = max(8, -(-self.output_size // heads)) if head_size is None else head_size
         self.cell = MLSTMCell(heads, size, self.input_size)
-        self.project = nn.Linear(self.input_size, 4 * heads * size)
-        self.W_out = nn.Linear(heads * size, self.output_size)
+        inner = heads * size
+        self.W_in = nn.Linear(self.input_size, 2 * inner)
+        self.conv = ShortConv(inner, conv_size)
+        self.W_qk = nn.Linear(inner, 2 * inner)
+        self.W_v = nn.Linear(inner, inner)
+        self.skip = nn.Parameter(torch.ones(inner))
+        self.W_out = nn.Linear(inner, self.output_size)
 
-    def initial_state(self, batch_size: int) -> MLSTMState:
-        return self.cell.initial_state(self.zeros(batch_size))
+    def initial_state(self, batch_size: int) -> MLSTMCoreState:
+        window = self.zeros(batch_size, self.conv.size - 1, self.conv.channels)
+        return MLSTMCoreState(window, *self.cell.initial_state(self.zeros(batch_size)))
 
     def update(
-        self, x: Float[Tensor, "B I"], state: MLSTMState
-    ) -> tuple[Float[Tensor, "B O"], MLSTMState]:
-        q, k, v, o = self.project(x).chunk(4, dim=-1)
-        h, state = self.cell.step(q, k, v, x, state)
-        return self.W_out(torch.sigmoid(o) * h), state
+        self, x: Float[Tensor, "B I"], state: MLSTMCoreState
+    ) -> tuple[Float[Tensor, "B O"], MLSTMCoreState]:
+        u, o = self.W_in(x).chunk(2, dim=-1)
+        c, window = self.conv.step(u, state.window)
+        c = F.silu(c)
+        h, memory = self.cell.step(*self._read(u, c), x, MLSTMState(*state[1:]))
+        return self._leave(h, c, o), MLSTMCoreState(window, *memory)
 
     def scan(
-        self, x: Float[Tensor, "B T I"], state: MLSTMState, start: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T O"], MLSTMState]:
-        q, k, v, o = self.project(x).chunk(4, dim=-1)
-        h, state = self.cell.scan(q, k, v, x, state, start)
-        return self.W_out(torch.sigmoid(o) * h), state
+        self, x: Float[Tensor, "B T I"], state: MLSTMCoreState, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], MLSTMCoreState]:
+        u, o = self.W_in(x).chunk(2, dim=-1)
+        c, window = self.conv.scan(u, state.window, start)
+        c = F.silu(c)
+        h, memory = self.cell.scan(*self._read(u, c), x, MLSTMState(*state[1:]), start)
+        return self._leave(h, c, o), MLSTMCoreState(window, *memory)
+
+    def _read(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k = self.W_qk(c).chunk(2, dim=-1)
+        return q, k, self.W_v(u)
+
+    def _leave(self, h: Tensor, c: Tensor, o: Tensor) -> Float[Tensor, "*N O"]:
+        return self.W_out(torch.sigmoid(o) * (h + self.skip * c))
