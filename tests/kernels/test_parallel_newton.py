@@ -94,14 +94,13 @@ def test_golden(diagonal, dtype):
 
 @both
 def test_gradcheck(diagonal):
-    inputs, start = leaves(2, 4, 2), starts(2, 4)
-    start[0] = torch.tensor([False, False, True, False])
+    inputs, start = leaves(1, 4, 2), torch.tensor([[False, False, True, False]])
 
     def states(*each: Tensor) -> Tensor:
         return gru_parallel(*each, start, diagonal=diagonal, tolerance=1e-14).h
 
     assert gradcheck(states, inputs)
-    assert diagonal or gradgradcheck(states, inputs)
+    assert diagonal or gradgradcheck(states, inputs, fast_mode=True)
 
 
 @both
@@ -252,7 +251,10 @@ def test_a_guess_far_off_is_not_called_near():
 def test_opcheck_and_compile(diagonal):
     inputs, start = leaves(2, 3, 2), torch.tensor([[False, True, False], [True, False, False]])
     options = (diagonal, 1e-10, 20)
-    torch.library.opcheck(parallel._solve._opoverload, (*inputs, start, *options))
+    # The fourth of the usual checks is to compile it, which follows.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    given = (*inputs, start, *options)
+    torch.library.opcheck(parallel._solve._opoverload, given, test_utils=checks)
 
     def states(*each: Tensor) -> Tensor:
         return gru_parallel(*each, start, diagonal=diagonal, tolerance=1e-10).h
@@ -261,6 +263,23 @@ def test_opcheck_and_compile(diagonal):
     compiled = torch.compile(states, backend="aot_eager", fullgraph=True)
     want = with_gradients(states(*inputs), inputs, grad)
     torch.testing.assert_close(with_gradients(compiled(*inputs), inputs, grad), want)
+
+
+@both
+@pytest.mark.parametrize("mapped", [(0,), (3, 4), (0, 3, 4), (1,), (0, 1, 2, 3, 4)], ids=str)
+def test_vmap(diagonal, mapped):
+    """Over the arguments alone and together."""
+    inputs = [*(x.detach() for x in leaves(2, 5, 3)), torch.rand(2, 5) < 0.3]
+    for i in mapped:
+        inputs[i] = torch.stack([inputs[i], inputs[i].flip(0)])
+
+    def states(*each: Tensor) -> Tensor:
+        return gru_parallel(*each, diagonal=diagonal, tolerance=1e-13).h
+
+    dims = tuple(0 if i in mapped else None for i in range(5))
+    got = torch.func.vmap(states, dims)(*inputs)
+    each = [[x[i] if k in mapped else x for k, x in enumerate(inputs)] for i in range(2)]
+    torch.testing.assert_close(got, torch.stack([states(*x) for x in each]))
 
 
 PROJECTED, WEIGHT, BIAS, H0 = (x.detach() for x in leaves(2, 5, 3))
