@@ -57,7 +57,7 @@ class GymnasiumVectorEnv(VectorEnv):
     def reset(
         self,
         *,
-        seed: int | Sequence[int] | None = None,
+        seed: int | np.integer | Sequence[int | None] | NDArray[np.integer] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
         """Start a new episode everywhere; environment i is seeded with `seed + i`, or `seed[i]`.
@@ -67,12 +67,10 @@ class GymnasiumVectorEnv(VectorEnv):
         """
         if not np.all((options or {}).get("reset_mask", True)):
             raise UsageError("reset_mask must be True everywhere: an episode starts where one ends")
-        if isinstance(seed, int | np.integer):
-            seed = int(seed)
-            super().reset(seed=seed)
-        elif seed is not None and not all(isinstance(each, int | np.integer) for each in seed):
-            raise UsageError(f"seeds must be integers, not {seed}")
-        return self._obs.nest(self._arrays(self.env.reset(seed))), {}
+        seeds = _seeds(seed)
+        if isinstance(seeds, int):
+            super().reset(seed=seeds)
+        return self._obs.nest(self._arrays(self.env.reset(seeds))), {}
 
     def step(self, actions: Any) -> Step:
         """Play one action each; a ValueError names the space that an action is not in."""
@@ -117,6 +115,14 @@ class GymnasiumVectorEnv(VectorEnv):
 
     def _arrays(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         return {key: _array(leaf, self._dtypes[key]) for key, leaf in tensors.items()}
+
+
+def _seeds(seed: Any) -> int | list[int] | None:
+    if seed is None or isinstance(seed, int | np.integer):
+        return None if seed is None else int(seed)
+    if not all(isinstance(each, int | np.integer) for each in seed):
+        raise UsageError(f"seeds must be integers, not {seed}")
+    return [int(each) for each in seed]
 
 
 def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:
