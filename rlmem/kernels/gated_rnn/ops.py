@@ -21,7 +21,7 @@ _FORWARD = (
 )
 _BACKWARD = (
     "(str cell, Tensor? grad_h, Tensor? grad_last, Tensor weight, Tensor state, Tensor? start, "
-    "Tensor h, Tensor parts, Tensor states) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor h, Tensor parts, Tensor kept) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
@@ -36,7 +36,7 @@ def rnn(
     start: Tensor | None,
     save: bool,
 ) -> Results:
-    """`h`, the last state, parts and states (see `plain.forward`); all of one dtype."""
+    """`h`, the last state, parts and kept (see `plain.forward`); all of one dtype."""
     form = cpu if cpu.serves(projected) else plain
     return form.forward(cell, projected, weight, bias, state, start, save)
 
@@ -51,11 +51,11 @@ def rnn_backward(
     start: Tensor | None,
     h: Tensor,
     parts: Tensor,
-    states: Tensor,
+    kept: Tensor,
 ) -> Results:
     """Gradients for projected, weight, bias and state."""
     form = cpu if cpu.serves(h) else plain
-    return form.backward(cell, grad_h, grad_last, weight, state, start, h, parts, states)
+    return form.backward(cell, grad_h, grad_last, weight, state, start, h, parts, kept)
 
 
 @rnn.register_kernel("cuda")
@@ -82,8 +82,8 @@ def _rnn_fake(
 ) -> Results:
     width = weight.shape[1]
     h = projected.new_empty(*projected.shape[:-1], width)
-    parts, states = plain.saved(projected, width, state.shape[1], save)
-    return h, state.new_empty(state.shape), parts, states
+    parts, kept = plain.saved(projected, weight, state, save)
+    return h, state.new_empty(state.shape), parts, kept
 
 
 @rnn_backward.register_fake
@@ -96,7 +96,7 @@ def _rnn_backward_fake(
     start: Tensor | None,
     h: Tensor,
     parts: Tensor,
-    states: Tensor,
+    kept: Tensor,
 ) -> Results:
     heads, width, _ = weight.shape
     return (
@@ -109,20 +109,20 @@ def _rnn_backward_fake(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
     ctx.cell, projected, weight, bias, state, start, saved = inputs
-    h, _, parts, states = output
-    ctx.mark_non_differentiable(parts, states)
+    h, _, parts, kept = output
+    ctx.mark_non_differentiable(parts, kept)
     ctx.set_materialize_grads(False)
     # Where nobody foresaw a backward pass, what it reads is computed once more.
     again = () if saved else (projected, bias)
-    ctx.save_for_backward(weight, state, start, h, parts, states, *again)
+    ctx.save_for_backward(weight, state, start, h, parts, kept, *again)
 
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, *_: None) -> Any:
-    weight, state, start, h, parts, states, *again = ctx.saved_tensors
+    weight, state, start, h, parts, kept, *again = ctx.saved_tensors
     if again:
         projected, bias = again
-        _, _, parts, states = rnn(ctx.cell, projected, weight, bias, state, start, True)
-    grads = rnn_backward(ctx.cell, grad_h, grad_last, weight, state, start, h, parts, states)
+        _, _, parts, kept = rnn(ctx.cell, projected, weight, bias, state, start, True)
+    grads = rnn_backward(ctx.cell, grad_h, grad_last, weight, state, start, h, parts, kept)
     return None, *grads, None, None
 
 

@@ -29,7 +29,7 @@ def forward(
     rows, time, heads, _ = projected.shape
     width = weight.shape[1]
     h = projected.new_empty(rows, time, heads, width)
-    parts, states = saved(projected, width, state.shape[1], save)
+    parts, kept = saved(projected, weight, state, save)
     now = state.unbind(1)
     for t in range(time):
         if start is not None:
@@ -40,18 +40,18 @@ def forward(
         if save:
             torch.cat(made, dim=-1, out=parts[:, t])
         if save and len(now) > 1:
-            torch.cat(now[1:], dim=-1, out=states[:, t])
-    return h, torch.stack(now, dim=1), parts, states
+            torch.cat(now[1:], dim=-1, out=kept[:, t])
+    return h, torch.stack(now, dim=1), parts, kept
 
 
-def saved(projected: Tensor, width: int, count: int, save: bool) -> tuple[Tensor, Tensor]:
+def saved(projected: Tensor, weight: Tensor, state: Tensor, save: bool) -> tuple[Tensor, Tensor]:
     """Memory for the parts and the states; a state that is the output alone is not kept twice."""
     if not save:
         return projected.new_empty(0), projected.new_empty(0)
-    front = projected.shape[:-1]
+    front, width = projected.shape[:-1], weight.shape[1]
     return (
         projected.new_empty(*front, PARTS * width),
-        projected.new_empty(*front, (count - 1) * width),
+        projected.new_empty(*front, (state.shape[1] - 1) * width),
     )
 
 
@@ -92,7 +92,7 @@ def backward(
     start: Tensor | None,
     h: Tensor,
     parts: Tensor,
-    states: Tensor,
+    kept: Tensor,
 ) -> Results:
     """Gradients for projected, weight, bias and the first state."""
     rows, time, heads, width = h.shape
@@ -102,7 +102,7 @@ def backward(
     grad_bias = weight.new_zeros(heads, PARTS * width)
     grads = torch.zeros_like(state) if grad_last is None else grad_last
     carry = list(grads.unbind(1))
-    every = torch.cat([h, states], dim=-1)
+    every = torch.cat([h, kept], dim=-1)
     for t in reversed(range(time)):
         after = every[:, t].chunk(kind.states, dim=-1)
         before = every[:, t - 1].chunk(kind.states, dim=-1) if t else state.unbind(1)

@@ -1,0 +1,154 @@
+"""The gated recurrent networks beside loops over time and torch's own layers, which know no starts.
+
+Every form is a whole layer: the map of the input, the recurrence and all gradients. Starts fall on
+every fiftieth step. "torch" is torch.nn.GRU or LSTM on the rows as they are, without starts, and so
+less work than was asked for; "packed" splits rows into their episodes, as users of these layers do.
+"loop" is a step of torch operations after the other, under autograd.
+
+Bytes: x and h once, forward; three times that forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlmem.kernels import gated_rnn
+from rlmem.kernels.gated_rnn import CELLS, gated_rnn_reference
+
+from .base import Case, Form, Inputs, Op, Work
+
+LONGEST_LOOP = 1024  # steps that forms in Python are asked to take
+LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM}
+EPISODE = 50  # steps between starts, on average
+
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def ours(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return gated_rnn(cell, F.linear(x, w)[:, :, None], *joined(cell, r, b, c), None, start)[0]
+
+
+def loop(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    projected = F.linear(x, w)[:, :, None]
+    return gated_rnn_reference(cell, projected, *joined(cell, r, b, c), None, start)[0]
+
+
+def joined(cell: str, r: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrix and biases as the operator takes them, from those of `torch.nn`."""
+    both = b + c
+    if cell == "gru":
+        two = len(both) // 3 * 2
+        both = torch.cat([both[:two], b[two:], c[two:]])
+    return r.t()[None], both[None]
+
+
+def layer(cell: str, x: Tensor, start: Tensor, *weights: Tensor) -> Tensor:
+    """torch's own, on rows without starts."""
+    return run_layer(cell, x, weights)[:, :, None]
+
+
+def packed(cell: str, x: Tensor, start: Tensor, *weights: Tensor) -> Tensor:
+    """torch's own, on episodes of their lengths."""
+    cuts = start.clone()
+    cuts[:, 0] = True
+    first = cuts.flatten().nonzero().flatten()
+    lengths = first.diff(append=first.new_tensor([cuts.numel()])).tolist()
+    episodes = x.flatten(0, 1).split(lengths)
+    sequence = nn.utils.rnn.pack_sequence(episodes, enforce_sorted=False)
+    outputs = nn.utils.rnn.unpack_sequence(run_layer(cell, sequence, weights))
+    return torch.cat(outputs).unflatten(0, x.shape[:2])[:, :, None]
+
+
+def run_layer(cell: str, x: Any, weights: tuple[Tensor, ...]) -> Any:
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    with torch.device("meta"):
+        module = LAYERS[cell](weights[0].shape[1], weights[1].shape[1], batch_first=True)
+    named = dict(zip(names, weights, strict=True))
+    return torch.func.functional_call(module, named, (x,))[0]
+
+
+class GatedRNN(Op):
+    name = "gated_rnn"
+    axes = "BxTxD"
+    shapes = ((64, 128, 128), (64, 512, 64), (64, 512, 128), (64, 512, 256), (16, 2048, 128))
+    quick = ((64, 128, 128), (64, 512, 128))
+    variants = tuple(cell for cell in CELLS if cell != "slstm_exp")
+
+    def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
+        forms = {"rlmem": ours, "loop": loop, "torch": layer, "packed": packed}
+        for name, form in forms.items():
+            if form is loop and case.shape[1] > LONGEST_LOOP:
+                continue
+            if form in (layer, packed) and case.variant not in LAYERS:
+                continue
+            yield name, bound(form, case.variant)
+
+    def inputs(self, case: Case, form: str, device: str) -> Inputs:
+        rows, time, width = case.shape
+        gates = CELLS[case.variant].gates * width
+        x = torch.randn(case.shape, device=device)
+        often = 0.0 if form == "torch" else 1 / EPISODE
+        start = torch.rand(rows, time, device=device) < often
+        w, r = (torch.randn(gates, width, device=device) / width**0.5 for _ in range(2))
+        b, c = torch.randn(2, gates, device=device)
+        grad = torch.randn(rows, time, 1, width, device=device)
+        return Inputs((x, start, w, r, b.clone(), c.clone()), grad)
+
+    def work(self, case: Case) -> Work:
+        elements, times = self.size(case.shape), 1 if case.passes == "forward" else 3
+        # Two products of [D] by [D, G D].
+        flops = 4 * CELLS[case.variant].gates * case.shape[-1]
+        return Work(elements, 8 * elements * times, flops * elements * times)
+
+    def modules(self) -> tuple[ModuleType, ModuleType]:
+        from rlmem.kernels.gated_rnn import gpu, gpu_kernels
+
+        return gpu, gpu_kernels
+
+    def launch(self, dtype: torch.dtype, odd: bool) -> None:
+        from rlmem.kernels.gated_rnn import gpu
+
+        for width in gpu.CONFIGS:
+            for cell in CELLS:
+                launch(cell, width)
+            if odd:
+                launch("lstm", width - 3)
+
+    def describe(
+        self, tensors: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[torch.dtype, dict[str, object]]:
+        return torch.float32, {
+            "cell": list(CELLS)[options["CELL"]],
+            "d": tensors["weight"].shape[1],
+            "kept": options["KEPT"],
+            "rows": options["BM"],
+            "units": options["DP"],
+            "warps": options["num_warps"],
+        }
+
+
+def bound(form: Form, cell: str) -> Form:
+    return lambda *arguments: form(cell, *arguments)
+
+
+def launch(cell: str, width: int) -> None:
+    """Forward, with what backward reads, and backward; with starts and a first state."""
+    from rlmem.kernels.gated_rnn import gpu
+
+    kind = CELLS[cell]
+    front = (20, 3, 2)
+    projected = torch.empty(*front, kind.gates * width)
+    weight = torch.empty(2, width, kind.gates * width)
+    bias, state = torch.empty(2, 4 * width), torch.empty(20, kind.states, 2, width)
+    start = torch.zeros(front[:2], dtype=torch.bool)
+    h, last, parts, kept = gpu.forward(cell, projected, weight, bias, state, start, True)
+    gpu.backward(cell, h, last, weight, state, start, h, parts, kept)
+
+
+OP = GatedRNN()
