@@ -43,7 +43,7 @@ class SLSTMCell(nn.Module):
     """
 
     def __init__(
-        self, size: int, heads: int, forget: str = "sigmoid", forget_init: str = "linspace"
+        self, size: int, heads: int, forget: str = "sigmoid", forget_init: str = "powerlaw"
     ) -> None:
         super().__init__()
         if size % positive("heads", heads):
@@ -103,7 +103,7 @@ class SLSTM(MemoryCore[SLSTMState]):
         *,
         heads: int = 2,
         forget: str = "sigmoid",
-        forget_init: str = "linspace",
+        forget_init: str = "powerlaw",
     ) -> None:
         super().__init__(input_size, output_size)
         self.cell = SLSTMCell(self.output_size, heads, forget, forget_init)
