@@ -9,6 +9,7 @@ the finalizer of `key + c * GOLDEN`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import tau
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -75,10 +76,13 @@ def below(word: Int[Tensor, "*N"], limit: int | Tensor) -> Int[Tensor, "*N"]:
     return (word >> 33).bitwise_and_(0x7FFFFFFF).mul_(limit).bitwise_right_shift_(31)
 
 
-def normal(word: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """Random bits as float64 of the standard normal distribution, by its inverse."""
-    # Half a step off a grid of 2^-52, so that neither 0 nor 1, which are infinite, can occur.
-    return torch.special.ndtri((word >> 12).to(torch.float64).mul_(2.0**-52).add_(0.5 + 2.0**-53))
+def normals(word: Int[Tensor, "*K N"]) -> Float[Tensor, "*K 2 N"]:
+    """Each word as two float32 of the standard normal distribution (Box and Muller 1958)."""
+    # In (0, 1], since the logarithm of 0 would be infinite.
+    uniform = (word >> 40).to(torch.float32).mul_(-(2.0**-24)).add_(0.5)
+    angle = (word & 0xFFFFFFFF).to(torch.float32).mul_(tau * 2.0**-32)
+    radius = uniform.log_().mul_(-2).sqrt_()
+    return torch.stack((radius * angle.cos(), radius * angle.sin()), -2)
 
 
 def _uses(limit: int) -> int:
@@ -194,21 +198,16 @@ class Steps:
     def half(self) -> Integer[Tensor, "N"]:
         """The next 32 random bits, as int32: half a word."""
         if not self._halves:
-            self._halves = list(self._halved().flatten(0, 1).unbind())[::-1]
+            words = self._draw().flatten(0, 1).view(torch.int32).unflatten(-1, (-1, 2))
+            halves = words.transpose(1, 2).contiguous().flatten(0, 1)
+            self._halves = list(halves.unbind())[::-1]
         return self._halves.pop()
 
     def normals(self) -> Float[Tensor, "2 N"]:
-        """Two float32 of the standard normal distribution; one word holds both."""
+        """The next two float32 of the standard normal distribution, made of one word."""
         if not self._normals:
-            # In the middle of a step of the grid, so that no number is infinite.
-            uniform = self._halved().to(torch.float64).add_(0.5).mul_(2.0**-32).add_(0.5)
-            self._normals = list(torch.special.ndtri(uniform).to(torch.float32).unbind())[::-1]
+            self._normals = list(normals(self._draw().flatten(0, 1)).unbind())[::-1]
         return self._normals.pop()
-
-    def _halved(self) -> Integer[Tensor, "words 2 N"]:
-        """The halves of the next words."""
-        words = self._draw().flatten(0, 1).view(torch.int32).unflatten(-1, (-1, 2))
-        return words.transpose(1, 2).contiguous()
 
     def _draw(self) -> Int[Tensor, "block per_step N"]:
         """The next words."""

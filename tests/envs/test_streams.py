@@ -41,7 +41,7 @@ def test_numbers_follow_their_distributions() -> None:
         fair.assert_follows(row, "uniform")
     for row in draws(episode=3).uniform64(4):
         fair.assert_follows(row, "uniform")
-    for row in streams.normal(draws(episode=5).bits(4)):
+    for row in streams.normals(draws(episode=5).bits(4)).flatten(0, 1):
         fair.assert_follows(row, "norm")
     for limit in (2, 3, 10, 52, 1000):
         fair.assert_uniform(draws(episode=7).below(limit, 3), limit)
@@ -60,7 +60,7 @@ def test_uniform_numbers_are_below_one_and_reach_both_ends() -> None:
         ends = make(torch.tensor([-(1 << 63), (1 << 63) - 1]))
         assert ends[0] == 0
         assert 1 - 2.0**-23 < ends[1] < 1
-    assert torch.isfinite(streams.normal(torch.tensor([-(1 << 63), (1 << 63) - 1]))).all()
+    assert torch.isfinite(streams.normals(torch.tensor([-(1 << 63), (1 << 63) - 1]))).all()
 
 
 def test_neighbours_are_independent() -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from rlmem.envs.streams import Draws, normal
+from rlmem.envs.streams import Draws, normals
 from rlmem.envs.tensor_env import TensorEnv
 
 
@@ -28,7 +28,7 @@ class Noisy(TensorEnv):
 
     def first_noise(self, draws: Draws) -> Float32[Tensor, "2 M"]:
         """Standard normal numbers of the start of an episode."""
-        return normal(draws.bits(2)).to(torch.float32)
+        return normals(draws.bits(1)[0])
 
     def blur(
         self, seen: Float32[Tensor, "2 M"], noise: Float32[Tensor, "2 M"]
