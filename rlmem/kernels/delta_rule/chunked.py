@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 def forward(row: Row, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`o` [B, T, H, V], the last state, and the states before each chunk [N, B, H, K, V]."""
+    """`o` [B, T, H, V], the last state, and the states before each chunk [B, N, H, K, V]."""
     size, spans = plan(row.k)
     state = state.contiguous()
     o, befores = row.v.new_empty(row.v.shape), []
@@ -72,9 +72,9 @@ def forward(row: Row, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             U.append(added[n] - W[n] @ state)
             state = left[1][n] * state + left[0][n].mT @ U[n]
         S = torch.stack(states)
-        befores.append(S)
+        befores.append(S.transpose(0, 1))
         scatter(x.e * (x.q @ S) + (x.D * (x.q @ x.k.mT)) @ torch.stack(U), o, at)
-    return o, state, torch.cat(befores)
+    return o, state, torch.cat(befores, dim=1)
 
 
 def backward(
@@ -86,7 +86,7 @@ def backward(
     grads = [row.k.new_empty(0 if x is None else x.shape) for x in row[:5]]
     for at in reversed(spans):
         x = gather(row, at, size)
-        S = befores[at.start // size : -(-at.stop // size)]
+        S = befores[:, at.start // size : -(-at.stop // size)].transpose(0, 1).contiguous()
         *parts, grad_last = block_backward(cut(grad_o[:, at], size), grad_last, x, S)
         for part, whole in zip(parts, grads, strict=True):
             if len(whole):

@@ -19,8 +19,11 @@ _RULE = (
 )
 _BACKWARD = (
     "(Tensor grad_o, Tensor grad_last, Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? g, "
-    "Tensor start, Tensor befores) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "Tensor state, Tensor start, Tensor o, Tensor last, Tensor kept) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+WIDEST = 128  # numbers of a key that a Triton kernel holds in registers
+
 _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
@@ -34,7 +37,7 @@ def rule(
     state: Tensor,
     start: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`o` [B, T, H, V], the last state, and what the backward reads: the states before chunks."""
+    """`o` [B, T, H, V], the last state, and `kept`, which only the backward understands."""
     return chunked.forward(chunked.Row(q, k, v, beta, g, start), state)
 
 
@@ -47,38 +50,39 @@ def rule_backward(
     v: Tensor,
     beta: Tensor,
     g: Tensor | None,
+    state: Tensor,
     start: Tensor,
-    befores: Tensor,
+    o: Tensor,
+    last: Tensor,
+    kept: Tensor,
 ) -> Grads:
     """Gradients for q, k, v, beta, g (empty where there is none) and the first state."""
-    return chunked.backward(grad_o, grad_last, chunked.Row(q, k, v, beta, g, start), befores)
+    return chunked.backward(grad_o, grad_last, chunked.Row(q, k, v, beta, g, start), kept)
+
+
+def has_kernel(k: Tensor) -> bool:
+    """Whether the Triton kernels do this; elsewhere on a GPU the chunks of torch do."""
+    return k.device.type == "cuda" and k.dtype == torch.float32 and k.shape[-1] <= WIDEST
 
 
 @rule.register_kernel("cuda")
-def _rule_cuda(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    beta: Tensor,
-    g: Tensor | None,
-    state: Tensor,
-    start: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _rule_cuda(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     from rlmem.kernels.delta_rule import gpu
 
+    q, k, v, beta, g, state, start = inputs
     row = chunked.Row(q, k, v, beta, g, start)
-    return (gpu if gpu.serves(row) else chunked).forward(row, state)
+    return (gpu if has_kernel(row.k) else chunked).forward(row, state)
 
 
 @rule_backward.register_kernel("cuda")
-def _rule_backward_cuda(
-    grad_o: Tensor, grad_last: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _rule_backward_cuda(grad_o: Tensor, grad_last: Tensor, *inputs: Any) -> Grads:
     from rlmem.kernels.delta_rule import gpu
 
-    *inputs, befores = rest
-    row = chunked.Row(*inputs)
-    return (gpu if gpu.serves(row) else chunked).backward(grad_o, grad_last, row, befores)
+    q, k, v, beta, g, state, start, o, last, kept = inputs
+    row = chunked.Row(q, k, v, beta, g, start)
+    if has_kernel(row.k):
+        return gpu.backward(grad_o, grad_last, row, state, o, last, kept)
+    return chunked.backward(grad_o, grad_last, row, kept)
 
 
 @rule.register_fake
@@ -91,24 +95,24 @@ def _rule_fake(
     state: Tensor,
     start: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    befores = state.new_empty((-(-k.shape[1] // chunked.CHUNK), *state.shape))
-    return v.new_empty(v.shape), state.new_empty(state.shape), befores
+    rows, *size = state.shape
+    kept = v.shape if has_kernel(k) else (rows, -(-k.shape[1] // chunked.CHUNK), *size)
+    return v.new_empty(v.shape), state.new_empty(state.shape), state.new_empty(kept)
 
 
 @rule_backward.register_fake
 def _rule_backward_fake(
     grad_o: Tensor, grad_last: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    q, k, v, beta, g, _, _ = rest
+    q, k, v, beta, g, *_ = rest
     shapes = [x.shape for x in (q, k, v, beta)] + [(0,) if g is None else g.shape, grad_last.shape]
     dq, dk, dv, d_beta, dg, d_state = (k.new_empty(shape) for shape in shapes)
     return dq, dk, dv, d_beta, dg, d_state
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, beta, g, _, start = inputs
     ctx.mark_non_differentiable(output[2])
-    ctx.save_for_backward(q, k, v, beta, g, start, output[2])
+    ctx.save_for_backward(*inputs, *output)
 
 
 def _backward(
@@ -123,23 +127,16 @@ rule.register_autograd(_backward, setup_context=_setup)
 
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     """Fold the mapped dimension into the rows; results have it in front."""
-    size, backward = info.batch_size, op is rule_backward
-    # The states before the chunks have the rows behind the chunks.
-    rows_at = [int(backward and i == len(args) - 1) for i in range(len(args))]
+    size = info.batch_size
 
-    def fold(x: Tensor | None, dim: int | None, at: int) -> Tensor | None:
+    def fold(x: Tensor | None, dim: int | None) -> Tensor | None:
         if x is None:
             return None
-        x = x.unsqueeze(at).expand(*x.shape[:at], size, *x.shape[at:]) if dim is None else x
-        return (x if dim is None else x.movedim(dim, at)).flatten(at, at + 1)
+        return (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
 
-    out = op(*map(fold, args, in_dims, rows_at))
-    ats = [0] * 6 if backward else [0, 0, 1]
-    unfolded = (
-        x.unflatten(at, (size, -1)) if x.dim() > 1 else x.new_empty(size, 0)
-        for x, at in zip(out, ats, strict=True)
-    )
-    return tuple(unfolded), tuple(ats)
+    out = op(*map(fold, args, in_dims))
+    unfolded = (x.unflatten(0, (size, -1)) if x.dim() > 1 else x.new_empty(size, 0) for x in out)
+    return tuple(unfolded), (0,) * len(out)
 
 
 rule.register_vmap(partial(_vmap, rule))
