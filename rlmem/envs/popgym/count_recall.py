@@ -49,21 +49,26 @@ class CountRecall(ScriptedEnv):
 
     def write(self, draws: Draws) -> Script:
         """Draw an episode for each environment."""
-        dealt, queried = self.kind(self.draw(draws)).unbind(1)
-        obs = torch.stack([dealt, queried], -1).long()
+        dealt, queried = self.kind(self.draw(draws)).to(torch.uint8).unbind(1)
+        # As the two bytes of a number they come to lie beside each other sooner than by `stack`.
+        both = queried.to(torch.int16).bitwise_left_shift_(8).add_(dealt).view(torch.uint8)
+        obs = both.unflatten(-1, (-1, 2)).long()
         return Script({"obs": obs}, self._answers(dealt, queried).long())
 
     def _answers(self, dealt: Tensor, queried: Tensor) -> Tensor:
         """How many of the first t cards are of the t-th kind that is asked about, [cards, N]."""
-        kinds = torch.arange(len(self.names), dtype=dealt.dtype, device=self.device)[:, None]
-        counts = (dealt[:, None] == kinds).view(torch.uint8)
+        kinds = torch.arange(len(self.names) - 1, dtype=torch.uint8, device=self.device)
+        counts = (dealt[:, None] == kinds[:, None]).view(torch.uint8)
         for before, row in pairwise(counts.unbind()):
             row += before
-        answer = torch.zeros_like(counts[:, 0])
+        # What is of no other kind is of the last one.
+        rest = torch.arange(1, self.cards + 1, dtype=torch.uint8, device=self.device)[:, None]
+        answer = torch.zeros_like(dealt)
         for kind, count in enumerate(counts.unbind(1)):
+            rest = rest - count
             # A product, which is several times faster on bytes than `where`.
             answer += (queried == kind).view(torch.uint8).mul_(count)
-        return answer
+        return answer.add_((queried == len(kinds)).view(torch.uint8).mul_(rest))
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The kind that is shown and the kind that is asked about."""
