@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from rlmem.kernels.gated_rnn import parallel
+from rlmem.kernels.gated_rnn import newton_bound, parallel
 from rlmem.kernels.gated_rnn.newton_bound import gru_error_bound
 from rlmem.kernels.gated_rnn.parallel import Solution, gru_parallel
 from tests.golden import Golden
@@ -212,6 +212,21 @@ def test_derivative_is_that_of_the_step():
     want = torch.autograd.functional.jacobian(step, h0[0])
     torch.testing.assert_close(derivative.matrix()[0, 0], want)
     torch.testing.assert_close(derivative.diagonal()[0, 0], want.diagonal())
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+@pytest.mark.parametrize("radius", [0.01, 1.0])
+def test_the_second_derivative_is_bounded(scale, radius):
+    """What is left beside the linear part is at most K |e|^2 / 2, somewhere not far below it."""
+    projected, weight, bias, _ = (x.detach() for x in leaves(1, 4000, 3, scale))
+    before, e = torch.rand(2, 1, 4000, 3).double() * 2 - 1
+    e = e * radius / torch.linalg.vector_norm(e, dim=-1, keepdim=True)
+    at = parallel.evaluate(projected, weight, bias, before)
+    moved = parallel.evaluate(projected, weight, bias, before + e).after
+    rest = moved - at.after - parallel.differentiate(at, weight).times(e)
+    used = 2 * torch.linalg.vector_norm(rest, dim=-1).max() / radius**2
+    bound = newton_bound._second_derivative(at, weight, before, torch.tensor([radius]).double())
+    assert 0.02 * bound < used <= bound
 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])

@@ -55,7 +55,8 @@ def gru_error_bound(
     derivative = differentiate(at, weight)
     norm = torch.where(known, 0, _norms(derivative))
     residual = torch.linalg.vector_norm(at.after - h, dim=-1)
-    estimate = torch.linalg.vector_norm(dense_scan(derivative, at.after - h, start), dim=-1)
+    step = dense_scan(derivative, at.after - h, start)
+    estimate = torch.linalg.vector_norm(step, dim=-1).nan_to_num(nan=torch.inf)
 
     def errors(slack: Tensor) -> Tensor:
         gate = (norm + slack[:, None])[..., None]
