@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlmem import envs
 from rlmem.errors import UsageError
@@ -146,6 +147,35 @@ def test_episodes_belong_to_seeds_and_not_to_places(name: str, options: dict[str
         assert torch.equal(leaf[2], leaf[5])
     others = stream([5, 8, 13, 1, 98, 21])
     assert any(not torch.equal(a, b) for a, b in zip(together, others, strict=True))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operators whose result the host has to wait for."""
+
+    OPERATORS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in self.OPERATORS
+        return func(*args, **(kwargs or {}))
+
+
+@each_task
+def test_no_step_waits_for_the_device(name: str, options: dict[str, Any]) -> None:
+    env = envs.make(name, num_envs=3, **options)
+    env.reset(0)
+    action = {"action": torch.zeros(3, dtype=torch.int64)}
+    with Waits() as waits:
+        # Past the end of an episode, unless that is far.
+        for _ in range(min(env.length + 2, 60)):
+            env.step(action)
+    assert waits.count == 0
+    with Waits() as waits:
+        bool(torch.ones(3).any())
+    assert waits.count == 1
 
 
 @each_task

@@ -32,8 +32,9 @@ class TokenEnv(ScriptedEnv):
         )
         self.blank = num_tokens - 1
         self.length = len(asked)
-        self.questions = [t for t, is_asked in enumerate(asked) if is_asked]
-        self.reward = 1 / len(self.questions)
+        questions = [t for t, is_asked in enumerate(asked) if is_asked]
+        self.questions = torch.tensor(questions, device=self.device)
+        self.reward = 1 / len(questions)
         self._asked = list(asked)
         flags = torch.tensor([*asked, False], dtype=torch.int64, device=self.device)
         self._flags_seen = flags[:, None].expand(-1, self.num_envs)
@@ -45,8 +46,7 @@ class TokenEnv(ScriptedEnv):
     def script_of(self, tokens: Int[Tensor, "length N"], answers: Int[Tensor, "q N"]) -> Script:
         """The script that shows `tokens` and expects `answers` to its questions."""
         shown = torch.cat([tokens, self.blanks(1)])
-        answer = torch.full_like(tokens, -1)
-        answer[self.questions] = answers
+        answer = torch.full_like(tokens, -1).index_copy_(0, self.questions, answers)
         return Script({"obs.token": shown, "obs.asked": self._flags_seen}, answer)
 
     def blanks(self, count: int) -> Int[Tensor, "count N"]:
