@@ -234,6 +234,13 @@ class StateEnv(TensorEnv, Generic[S]):
     def observe(self, state: S) -> Tensors:
         """What is seen of states [N, ...]; new tensors, which share no memory with the state."""
 
+    def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
+        """Start a new episode everywhere. An int seeds environment i with `seed + i`."""
+        if seed is not None or self.key is None:
+            # Of which row of the pool each environment's next episode is: none has been played.
+            self._next = torch.arange(self.num_envs, device=self.device)
+        return super().reset(seed)
+
     @property
     def _may_ask(self) -> bool:
         """Whether to look at a result costs little; elsewhere it would wait for the device."""
@@ -241,8 +248,8 @@ class StateEnv(TensorEnv, Generic[S]):
 
     def _restart(self) -> Tensors:
         self._refill()
-        self.state = self._fresh(torch.arange(self.num_envs, device=self.device))
-        self.episode = self.episode + 1
+        self.state = self._fresh(self._next)
+        self._next += self.num_envs
         self._left = 0
         return self.observe(self.state)
 
@@ -252,54 +259,49 @@ class StateEnv(TensorEnv, Generic[S]):
         self._left -= 1
         state, reward, terminated, truncated = self.advance(self.state, action)
         self.state = state
-        done = terminated | truncated
         obs = final_obs = self.observe(state)
-        if self._renew(done):
+        if self._renew(terminated | truncated):
             obs = self.observe(self.state)
         return Transition(obs, reward, terminated, truncated, final_obs)
 
     def _renew(self, done: Bool[Tensor, "N"]) -> bool:
         """Give the ended environments their next episodes; False if there was none for sure."""
         if not self._may_ask:
-            fresh = self._fresh(torch.arange(self.num_envs, device=self.device))
             select = tree.select if self.axis == 0 else _select_last
+            # Who has used up all its spares does not end before the next ones are drawn.
+            fresh = self._fresh(self._next % (self.spares * self.num_envs))
             self.state = select(done, fresh, self.state)
-            self.episode = self.episode + done
+            self._next = torch.add(self._next, done, alpha=self.num_envs)
             return True
         rows = done.nonzero().squeeze(1)
         if len(rows) == 0:
             return False
-        fresh = self._fresh(rows)
-        if len(rows) == self.num_envs:
-            self.state = fresh
-        else:
-            tree.map(lambda leaf, new: leaf.index_copy_(self.axis, rows, new), self.state, fresh)
-        self.episode.index_add_(0, rows, torch.ones_like(rows))
+        chosen = self._next.index_select(0, rows)
+        fresh = self._fresh(chosen)
+        tree.map(lambda leaf, new: leaf.index_copy_(self.axis, rows, new), self.state, fresh)
+        self._next.index_copy_(0, rows, chosen.add_(self.num_envs))
         return True
 
     def _restock(self) -> None:
         if self._may_ask and self.spares > 1:
-            used = int((self.episode - self._stocked).max())
+            used = int(self._next.max()) // self.num_envs
             self._left = (self.spares - used) * self.shortest
         if self._left == 0:
             self._refill()
 
     def _refill(self) -> None:
-        """Spare s of an environment is its next episode whose number is s modulo `spares`."""
+        """Draw each environment's next `spares` episodes: first one of each, then another."""
         assert self.key is not None
-        slots = torch.arange(self.spares, device=self.device)[:, None]
-        episode = self.episode + (slots - self.episode) % self.spares
+        self.episode = self.episode + self._next // self.num_envs
+        self._next = self._next % self.num_envs
+        spare = torch.arange(self.spares, device=self.device)[:, None]
         key = self.key.expand(self.spares, -1)
-        self._pool: Any = self.draw(Draws(key.reshape(-1), episode.reshape(-1)))
-        self._stocked = self.episode.clone()
+        self._pool: Any = self.draw(Draws(key.reshape(-1), (self.episode + spare).reshape(-1)))
         self._left = self.spares * self.shortest
 
-    def _fresh(self, rows: Int[Tensor, "K"]) -> S:
-        """The next episodes' initial states of some environments; new tensors."""
-        if self.spares > 1:
-            slots = self.episode.index_select(0, rows).remainder_(self.spares)
-            rows = slots.mul_(self.num_envs).add_(rows)
-        return tree.map(lambda leaf: leaf.index_select(self.axis, rows), self._pool)
+    def _fresh(self, spares: Int[Tensor, "K"]) -> S:
+        """Copies of these initial states."""
+        return tree.map(lambda leaf: leaf.index_select(self.axis, spares), self._pool)
 
 
 def _select_last(mask: Bool[Tensor, "N"], yes: Any, no: Any) -> Any:

@@ -127,13 +127,13 @@ def our_berths(env: Any) -> Tensor:
     """Where ours are placed, [boards, ships]."""
     found: list[Tensor] = []
     for berths in {id(berths): berths for berths in env.fleet}.values():
-        choose = berths.choose
+        taken = berths.taken
 
-        def noted(lines: Tensor, word: Tensor, choose: Any = choose) -> Tensor:
-            found.append(choose(lines, word).clone())
-            return found[-1]
+        def noted(berth: Tensor, taken: Any = taken) -> Any:
+            found.append(berth)
+            return taken(berth)
 
-        berths.choose = noted
+        berths.taken = noted
     board = env.draw(draws()).board
     assert (board.sum(1) == sum(SHIPS)).all()
     count = len(env.fleet)

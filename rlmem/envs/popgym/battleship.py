@@ -59,6 +59,12 @@ class Berths:
         self.squares = square.flatten(1).to(device)
         self.lines = lines.to(device, torch.int32)
 
+    def taken(
+        self, berth: Int[Tensor, "M"]
+    ) -> tuple[Integer[Tensor, "M lines"], Integer[Tensor, "M squares"]]:
+        """What a ship there takes: bits of lines, and squares."""
+        return self.lines.index_select(0, berth), self.squares.index_select(0, berth)
+
     def choose(self, lines: Integer[Tensor, "M lines"], word: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
         """One of the berths that are free, each as likely as the others."""
         count = self.count.index_select(0, lines.view(-1)).view(lines.shape)
@@ -112,13 +118,14 @@ class Battleship(StateEnv[Sea]):
 
     def place(self, words: Int[Tensor, "ships M"]) -> Integer[Tensor, "M squares"]:
         """Boards with a ship for each of the random words."""
-        size = words.shape[1]
-        lines = torch.zeros(size, 2 * self.size, dtype=torch.int32, device=self.device)
-        board = torch.zeros(size, self.squares, dtype=torch.uint8, device=self.device)
-        for berths, word in zip(self.fleet, words, strict=True):
-            berth = berths.choose(lines, word)
-            lines |= berths.lines.index_select(0, berth)
-            board |= berths.squares.index_select(0, berth)
+        # The first ship has the board to itself.
+        berths, word = self.fleet[0], words[0]
+        berth = below(word, len(berths.lines))
+        lines, board = berths.taken(berth)
+        for berths, word in zip(self.fleet[1:], words[1:], strict=True):
+            more_lines, more_squares = berths.taken(berths.choose(lines, word))
+            lines |= more_lines
+            board |= more_squares
         return board
 
     def advance(

@@ -38,7 +38,8 @@ class CartPole(StateEnv[Run]):
 
     def __init__(self, observation_space: Box, length: int = 200, **options: Any) -> None:
         super().__init__(observation_space=observation_space, action_space=Discrete(2), **options)
-        self.length = torch.tensor(length, dtype=torch.int16, device=self.device)
+        # As tensors, since to make one of a number in every step would take as long as to use it.
+        self.length, self.one = torch.tensor([length, 1], dtype=torch.int16, device=self.device)
         self.limits = torch.tensor(LIMITS, dtype=torch.float64, device=self.device)[:, None]
         self.reward = torch.full((self.num_envs,), 1 / length, device=self.device)
         self.leftward = torch.full_like(self.reward, -PUSH / MASS, dtype=torch.float64)
@@ -65,14 +66,15 @@ class CartPole(StateEnv[Run]):
         self, state: Run, action: Tensors
     ) -> tuple[Run, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
         """A push; a cart off the track or a fallen pole terminates, `length` steps truncate."""
-        motion = state.motion
-        self.push(motion, action["action"])
-        lost, fallen = (motion[:2].abs() > self.limits).unbind()
-        ended = lost.logical_or_(fallen), state.steps.add_(1) == self.length
-        return Run(motion, self.look(motion), state.steps), self.reward.clone(), *ended
+        motion, steps = state.motion, state.steps.add_(self.one)
+        places = self.push(motion, action["action"])
+        lost, fallen = (places.abs() > self.limits).unbind()
+        ended = lost.logical_or_(fallen), steps == self.length
+        return Run(motion, self.look(motion), steps), self.reward.clone(), *ended
 
-    def push(self, motion: Float64[Tensor, "4 N"], action: Tensor) -> None:
-        """A step of Euler's method, in place."""
+    def push(self, motion: Float64[Tensor, "4 N"], action: Tensor) -> Float64[Tensor, "2 N"]:
+        """A step of Euler's method, in place; position and angle after it."""
+        places, speeds = motion.split(2)
         _, angle, speed, spin = motion.unbind()
         sine, cosine = angle.sin(), angle.cos()
         # The acceleration that the cart would have if the pole did not swing back.
@@ -80,10 +82,11 @@ class CartPole(StateEnv[Run]):
         pushed.addcmul_(spin * spin, sine, value=POLE_MASS * HALF_LENGTH / MASS)
         lever = cosine.mul(cosine).mul_(-HALF_LENGTH * POLE_MASS / MASS).add_(HALF_LENGTH * 4 / 3)
         turn = sine.mul_(GRAVITY).addcmul_(cosine, pushed, value=-1).div_(lever)
-        motion[:2].add_(motion[2:], alpha=SECONDS)
+        places.add_(speeds, alpha=SECONDS)
         pushed.addcmul_(turn, cosine, value=-POLE_MASS * HALF_LENGTH / MASS)
         speed.add_(pushed, alpha=SECONDS)
         spin.add_(turn, alpha=SECONDS)
+        return places
 
     def observe(self, state: Run) -> Tensors:
         """Two numbers."""
