@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlmem.envs.popgym.cards import color, rank, suit
 from rlmem.envs.streams import Draws
 
 
@@ -17,13 +18,22 @@ def decks(originals: list[Any], deck: str = "deck") -> Tensor:
     return torch.from_numpy(np.stack(order, axis=1))
 
 
+def attach_suits(env: Any, originals: list[Any]) -> None:
+    env.draw = lambda draws: suit(decks(originals))
+
+
 def attach_decks(env: Any, originals: list[Any]) -> None:
     env.draw = lambda draws: decks(originals)
 
 
 def attach_two_decks(env: Any, originals: list[Any]) -> None:
-    names = ("value_deck", "query_deck")
-    env.draw = lambda draws: torch.stack([decks(originals, name) for name in names], 1)
+    kind = {2: color, 4: suit, 13: rank}[originals[0].num_distinct_cards]
+
+    def draw(draws: Draws) -> Tensor:
+        piles = [decks(originals, name) for name in ("value_deck", "query_deck")]
+        return kind(torch.stack(piles, 1)).to(torch.uint8)
+
+    env.draw = draw
 
 
 def attach_table(env: Any, originals: list[Any]) -> None:
@@ -61,9 +71,9 @@ def attach_bandits(env: Any, originals: list[Any]) -> None:
 
 
 ATTACH = {
-    "popgym-repeat": attach_decks,
-    "popgym-repeat-first": attach_decks,
-    "popgym-autoencode": attach_decks,
+    "popgym-repeat": attach_suits,
+    "popgym-repeat-first": attach_suits,
+    "popgym-autoencode": attach_suits,
     "popgym-count-recall": attach_two_decks,
     "popgym-higher-lower": attach_decks,
     "popgym-bandit": attach_bandits,

@@ -104,6 +104,9 @@ def test_a_stream_does_not_know_how_it_is_drawn() -> None:
         assert torch.equal(whole[..., 2999:], alone)
         few = streams.Draws(key, episode).shuffles(decks, size, 7)
         assert torch.equal(few, whole[:7])
+        kinds = streams.Draws(key, episode).kinds(decks, 4, size // 4)
+        alone = streams.Draws(key[2999:], episode[2999:]).kinds(decks, 4, size // 4)
+        assert torch.equal(kinds[..., 2999:], alone)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 52, 64, 156, 256, 257, 832])
@@ -118,6 +121,25 @@ def test_all_orders_are_equally_likely() -> None:
     fair.assert_uniform(
         (deck * 5 ** torch.arange(5)[:, None]).sum(0).unique(return_inverse=True)[1], 120
     )
+
+
+@pytest.mark.parametrize(("kinds", "each", "orders"), [(2, 3, 20), (3, 2, 90), (5, 1, 120)])
+def test_all_orders_of_kinds_are_equally_likely(kinds: int, each: int, orders: int) -> None:
+    dealt = draws(60_000).kinds(2, kinds, each).long()
+    numbers = (dealt * kinds ** torch.arange(kinds * each)[:, None, None]).sum(0)
+    found = numbers.unique(return_inverse=True)[1]
+    fair.assert_uniform(found[0], orders)
+    fair.assert_uniform(found[1], orders)
+    if orders == 20:
+        fair.assert_uniform(found[0] * 20 + found[1], 400)
+
+
+@pytest.mark.parametrize(("kinds", "each"), [(2, 26), (4, 13), (4, 208), (13, 16)])
+def test_every_kind_is_dealt_as_often_as_there_are_cards(kinds: int, each: int) -> None:
+    dealt = draws(50).kinds(3, kinds, each)
+    assert dealt.shape == (kinds * each, 3, 50)
+    for kind in range(kinds):
+        assert ((dealt == kind).sum(0) == each).all()
 
 
 @pytest.mark.parametrize(("size", "decks"), [(52, 1), (104, 2), (416, 1)])

@@ -9,7 +9,7 @@ from gymnasium.spaces import Discrete, Tuple
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
-from rlmem.envs.popgym.cards import DECK, SUITS, suit
+from rlmem.envs.popgym.cards import DECK, SUITS
 from rlmem.envs.popgym.task import task
 from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import Script, ScriptedEnv
@@ -39,12 +39,12 @@ class Autoencode(ScriptedEnv):
         self._zeros = torch.zeros_like(self._ones)
 
     def draw(self, draws: Draws) -> Tensor:
-        """The cards in the order in which they are dealt, [cards, N]."""
-        return draws.shuffle(self.cards)
+        """The suits in the order in which they are dealt, [cards, N]."""
+        return draws.kinds(1, len(SUITS), self.cards // len(SUITS)).squeeze(1)
 
     def write(self, draws: Draws) -> Script:
         """Draw an episode for each environment."""
-        suits = suit(self.draw(draws)).long()
+        suits = self.draw(draws).long()
         dealt, backward = suits.unbind(), suits.flip(0).unbind()
         mode = [self._ones] * (self.cards - 1) + [self._zeros] * (self.cards + 1)
         shown = [*dealt] + [self._zeros] * self.cards

@@ -10,12 +10,12 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
-from rlmem.envs.popgym.cards import COLORS, DECK, RANKS, SUITS, color, rank, suit
+from rlmem.envs.popgym.cards import COLORS, DECK, RANKS, SUITS
 from rlmem.envs.popgym.task import task
 from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import Script, ScriptedEnv
 
-KINDS = {"color": (color, COLORS), "suit": (suit, SUITS), "rank": (rank, RANKS)}
+KINDS = {"color": COLORS, "suit": SUITS, "rank": RANKS}
 
 
 @task(
@@ -32,7 +32,7 @@ class CountRecall(ScriptedEnv):
     """
 
     def __init__(self, num_decks: int, kind: str, **options: Any) -> None:
-        self.kind, self.names = KINDS[kind]
+        self.names = KINDS[kind]
         kinds = len(self.names)
         self.cards = DECK * num_decks
         super().__init__(
@@ -44,12 +44,12 @@ class CountRecall(ScriptedEnv):
         self.reward = 1 / self.length
 
     def draw(self, draws: Draws) -> Tensor:
-        """The cards that are dealt, and those that are asked about, in order, [cards, 2, N]."""
-        return draws.shuffles(2, self.cards)
+        """The kinds that are dealt, and those that are asked about, in order, [cards, 2, N]."""
+        return draws.kinds(2, len(self.names), self.cards // len(self.names))
 
     def write(self, draws: Draws) -> Script:
         """Draw an episode for each environment."""
-        dealt, queried = self.kind(self.draw(draws)).to(torch.uint8).unbind(1)
+        dealt, queried = self.draw(draws).unbind(1)
         # As the two bytes of a number they come to lie beside each other sooner than by `stack`.
         both = queried.to(torch.int16).bitwise_left_shift_(8).add_(dealt).view(torch.uint8)
         obs = both.unflatten(-1, (-1, 2)).long()
