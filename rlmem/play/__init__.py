@@ -66,7 +66,7 @@ def _episode(env: VecEnv, player: Player, words: Words, table: Table, seed: int)
         sees, hides = words.obs(obs), words.hidden()
         action = player(obs, t == 0)
         step = env.step(action)
-        reward = float(step.reward)
+        reward = float(step.reward) + 0.0  # which takes the sign from -0
         table.row(Row(str(t), sees, words.action(action), f"{reward:.4g}", hides), reward)
         total, t, obs = total + reward, t + 1, step.obs
         done = bool(step.terminated | step.truncated)

@@ -65,7 +65,9 @@ class Human:
         at_terminal = sys.stdin.isatty()
         while True:
             if at_terminal:
-                print(f"you see {self.words.obs(obs)} ({self.allowed}): ", end="", flush=True)
+                seen = self.words.obs(obs)
+                gap = "\n" if "\n" in seen else " "
+                print(f"you see{gap}{seen}{gap}({self.allowed}): ", end="", flush=True)
             line = sys.stdin.readline()
             if not line:
                 raise UsageError("the input ended before the episode did")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.text import Text
 
 
 class Row(NamedTuple):
-    """The cells of one step."""
+    """The cells of one step; a cell that is a board has several lines."""
 
     step: str
     sees: str = ""
@@ -38,7 +39,13 @@ class Table:
         self._print(row, "", "green" if reward > 0 else "red" if reward < 0 else "")
 
     def _print(self, row: Row, style: str, reward_style: str) -> None:
-        self.widths = [max(w, len(cell)) for w, cell in zip(self.widths, row, strict=True)]
+        lines = [Row(*parts) for parts in zip_longest(*(c.split("\n") for c in row), fillvalue="")]
+        for cells in lines:
+            self.widths = [max(w, len(c)) for w, c in zip(self.widths, cells, strict=True)]
+        for cells in lines:
+            self._print_line(cells, style, reward_style)
+
+    def _print_line(self, row: Row, style: str, reward_style: str) -> None:
         cells = Row(*(c.ljust(w) for c, w in zip(row, self.widths, strict=True)))
         line = Text(f"{cells.step}  {cells.sees}  {cells.does}  ", style)
         line.append(cells.gets, reward_style)

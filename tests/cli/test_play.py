@@ -15,6 +15,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from rich.console import Console
 
+from rlmem import envs
 from rlmem.cli import main
 from rlmem.envs.gym_env import GymVecEnv
 from rlmem.envs.seeding import eval_seeds
@@ -172,6 +173,26 @@ def test_colours_are_for_terminals() -> None:
     assert "\x1b[32m1 " in said[0]
     assert "\x1b" not in said[1]
     assert said[1].splitlines()[1].split() == ["0", "a[b]", "c", "1", "secret"]
+
+
+def test_boards_stand_beside_each_other() -> None:
+    file = io.StringIO()
+    table = Table(Console(file=file), reveal=True)
+    table.row(Row("0", "ab\ncd\nef", "left", "1", "AB\nCD"))
+    lines = [re.split(" {2,}", line) for line in file.getvalue().splitlines()]
+    assert lines == [["0", "ab", "left", "1", "AB"], ["", "cd", "CD"], ["", "ef"]]
+    first, second, _ = file.getvalue().splitlines()
+    assert first.index("ab") == second.index("cd")
+    assert first.index("AB") == second.index("CD")
+
+
+def test_every_popgym_task_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in sorted(name for name in envs.names() if name.startswith("popgym-")):
+        assert main(["play", f"env={name}", "env.previous_action=true", "reveal=true"]) == 0
+        out = capsys.readouterr().out
+        steps = re.search(r"^return -?[\d.]+, \w+ after (\d+) steps$", out, re.M)
+        assert steps, name
+        assert re.findall(r"^(\d+) ", out, re.M) == [str(t) for t in range(int(steps[1]) + 1)], name
 
 
 def test_a_trained_agent_plays_what_it_is_evaluated_on(
