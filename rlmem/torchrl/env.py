@@ -99,14 +99,12 @@ class TorchRLEnv(EnvBase):
         self,
         tensordict: TensorDictBase | None = None,
         seed: int | Sequence[int] | None = None,
-        **kwargs: Any,
     ) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
         if mask is None:
             self._restart(seed)
         else:
             self._restart_rows(mask.reshape(self.batch_size), seed)
-        # Three tensors, as what is handed out may be written to.
         flags = dict(zip(FLAGS, self._never.repeat(3, 1).unsqueeze(-1), strict=True))
         return self._tensordict({**self._encoded(self._rows.obs), **flags})
 
@@ -117,15 +115,15 @@ class TorchRLEnv(EnvBase):
         stepped = None if stepped is None else stepped.reshape(self.batch_size)
         step = self.vec_env.step(self._decoded(tensordict, stepped))
         done = step.terminated | step.truncated
-        self._rows.obs, self._rows.fresh = step.obs, done
-        self._rows.idle = done if stepped is None else done | ~stepped
+        self._rows.obs, self._rows.fresh = step.obs, done.clone()
+        self._rows.idle = self._rows.fresh if stepped is None else done | ~stepped
         out = self._tensordict(
             {
                 **self._encoded(step.final_obs),
-                "reward": step.reward.unsqueeze(-1),
+                "reward": step.reward.unsqueeze(-1).clone(),
                 "done": done.unsqueeze(-1),
-                "terminated": step.terminated.unsqueeze(-1),
-                "truncated": step.truncated.unsqueeze(-1),
+                "terminated": step.terminated.unsqueeze(-1).clone(),
+                "truncated": step.truncated.unsqueeze(-1).clone(),
             }
         )
         return out if stepped is None else self._still(out, tensordict, stepped)
@@ -159,6 +157,7 @@ class TorchRLEnv(EnvBase):
         """Hand out the next episodes of `rows`; all of them can be started anew as well."""
         begun = self._rows
         running = rows & ~begun.fresh
+        seed = self._seed if seed is None else seed
         if seed is None and begun.obs and not bool(running.any()):
             begun.fresh, begun.idle = begun.fresh & ~rows, begun.idle & ~rows
         elif bool(rows.all()):
@@ -205,6 +204,7 @@ class TorchRLEnv(EnvBase):
         return Composite(specs, shape=self.batch_size, device=self.device)
 
     def _encoded(self, obs: Tensors) -> Tensors:
+        """Observations as torchrl may write to them (a collector's `reset` does)."""
         return {key: leaf.encode(obs[key]) for key, leaf in self._obs.items()}
 
     def _tensordict(self, leaves: Tensors) -> TensorDict:

@@ -40,9 +40,9 @@ class LeafSpec:
         self._single = isinstance(space, Discrete)
 
     def encode(self, tensor: Tensor) -> Tensor:
-        """Our tensor as one that is in the spec."""
+        """Our tensor as a new one that is in the spec."""
         if not self.sizes:
-            return tensor
+            return tensor.clone()
         parts = tensor[:, None] if self._single else tensor
         return torch.cat(
             [

@@ -84,6 +84,27 @@ def test_what_a_collector_gathers_is_the_bare_rollout(make: Callable[[], VecEnv]
     assert_played(data, *play(make(), taken, SEED))
 
 
+@pytest.mark.parametrize("make", [irregular, noted])
+def test_whatever_is_handed_out_may_be_written_to(make: Callable[[], VecEnv]) -> None:
+    taken = actions(make(), 60)
+
+    def played(spoil: bool) -> TensorDictBase:
+        env = TorchRLEnv(make())
+        state, kept = env.reset(seed=SEED), []
+        for action in taken:
+            out, begun = env.step_and_maybe_reset(state.update(action, clone=True))
+            kept.append(out.clone())
+            state = begun.clone()
+            if spoil:
+                for leaf in (*out.values(True, True), *begun.values(True, True)):
+                    leaf.fill_(1)
+        return torch.stack(kept, 1)
+
+    data = played(True)
+    assert data["next", "done"].any()
+    assert (data == played(False)).all()
+
+
 def test_torchrls_transforms() -> None:
     primer = TensorDictPrimer({"memory": Unbounded(shape=(3,))}, expand_specs=True, default_value=0)
     transforms = Compose(InitTracker(), RewardSum(), StepCounter(), primer)

@@ -69,6 +69,7 @@ def test_a_full_reset_really_resets() -> None:
     env.set_seed(SEED)
     with pytest.raises(UsageError, match="set_seed must be followed by a reset"):
         env.step(state)
+    assert torch.equal(env.reset(everyone.set("_reset", torch.ones(4, 1).bool()))["obs"], first)
 
 
 def test_a_row_in_the_middle_of_an_episode_cannot_be_reset_alone() -> None:
