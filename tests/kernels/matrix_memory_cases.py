@@ -52,7 +52,7 @@ def make(
     dtype: torch.dtype = torch.float64,
     state: bool = True,
 ) -> Problem:
-    """Random arguments for [B, T, H, K, V]; with "sum", where n.q must stay off 0, positive ones."""
+    """Random arguments for [B, T, H, K, V]; positive ones with "sum", to keep n.q off 0."""
     setting = SETTINGS[name]
     rows, time, heads, keys, values = shape
     wide = torch.promote_types(dtype, torch.float32)
@@ -116,10 +116,10 @@ def results(function: Callable[..., Read], problem: Problem, **settings: Any) ->
 
 
 def assert_close(got: list[Tensor], want: list[Tensor], tolerance: float) -> None:
-    """Each within `tolerance` of the other's largest entry (at least 1e-3)."""
+    """Each within `tolerance` of the other's largest entry (at least 1e-2)."""
     assert len(got) == len(want)
     for i, (x, y) in enumerate(zip(got, want, strict=True)):
         assert x.shape == y.shape
-        limit = tolerance * max(y.abs().max().item(), 1e-3)
+        limit = tolerance * max(y.abs().max().item(), 1e-2)
         error = (x.to(y) - y).abs().max().item()
         assert error <= limit, f"number {i}: off by {error:.2e}, allowed {limit:.2e}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlmem.kernels.matrix_memory.ops import read
@@ -23,13 +22,13 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def matrix_memory(
-    q: Float[Tensor, "B T H K"],
-    k: Float[Tensor, "B T H K"],
-    v: Float[Tensor, "B T H V"],
-    input_gate: Float[Tensor, "B T H"] | None = None,
-    forget_gate: Float[Tensor, "B T H"] | Float[Tensor, "H"] | None = None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    input_gate: Tensor | None = None,
+    forget_gate: Tensor | None = None,
     state: Memory | None = None,
-    start: Bool[Tensor, "B T"] | None = None,
+    start: Tensor | None = None,
     *,
     forget: str = "sigmoid",
     normalizer: str = "none",

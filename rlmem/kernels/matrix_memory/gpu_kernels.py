@@ -120,10 +120,9 @@ def read_kernel(
             total += tl.sum(queries * n[None, :], 1)
     p = score * weights(a, b, episode, c, g, r, T, R, H, C)
     u += dot(p, load(v, r, c, vs, T, H, V, C, BV), q)
+    floor = tl.full([C], 1.0, tl.float32)
     if m is not None:
         floor = tl.exp(-load_gate(m, r, c, T, H, C))
-    else:
-        floor = tl.full([C], 1.0, tl.float32)
     if NORM:
         total += tl.sum(p, 1)
         store_gate(norm, total, vs < 1, r, c, T, H, C)
@@ -222,7 +221,7 @@ def value_backward_kernel(
         queries = load(q, r, c, ks, T, H, K, C, BK) * rest_q[:, None]
         keys = load(k, r, c, ks, T, H, K, C, BK)
         score += dot(queries, tl.trans(keys * rest_k[:, None]), q)
-        S, n = load_state(grad_states, at, ks, vs, K, V, width, False, BK, BV)
+        S, _ = load_state(grad_states, at, ks, vs, K, V, width, False, BK, BV)
         into += dot(keys * write[:, None], S, q)
     p = score * weights(a, b, episode, c, g, r, T, R, H, C)
     grad = load(grad_h, r, c, vs, T, H, V, C, BV)

@@ -65,9 +65,7 @@ def store_gate(x, gate, wanted, r, c, T, H, C: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def load_state(
-    x, at, ks, vs, K, V, width, NORM: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr
-):
+def load_state(x, at, ks, vs, K, V, width, NORM: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
     """A tile [BK, BV] of state number `at`, and with NORM its part [BK] of n."""
     k, v = tl.arange(0, BK), tl.arange(0, BV)
     begin = x + (at.to(tl.int64) * K + ks) * width
