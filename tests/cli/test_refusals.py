@@ -27,7 +27,7 @@ from tests.cli.common import SMALL
         ("gamma=0.9", "unknown key 'gamma'; did you mean algo.gamma?"),
         ("core.memory_sze=3", "unknown key of core: 'memory_sze'; did you mean memory_size"),
         ("core.memory_size.x=3", "unknown key of core: 'memory_size.x'; did you mean memory_"),
-        ("core=gru core.memory_size=3", "unknown key of core: 'memory_size' (known: name)"),
+        ("core=none core.memory_size=3", "unknown key of core: 'memory_size' (known: name)"),
         (
             "-m core=ffm,gru core.memory_siz=3",
             "unknown key of core: 'memory_siz'; did you mean memory_size",
