@@ -8,8 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlmem.envs.popgym.cards import color, rank, suit
+from rlmem.envs.popgym.cards import rank, suit
 from rlmem.envs.streams import Draws
+
+
+def color(card: Tensor) -> Tensor:
+    """Black and red suits take turns."""
+    return card % 2
 
 
 def decks(originals: list[Any], deck: str = "deck") -> Tensor:
@@ -27,7 +32,7 @@ def attach_decks(env: Any, originals: list[Any]) -> None:
 
 
 def attach_two_decks(env: Any, originals: list[Any]) -> None:
-    kind = {2: color, 4: suit, 13: rank}[originals[0].num_distinct_cards]
+    kind: Any = {2: color, 4: suit, 13: rank}[originals[0].num_distinct_cards]
 
     def draw(draws: Draws) -> Tensor:
         piles = [decks(originals, name) for name in ("value_deck", "query_deck")]
@@ -37,8 +42,11 @@ def attach_two_decks(env: Any, originals: list[Any]) -> None:
 
 
 def attach_table(env: Any, originals: list[Any]) -> None:
+    kind: Any = {2: color, 13: rank}[originals[0].facedown_card]
+
     def deal(draws: Draws) -> Tensor:
-        return torch.from_numpy(np.stack([game.deck.idx for game in originals], axis=1))
+        order = np.stack([game.deck.idx for game in originals], axis=1)
+        return kind(torch.from_numpy(order)).to(torch.uint8)
 
     env.deal = deal
 

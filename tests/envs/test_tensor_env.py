@@ -16,7 +16,7 @@ from rlmem.envs.base import Tensors, Transition, VecEnv
 from rlmem.envs.popgym.task import FAMILIES
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.streams import Draws
-from rlmem.envs.tensor_env import StateEnv, TensorEnv
+from rlmem.envs.tensor_env import LockstepEnv, StateEnv, TensorEnv
 from tests.envs import fair
 
 envs.names()  # which fills FAMILIES
@@ -235,6 +235,26 @@ def test_an_ended_environment_is_already_in_its_next_episode(name: str) -> None:
             assert torch.equal(step.obs[key][~done], step.final_obs[key][~done])
         assert before is None or before.obs.keys() == step.obs.keys()
     assert ended >= 20
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_all_that_is_played_with_lies_on_the_device_and_nobody_waits_for_it(name: str) -> None:
+    """A device without memory, which refuses other devices' tensors and cannot be waited for."""
+    env: Any = envs.make(name, num_envs=3, previous_action=True, device="meta")
+    action = {"action": actions(env, 3, 0).to("meta")}
+    inner = env.env
+    if isinstance(inner, StateEnv):
+        inner.shortest = inner.spares = 2
+    first = env.reset(0)
+    if isinstance(inner, LockstepEnv):
+        inner.t = inner.length - 3
+    for _ in range(6):
+        step = env.step(action)
+    leaves = [*first.values(), *step.obs.values(), *step[1:4], *step.final_obs.values()]
+    assert {leaf.device.type for leaf in leaves} == {"meta"}
+    plain = envs.make(name, num_envs=3, previous_action=True)
+    shapes = {key: (leaf.shape, leaf.dtype) for key, leaf in plain.reset(0).items()}
+    assert {key: (leaf.shape, leaf.dtype) for key, leaf in step.obs.items()} == shapes
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -24,11 +24,6 @@ def rank(card: Card) -> Card:
     return card % DECK >> 2
 
 
-def color(card: Card) -> Card:
-    """0 for black, 1 for red."""
-    return card & 1
-
-
 def name(card: int) -> str:
     """Such as `10♥`."""
     return RANKS[rank(card)] + SUITS[suit(card)]

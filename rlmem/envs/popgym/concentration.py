@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete
-from jaxtyping import Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
-from rlmem.envs.popgym.cards import COLORS, DECK, RANKS, color, rank
+from rlmem.envs.popgym.cards import COLORS, DECK, RANKS
 from rlmem.envs.popgym.task import task
 from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import StateEnv
 
-KINDS = {"color": (color, COLORS), "rank": (rank, RANKS)}
+KINDS = {"color": COLORS, "rank": RANKS}
 LINE = 26  # cards in a line of what is written for people
 
 
@@ -58,7 +58,7 @@ class Concentration(StateEnv[Table]):
     spares = 2
 
     def __init__(self, num_decks: int, kind: str, **options: Any) -> None:
-        self.kind, self.names = KINDS[kind]
+        self.names = KINDS[kind]
         self.places = DECK * num_decks
         self.down = len(self.names)
         super().__init__(
@@ -75,13 +75,13 @@ class Concentration(StateEnv[Table]):
         self._earned = torch.tensor(earned, device=self.device)
         self._rows = torch.arange(self.num_envs, device=self.device) * self.places
 
-    def deal(self, draws: Draws) -> Integer[Tensor, "cards M"]:
-        """The card at each place."""
-        return draws.shuffle(self.places)
+    def deal(self, draws: Draws) -> UInt8[Tensor, "cards M"]:
+        """The kind of the card at each place."""
+        return draws.kinds(1, self.down, self.places // self.down).squeeze(1)
 
     def draw(self, draws: Draws) -> Table:
         """New games, all cards face down."""
-        cards = self.kind(self.deal(draws)).to(torch.uint8).T.contiguous()
+        cards = self.deal(draws).T.contiguous()
         board = torch.full_like(cards, self.down)
         none = torch.zeros_like(cards[:, 0])
         down = torch.full_like(none, self.down)
