@@ -35,7 +35,7 @@ def original(name: str, difficulty: str) -> gym.Env:
 class Beside:
     """N originals, which always move first, and a batched environment that is to do the same."""
 
-    def __init__(self, name: str, difficulty: str, attach: Attach, num_envs: int = 20) -> None:
+    def __init__(self, name: str, difficulty: str, attach: Attach, num_envs: int = 10) -> None:
         self.originals: list[Any] = [original(name, difficulty) for _ in range(num_envs)]
         self.wrapped = [Antialias(PreviousAction(env)) for env in self.originals]
         self.env: Any = envs.make(
