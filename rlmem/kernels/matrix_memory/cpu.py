@@ -87,15 +87,17 @@ def forward(
     for chunk in map(load, range(chunks)):
         states[:, chunk.number] = C.view(rows, heads, keys, -1)
         p = (chunk.q @ chunk.k.mT).mul_(chunk.weight)
-        u = torch.baddbmm(p @ chunk.v, chunk.q * chunk.first, C)
-        C = torch.baddbmm(C * chunk.decay, chunk.k.mT, chunk.v * chunk.write)
+        u = (p @ chunk.v).baddbmm_(chunk.q * chunk.first, C)
+        C = (C * chunk.decay).baddbmm_(chunk.k.mT, chunk.v * chunk.write)
         u = u.view(rows, heads, -1, values + normalized).transpose(1, 2)
         if norm is not None:
             norm[:, chunk.at] = u[..., -1]
         here, now = (None if x is None else x[:, chunk.at] for x in (norm, m))
         below = g.divisor(here, now, normalizer, eps)
-        read = u[..., :values]
-        h[:, chunk.at] = read if below is None else read / below[..., None]
+        if below is None:
+            h[:, chunk.at] = u[..., :values]
+        else:
+            torch.div(u[..., :values], below[..., None], out=h[:, chunk.at])
     last = C.view(rows, heads, keys, -1)
     if last is state:
         last = last.clone()
@@ -210,13 +212,13 @@ def _chunk_backward(
     first = grad_u * chunk.first
     p = chunk.q @ chunk.k.mT
     score = (grad_u @ chunk.v.mT).mul_(chunk.weight)
-    grad_q = torch.baddbmm(score @ chunk.k, first, C.reshape(-1, keys, columns).mT)
-    grad_k = torch.baddbmm(score.mT @ chunk.q, chunk.v * chunk.write, grad_C.mT)
-    grad_v = torch.baddbmm(p.mul_(chunk.weight).mT @ grad_u, chunk.k * chunk.write, grad_C)
+    grad_q = (score @ chunk.k).baddbmm_(first, C.reshape(-1, keys, columns).mT)
+    grad_k = (score.mT @ chunk.q).baddbmm_(chunk.v * chunk.write, grad_C.mT)
+    grad_v = (p.mul_(chunk.weight).mT @ grad_u).baddbmm_(chunk.k * chunk.write, grad_C)
     # What depends on an exponent is linear in its exponential.
     into.a[:, chunk.at] = (grad_k * chunk.k).sum(-1).view(lead).transpose(1, 2)
     for to, grad, rest in ((into.q, grad_q, gates.query), (into.k, grad_k, gates.key)):
-        by_head = grad.view(*lead, keys) * rest[chunk.number, ..., :c, None]
-        to[:, chunk.at] = by_head.transpose(1, 2)
+        by_head = to[:, chunk.at].transpose(1, 2)
+        torch.mul(grad.view(*lead, keys), rest[chunk.number, ..., :c, None], out=by_head)
     into.v[:, chunk.at] = grad_v.view(*lead, columns)[..., :values].transpose(1, 2)
-    return torch.baddbmm(grad_C * chunk.decay, chunk.q.mT, first)
+    return (grad_C * chunk.decay).baddbmm_(chunk.q.mT, first)
