@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlmem import tree
 from rlmem.cores.base import MemoryCore
-from rlmem.kernels import gated_rnn, gated_step
+from rlmem.kernels import gated_rnn, gated_step, project
 
 S = TypeVar("S")
 
@@ -64,7 +64,7 @@ class GatedCore(MemoryCore[S]):
         self, x: Float[Tensor, "*N I"], state: S
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Projected input, weight, bias and state as of one head."""
-        projected = nn.functional.linear(x, self.weight_ih).unsqueeze(-2)
+        projected = project(x, self.weight_ih).unsqueeze(-2)
         first = tuple(leaf[:, None] for leaf in tree.leaves(state))
         return projected, self.weight_hh.t()[None], self.bias()[None], first
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.errors import UsageError, positive, unknown
-from rlmem.kernels import gated_rnn, gated_step
+from rlmem.kernels import gated_rnn, gated_step, project
 
 # Name of the forget gate -> name of the cell in `gated_rnn`.
 FORGET = {"sigmoid": "slstm", "exponential": "slstm_exp"}
@@ -124,4 +124,4 @@ class SLSTM(MemoryCore[SLSTMState]):
         return self.cell.scan(self._gates(x), state, start)
 
     def _gates(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N H G"]:
-        return self.W(x).unflatten(-1, (self.cell.heads, -1))
+        return project(x, self.W.weight).unflatten(-1, (self.cell.heads, -1))

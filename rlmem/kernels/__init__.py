@@ -1,7 +1,7 @@
 """Pure functions on tensors, one per recurrence, the same for every device."""
 
 from rlmem.kernels.delta_rule import delta_rule
-from rlmem.kernels.gated_rnn import gated_rnn, gated_step
+from rlmem.kernels.gated_rnn import gated_rnn, gated_step, project
 from rlmem.kernels.linear_scan import linear_scan
 from rlmem.kernels.matrix_memory import matrix_memory
 from rlmem.kernels.short_conv import short_conv
@@ -14,6 +14,7 @@ __all__ = [
     "gated_step",
     "linear_scan",
     "matrix_memory",
+    "project",
     "short_conv",
     "titans",
     "window_attention",

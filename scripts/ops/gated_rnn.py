@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlmem.kernels import gated_rnn
+from rlmem.kernels import gated_rnn, project
 from rlmem.kernels.gated_rnn import CELLS, gated_rnn_reference
 
 from .base import Case, Form, Inputs, Op, Work
@@ -31,7 +31,7 @@ Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def ours(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    return gated_rnn(cell, F.linear(x, w)[:, :, None], *joined(cell, r, b, c), None, start)[0]
+    return gated_rnn(cell, project(x, w)[:, :, None], *joined(cell, r, b, c), None, start)[0]
 
 
 def loop(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:

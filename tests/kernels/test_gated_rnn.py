@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels import gated_rnn, native
-from rlmem.kernels.gated_rnn import CELLS, cpu, gated_rnn_reference, ops, plain
+from rlmem.kernels.gated_rnn import CELLS, cpu, gated_rnn_reference, ops, plain, tiles
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
 # Rows, time, heads, units: one of each; odd; several shares; more units than a vector has.
@@ -98,9 +98,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, int | None],
     """Choose the form, and how wide the vectors of the C are."""
 
     def choose(form: ModuleType, level: int | None) -> None:
-        monkeypatch.setattr(cpu, "serves", lambda x: form is cpu)
+        monkeypatch.setattr(tiles, "serves", lambda x: form is cpu)
         if level is not None:
-            monkeypatch.setattr(cpu, "level", lambda: level)
+            monkeypatch.setattr(tiles, "level", lambda: level)
 
     return choose
 
@@ -137,7 +137,7 @@ def test_a_gradient_that_comes_from_one_result_only(serve, cell, weigh, form) ->
 @pytest.mark.parametrize("cell", CELLS)
 def test_threads_share_rows_and_heads(cell) -> None:
     given = make(cell, (37, 40, 2, 32))
-    assert given.projected.numel() * 32 >= cpu._WORTH
+    assert given.projected.numel() * 32 >= tiles.WORTH
     one = differentiate(gated_rnn, cell, given)
     torch.set_num_threads(3)
     try:

@@ -10,9 +10,10 @@ from torch import Tensor
 from rlmem.errors import unknown
 from rlmem.kernels.gated_rnn.cells import CELLS, PARTS
 from rlmem.kernels.gated_rnn.ops import rnn
+from rlmem.kernels.gated_rnn.product import project
 from rlmem.kernels.gated_rnn.reference import gated_rnn_reference, gated_step
 
-__all__ = ["CELLS", "gated_rnn", "gated_rnn_reference", "gated_step"]
+__all__ = ["CELLS", "gated_rnn", "gated_rnn_reference", "gated_step", "project"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _DEVICES = ("cpu", "cuda", "meta")

@@ -14,8 +14,9 @@
 #include "../shares.h"
 #include "cpu.h"
 
-/* Rows of a share at most, a multiple of all tiles' rows; steps summed before they go to double. */
-enum { MOST_ROWS = 16, SUM_STEPS = 64 };
+/* Rows of a share at most, a multiple of all tiles' rows; steps summed before they go to double;
+   rows of a large product that meet a tile while it is in the first cache. */
+enum { MOST_ROWS = 16, SUM_STEPS = 64, BLOCK_ROWS = 64 };
 
 /* The second is for loops whose arrays do not overlap, too many to be told apart at run time. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -103,4 +104,34 @@ void rlmem_gated_rnn_backward(rlmem_rnn *rnn) {
 #endif
     };
     take_shares(rnn, forms);
+}
+
+typedef void multiply(const rlmem_product *product, const share *mine);
+
+static void take_products(rlmem_product *product, multiply *const forms[][2]) {
+    share mine;
+    while (take_share(&product->next, product->rows, product->row_cuts, 1, 1, &mine))
+        forms[product->level][product->dtype](product, &mine);
+}
+
+void rlmem_project(rlmem_product *product) {
+    static multiply *const forms[][2] = {
+        {project_f32_0, project_f64_0},
+#if defined(WIDE)
+        {project_f32_1, project_f64_1},
+        {project_f32_2, project_f64_2},
+#endif
+    };
+    take_products(product, forms);
+}
+
+void rlmem_gram(rlmem_product *product) {
+    static multiply *const forms[][2] = {
+        {gram_f32_0, gram_f64_0},
+#if defined(WIDE)
+        {gram_f32_1, gram_f64_1},
+        {gram_f32_2, gram_f64_2},
+#endif
+    };
+    take_products(product, forms);
 }

@@ -24,6 +24,17 @@ typedef struct {
     intptr_t grad_last, grad_projected, grad_shared, before, grad_bias, grad_state;
 } rlmem_rnn;
 
+typedef struct {
+    int dtype, level;
+    /* `outputs` is a multiple of two vectors; rows are cut as above. */
+    int64_t inputs, outputs, rows, row_cuts, next;
+    /* x [rows, inputs] and y [rows, outputs], strides over rows in numbers; the y that
+       is made is contiguous; weight is [outputs / 2 V, inputs, 2 V] for rlmem_project, which makes y, and
+       [row_cuts, inputs, outputs], added to, for rlmem_gram. */
+    intptr_t x, weight, y;
+    int64_t x_row, y_row;
+} rlmem_product;
+
 /* How wide this processor's vectors are: 0 for 16 bytes (or none), 1 for 32, 2 for 64. */
 int rlmem_gated_rnn_level(void);
 
@@ -34,3 +45,5 @@ int rlmem_gated_rnn_lanes(int level, int dtype);
 /* Take shares until there are none left; any number of threads may call with the same rnn. */
 void rlmem_gated_rnn(rlmem_rnn *rnn);
 void rlmem_gated_rnn_backward(rlmem_rnn *rnn);
+void rlmem_project(rlmem_product *product);
+void rlmem_gram(rlmem_product *product);

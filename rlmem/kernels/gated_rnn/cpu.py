@@ -9,17 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.kernels import native
+from rlmem.kernels.gated_rnn import tiles
 from rlmem.kernels.gated_rnn.cells import CELLS, PARTS
-from rlmem.kernels.gated_rnn.plain import Results, outer
+from rlmem.kernels.gated_rnn.plain import Results
 
-_DTYPES = [torch.float32, torch.float64]
 _MOST_ROWS = 16  # of a share, as in cpu.c
-_WORTH = 2**22  # multiplications that are worth a second thread's waking
-
-
-def serves(x: Tensor) -> bool:
-    """Whether the C was built and has a form for this dtype."""
-    return native.AVAILABLE and x.dtype in _DTYPES
 
 
 def forward(
@@ -34,11 +28,11 @@ def forward(
     """Same as `plain.forward`."""
     front, width = projected.shape[:-1], weight.shape[1]
     counts = (PARTS, state.shape[1] - 1) if save else (0, 0)
-    parts, kept = (_empty(projected, *front, n * width) for n in counts)
-    h, last = _empty(projected, *front, width), state.new_empty(state.shape)
-    lanes = _lanes(weight.dtype)
-    packed = _pad(weight.unflatten(-1, (-1, width)), lanes)
-    packed = packed.unflatten(-1, (-1, lanes)).permute(0, 3, 1, 2, 4)
+    parts, kept = (tiles.empty(projected, *front, n * width) for n in counts)
+    h, last = tiles.empty(projected, *front, width), state.new_empty(state.shape)
+    vector = tiles.lanes(weight.dtype)
+    packed = _pad(weight.unflatten(-1, (-1, width)), vector)
+    packed = packed.unflatten(-1, (-1, vector)).permute(0, 3, 1, 2, 4)
     tensors = {"weight": packed, "bias": bias, "state": state, "start": start}
     results = {"h": h, "last": last, "parts": parts, "kept": kept}
     strided = {"projected": native.readable(projected.flatten(2))}
@@ -59,10 +53,10 @@ def backward(
 ) -> Results:
     """Same as `plain.backward`."""
     heads, width, total = weight.shape
-    grad_projected = _empty(h, *h.shape[:-1], total)
-    before, grad_state = _empty(h, *h.shape), state.new_empty(state.shape)
-    shared = _empty(h, *h.shape) if CELLS[cell].gates < PARTS else None
-    two = 2 * _lanes(weight.dtype)
+    grad_projected = tiles.empty(h, *h.shape[:-1], total)
+    before, grad_state = tiles.empty(h, *h.shape), state.new_empty(state.shape)
+    shared = tiles.empty(h, *h.shape) if CELLS[cell].gates < PARTS else None
+    two = 2 * tiles.lanes(weight.dtype)
     packed = _pad(_pad(weight.unflatten(-1, (-1, width)), two).movedim(1, -1), two)
     packed = packed.unflatten(-1, (-1, two)).movedim(-2, 1)
     grad_bias = torch.zeros(_cuts(h)[0], heads, PARTS * width, dtype=torch.float64, device=h.device)
@@ -75,10 +69,15 @@ def backward(
     return grad_projected, grad_weight, grad_bias.sum(0).to(weight.dtype), grad_state
 
 
-def level() -> int:
-    """Which width of vectors is used."""
-    found: int = native.lib.rlmem_gated_rnn_level()
-    return found
+def outer(before: Tensor, grad: Tensor, shared: Tensor | None) -> Tensor:
+    """The gradient of weight, as `plain.sums` defines it."""
+    if shared is not None:
+        width = shared.shape[-1]
+        return torch.cat(
+            [outer(before, grad[..., : 2 * width], None), outer(before, shared, None)], -1
+        )
+    heads = zip(before.flatten(0, 1).unbind(1), grad.flatten(0, 1).unbind(1), strict=True)
+    return torch.stack([tiles.gram(*each) for each in heads])
 
 
 def _run(
@@ -91,15 +90,15 @@ def _run(
     """Call `function` in as many threads as there is work for; the dicts keep the tensors alive."""
     rows, time, heads, width = h.shape
     kind, cuts = CELLS[cell], _cuts(h)
-    two = 2 * _lanes(h.dtype)
+    two = 2 * tiles.lanes(h.dtype)
     padded = -(-width // two) * two
     room = 8 * (_MOST_ROWS + 1) * padded
     scratch = torch.empty(cuts[0] * cuts[1] * room, dtype=h.dtype, device=h.device)
     given = {name: x.contiguous() for name, x in tensors.items() if x is not None and x.numel()}
     given |= strided | {"scratch": scratch}
     fields = {
-        "dtype": _DTYPES.index(h.dtype),
-        "level": level(),
+        "dtype": tiles.DTYPES.index(h.dtype),
+        "level": tiles.level(),
         "cell": list(CELLS).index(cell),
         "gates": kind.gates,
         "states": kind.states,
@@ -117,7 +116,7 @@ def _run(
     fields |= {name: x.data_ptr() for name, x in given.items()}
     rnn = native.ffi.new("rlmem_rnn *", fields)
     work = h.numel() * width * kind.gates
-    threads = min(torch.get_num_threads(), cuts[0] * cuts[1]) if work >= _WORTH else 1
+    threads = min(torch.get_num_threads(), cuts[0] * cuts[1]) if work >= tiles.WORTH else 1
     native.run(lambda: function(rnn), threads)
 
 
@@ -131,17 +130,7 @@ def _cuts(h: Tensor) -> tuple[int, int]:
     return row_cuts, heads
 
 
-def _lanes(dtype: torch.dtype) -> int:
-    """Numbers of a vector."""
-    lanes: int = native.lib.rlmem_gated_rnn_lanes(level(), _DTYPES.index(dtype))
-    return lanes
-
-
 def _pad(x: Tensor, multiple: int) -> Tensor:
     """`x` with zeros up to a multiple in its last dimension."""
     missing = -x.shape[-1] % multiple
     return F.pad(x, (0, missing)) if missing else x
-
-
-def _empty(like: Tensor, *shape: int) -> Tensor:
-    return native.empty(torch.Size(shape), like.dtype)

@@ -15,21 +15,22 @@ enum { NAME(LANES) = 1 };
 typedef SCALAR NAME(vector);
 #endif
 
-/* out [rows, columns vectors] = (or, to add, +=) x [rows, K] w [K, columns vectors]. `rows` and
-   `columns` are constants, so that the sums stay in registers. */
+/* out [rows, columns vectors] = (or, to add, +=) x [rows, K] w [K, columns vectors], in strides of
+   numbers. `rows` and `columns` are constants, so that the sums stay in registers. */
 INLINE void NAME(product)(const int rows, const int columns, const int add, SCALAR *restrict out,
                           int64_t out_row, int64_t out_column, const SCALAR *restrict x,
-                          int64_t x_row, const SCALAR *restrict w, int64_t K) {
+                          int64_t x_row, int64_t x_step, const SCALAR *restrict w, int64_t w_step,
+                          int64_t K) {
     NAME(vector) sum[8][4];
     const NAME(vector) zero = {0};
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < columns; j++) sum[i][j] = zero;
     for (int64_t k = 0; k < K; k++) {
-        const NAME(vector) *w_k = (const NAME(vector) *)(w + k * columns * NAME(LANES));
+        const NAME(vector) *w_k = (const NAME(vector) *)(w + k * w_step);
         NAME(vector) right[4];
         UNROLL for (int j = 0; j < columns; j++) right[j] = w_k[j];
         UNROLL for (int i = 0; i < rows; i++) {
-            const SCALAR left = x[i * x_row + k];
+            const SCALAR left = x[i * x_row + k * x_step];
             UNROLL for (int j = 0; j < columns; j++) sum[i][j] += left * right[j];
         }
     }
@@ -50,8 +51,8 @@ INLINE void NAME(recur)(const int gates, const rlmem_rnn *a, int64_t head, int64
     const SCALAR *w = (const SCALAR *)a->weight + head * blocks * D * gates * V;
     for (int64_t block = 0; block < blocks; block++)
         for (int64_t r = 0; r < n; r += ROWS)
-            NAME(product)(ROWS, gates, 0, u + r * 4 * P + block * V, 4 * P, P, h + r * P, P,
-                          w + block * D * gates * V, D);
+            NAME(product)(ROWS, gates, 0, u + r * 4 * P + block * V, 4 * P, P, h + r * P, P, 1,
+                          w + block * D * gates * V, gates * V, D);
 }
 
 /* carry [n, P] += d [n, gates, P] by the transposed matrix. */
@@ -62,7 +63,7 @@ INLINE void NAME(recur_back)(const rlmem_rnn *a, int64_t head, int64_t n, SCALAR
     for (int64_t column = 0; column < P; column += V)
         for (int64_t r = 0; r < n; r += BACK_ROWS)
             NAME(product)(BACK_ROWS, 2, 1, carry + r * P + column, P, NAME(LANES), d + r * 4 * P,
-                          4 * P, w + column * K, K);
+                          4 * P, 1, w + column * K, V, K);
 }
 
 /* One step of a row: `s` are its states in scratch, h first, `plane` apart. */
@@ -183,6 +184,46 @@ INLINE void NAME(backward_share)(const rlmem_rnn *a, int64_t row0, int64_t n, in
         for (int64_t k = 0; k < S; k++)
             memcpy((SCALAR *)a->grad_state + (((row0 + r) * S + k) * H + head) * D,
                    carry + k * plane + r * P, (size_t)D * sizeof(SCALAR));
+}
+
+/* Rows [row0, row1) of y = x by the matrix, whose columns are whole tiles. */
+static void NAME(project)(const rlmem_product *a, const share *mine) {
+    const int64_t K = a->inputs, M = a->outputs, V = NAME(LANES);
+    for (int64_t row = mine->row0; row < mine->row1; row += BLOCK_ROWS) {
+        const int64_t left = mine->row1 - row, n = left < BLOCK_ROWS ? left : BLOCK_ROWS;
+        const SCALAR *x = (const SCALAR *)a->x + row * a->x_row;
+        SCALAR *y = (SCALAR *)a->y + row * M;
+        for (int64_t column = 0; column < M; column += 2 * V) {
+            const SCALAR *w = (const SCALAR *)a->weight + column * K;
+            int64_t r = 0;
+            for (; r + BACK_ROWS <= n; r += BACK_ROWS)
+                NAME(product)(BACK_ROWS, 2, 0, y + r * M + column, M, V, x + r * a->x_row,
+                              a->x_row, 1, w, 2 * V, K);
+            for (; r < n; r++)
+                NAME(product)(1, 2, 0, y + r * M + column, M, V, x + r * a->x_row, a->x_row, 1, w,
+                              2 * V, K);
+        }
+    }
+}
+
+/* weight += x^T y over rows [row0, row1); the columns of y are whole tiles. */
+static void NAME(gram)(const rlmem_product *a, const share *mine) {
+    const int64_t K = a->inputs, M = a->outputs, V = NAME(LANES);
+    SCALAR *sum = (SCALAR *)a->weight + mine->index * K * M;
+    for (int64_t row = mine->row0; row < mine->row1; row += BLOCK_ROWS) {
+        const int64_t left = mine->row1 - row, n = left < BLOCK_ROWS ? left : BLOCK_ROWS;
+        const SCALAR *x = (const SCALAR *)a->x + row * a->x_row;
+        const SCALAR *y = (const SCALAR *)a->y + row * a->y_row;
+        for (int64_t column = 0; column < M; column += 2 * V) {
+            int64_t k = 0;
+            for (; k + BACK_ROWS <= K; k += BACK_ROWS)
+                NAME(product)(BACK_ROWS, 2, 1, sum + k * M + column, M, V, x + k, 1, a->x_row,
+                              y + column, a->y_row, n);
+            for (; k < K; k++)
+                NAME(product)(1, 2, 1, sum + k * M + column, M, V, x + k, 1, a->x_row, y + column,
+                              a->y_row, n);
+        }
+    }
 }
 
 static void NAME(forward)(const rlmem_rnn *a, const share *mine) {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlmem.kernels.gated_rnn import cpu, plain
+from rlmem.kernels.gated_rnn import cpu, plain, tiles
 from rlmem.kernels.gated_rnn.cells import CELLS, PARTS
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -37,7 +37,7 @@ def rnn(
     save: bool,
 ) -> Results:
     """`h`, the last state, parts and kept (see `plain.forward`); all of one dtype."""
-    form = cpu if cpu.serves(projected) else plain
+    form = cpu if tiles.serves(projected) else plain
     return form.forward(cell, projected, weight, bias, state, start, save)
 
 
@@ -54,7 +54,7 @@ def rnn_backward(
     kept: Tensor,
 ) -> Results:
     """Gradients for projected, weight, bias and state."""
-    form = cpu if cpu.serves(h) else plain
+    form = cpu if tiles.serves(h) else plain
     return form.backward(cell, grad_h, grad_last, weight, state, start, h, parts, kept)
 
 
