@@ -140,6 +140,16 @@ def test_newton_is_quadratic_and_quasi_newton_is_not():
     assert count[True, 1e-12] >= 2 * count[True, 1e-3]
 
 
+def test_damping_saves_iterations_where_the_recurrence_expands(monkeypatch):
+    *inputs, start = *(x.detach() for x in leaves(1, 400, 48, scale=4.0)), torch.zeros(1, 400) > 0
+    inputs[0] = 0.5 * inputs[0]
+    damped = gru_parallel(*inputs, start)
+    monkeypatch.setattr(parallel, "DAMPING", 1.0)
+    plain = gru_parallel(*inputs, start)
+    assert not damped.walked
+    assert damped.iterations < plain.iterations
+
+
 @both
 @pytest.mark.parametrize("value", [None, torch.nan, torch.inf], ids=["other", "nan", "inf"])
 @pytest.mark.parametrize("begin", [0, 1, 6, 12])

@@ -42,6 +42,11 @@ class Derivative(NamedTuple):
         """Those positions alone."""
         return Derivative(self.z[index], self.slopes[index], self.weight)
 
+    def scaled(self, factor: Tensor) -> Derivative:
+        """`factor` [...] times J."""
+        factor = factor[..., None].to(self.z.dtype)
+        return Derivative(factor * self.z, factor[..., None] * self.slopes, self.weight)
+
     def diagonal(self) -> Tensor:
         """J's diagonal, [..., D]."""
         return self.z + (self.slopes * self.weight.diagonal(dim1=1, dim2=2)).sum(-2)
