@@ -273,9 +273,10 @@ class StateEnv(TensorEnv, Generic[S]):
             self.state = select(done, fresh, self.state)
             self._next = torch.add(self._next, done, alpha=self.num_envs)
             return True
-        rows = done.nonzero().squeeze(1)
-        if len(rows) == 0:
+        found = done.nonzero()
+        if len(found) == 0:
             return False
+        rows = found.squeeze(1)
         chosen = self._next.index_select(0, rows)
         fresh = self._fresh(chosen)
         tree.map(lambda leaf, new: leaf.index_copy_(self.axis, rows, new), self.state, fresh)

@@ -43,6 +43,7 @@ class CartPole(StateEnv[Run]):
         self.limits = torch.tensor(LIMITS, dtype=torch.float64, device=self.device)[:, None]
         self.reward = torch.full((self.num_envs,), 1 / length, device=self.device)
         self.leftward = torch.full_like(self.reward, -PUSH / MASS, dtype=torch.float64)
+        self.lever = torch.full_like(self.leftward, HALF_LENGTH * 4 / 3)
 
     @abstractmethod
     def look(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
@@ -80,7 +81,7 @@ class CartPole(StateEnv[Run]):
         # The acceleration that the cart would have if the pole did not swing back.
         pushed = torch.add(self.leftward, action, alpha=2 * PUSH / MASS)
         pushed.addcmul_(spin * spin, sine, value=POLE_MASS * HALF_LENGTH / MASS)
-        lever = cosine.mul(cosine).mul_(-HALF_LENGTH * POLE_MASS / MASS).add_(HALF_LENGTH * 4 / 3)
+        lever = self.lever.addcmul(cosine, cosine, value=-HALF_LENGTH * POLE_MASS / MASS)
         turn = sine.mul_(GRAVITY).addcmul_(cosine, pushed, value=-1).div_(lever)
         places.add_(speeds, alpha=SECONDS)
         pushed.addcmul_(turn, cosine, value=-POLE_MASS * HALF_LENGTH / MASS)

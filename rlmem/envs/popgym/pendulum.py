@@ -36,7 +36,9 @@ class Pendulum(LockstepEnv):
             **options,
         )
         self.length = length
-        self.most = torch.full((self.num_envs,), 1 / length, device=self.device)
+        # A cosine is the sine of a quarter turn more.
+        ahead = torch.tensor([TURN / 4, 0], dtype=torch.float64, device=self.device)
+        self.ahead = ahead[:, None]
 
     def start(self, draws: Draws) -> Float64[Tensor, "2 N"]:
         """Any angle, and spins between -1 and 1."""
@@ -53,12 +55,14 @@ class Pendulum(LockstepEnv):
         """Turn it by `action` for one step."""
         angle, spin = self.motion.unbind()
         torque = action["action"][:, 0].to(torch.float32).clamp(-TORQUE, TORQUE)
-        cost = torch.round(angle * (1 / TURN)).mul_(-TURN).add_(angle)
-        cost.mul_(cost).addcmul_(spin, spin, value=0.1).add_(torque * torque, alpha=0.001)
-        reward = torch.add(self.most, cost, alpha=-1 / (HALF_COST * self.length))
+        turns = angle.mul(1 / TURN).round_()
+        upright = torch.add(angle, turns, alpha=-TURN)
+        cost = upright.mul_(upright).addcmul_(spin, spin, value=0.1).to(torch.float32)
+        cost.addcmul_(torque, torque, value=0.001)
+        reward = cost.mul_(-1 / (HALF_COST * self.length)).add_(1 / self.length)
         spin.add_(self.sine, alpha=15 * SECONDS).add_(torque.mul_(3), alpha=SECONDS)
         angle.add_(spin.clamp_(-SPIN, SPIN), alpha=SECONDS)
-        return {"obs": self.look(self._seen()).t()}, reward.to(torch.float32)
+        return {"obs": self.look(self._seen()).t()}, reward
 
     def look(self, seen: Float32[Tensor, "2 N"]) -> Float32[Tensor, "2 N"]:
         """What is seen after a step."""
@@ -69,12 +73,9 @@ class Pendulum(LockstepEnv):
         return seen
 
     def _seen(self) -> Float32[Tensor, "2 N"]:
-        angle = self.motion[0]
-        self.sine = angle.sin()
-        seen = torch.empty(2, self.num_envs, device=self.device)
-        torch.cos(angle, out=seen[0])
-        seen[1] = self.sine
-        return seen
+        both = torch.add(self.ahead, self.motion[0]).sin_()
+        self.sine = both[1]
+        return both.to(torch.float32)
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """Where the pendulum's end is seen."""
