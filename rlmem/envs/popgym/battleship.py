@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.popgym import boards
 from rlmem.envs.popgym.task import task
 from rlmem.envs.streams import Draws, below
 from rlmem.envs.tensor_env import StateEnv
@@ -158,6 +159,5 @@ class Battleship(StateEnv[Sea]):
 
     def reveal(self, row: int) -> str:
         """The board: water ·, ships ■, and what shots met: water ○, ships ✕."""
-        squares = [SQUARES[square] for square in self.state.board[row].tolist()]
-        lines = range(0, self.squares, self.size)
-        return "\n".join(" ".join(squares[first : first + self.size]) for first in lines)
+        squares = self.state.board[row].tolist()
+        return boards.text([SQUARES[square] for square in squares], self.size)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Int16, UInt8
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.popgym import boards
 from rlmem.envs.popgym.task import task
 from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import StateEnv
@@ -121,5 +122,4 @@ class MineSweeper(StateEnv[Field]):
             "✱" if square >= MINE else str(square) if opened else "·"
             for square, opened in zip(self.state.squares[row].tolist(), shut.tolist(), strict=True)
         ]
-        lines = range(0, self.squares, self.size)
-        return "\n".join(" ".join(shown[first : first + self.size]) for first in lines)
+        return boards.text(shown, self.size)
