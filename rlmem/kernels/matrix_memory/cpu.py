@@ -98,10 +98,7 @@ def forward(
             h[:, chunk.at] = u[..., :values]
         else:
             torch.div(u[..., :values], below[..., None], out=h[:, chunk.at])
-    last = C.view(rows, heads, keys, -1)
-    if last is state:
-        last = last.clone()
-    none = lf.new_empty(0)
+    last, none = C.view(rows, heads, keys, -1), lf.new_empty(0)
     return Saved(h, last, none if m is None else m, none.clone() if norm is None else norm, states)
 
 
