@@ -35,7 +35,7 @@ class Autoencode(ScriptedEnv):
         self.cards = DECK * num_decks
         self.length = 2 * self.cards - 1
         self.reward = 1 / self.cards
-        self._ones = torch.ones(self.num_envs, dtype=torch.int64, device=self.device)
+        self._ones = torch.ones(self.num_envs, dtype=torch.uint8, device=self.device)
         self._zeros = torch.zeros_like(self._ones)
 
     def draw(self, draws: Draws) -> Tensor:
@@ -44,7 +44,7 @@ class Autoencode(ScriptedEnv):
 
     def write(self, draws: Draws) -> Script:
         """Draw an episode for each environment."""
-        suits = self.draw(draws).long()
+        suits = self.draw(draws)
         dealt, backward = suits.unbind(), suits.flip(0).unbind()
         mode = [self._ones] * (self.cards - 1) + [self._zeros] * (self.cards + 1)
         shown = [*dealt] + [self._zeros] * self.cards

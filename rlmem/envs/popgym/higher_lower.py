@@ -44,7 +44,7 @@ class HigherLower(ScriptedEnv):
         """Draw an episode for each environment; the answers are what `higher` earns."""
         ranks = rank(self.draw(draws)).to(torch.int8)
         earned = (ranks[1:] - ranks[:-1]).sign_().to(torch.float32).mul_(self.reward)
-        return Script({"obs": ranks.long()}, earned)
+        return Script({"obs": ranks}, earned)
 
     def score(self, t: int, action: Tensor) -> Float[Tensor, "N"]:
         """The reward of step t: what `higher` earns, or its opposite."""

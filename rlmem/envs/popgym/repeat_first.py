@@ -37,8 +37,8 @@ class RepeatFirst(ScriptedEnv):
 
     def write(self, draws: Draws) -> Script:
         """Draw an episode for each environment."""
-        suits = self.draw(draws).long()
-        return Script({"obs": suits}, suits[0].clone().expand(self.length, -1))
+        suits = self.draw(draws)
+        return Script({"obs": suits}, suits[0].expand(self.length, -1))
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The suit that is shown."""

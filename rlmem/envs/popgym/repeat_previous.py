@@ -38,7 +38,7 @@ class RepeatPrevious(ScriptedEnv):
 
     def write(self, draws: Draws) -> Script:
         """Draw an episode for each environment."""
-        suits = self.draw(draws).long()
+        suits = self.draw(draws)
         return Script({"obs": suits}, suits.roll(self.k - 1, 0))
 
     def asked(self, t: int) -> bool:
