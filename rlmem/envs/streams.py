@@ -214,7 +214,10 @@ class Draws:
 
 
 class Steps:
-    """Random numbers for each environment and step, made in blocks of steps."""
+    """Random numbers for each environment and step, made in blocks of steps.
+
+    Call `bits` or `half`, never both: which words a block takes would depend on the blocks' size.
+    """
 
     def __init__(self, key: Int[Tensor, "N"], per_step: int = 1) -> None:
         self._key = mix(key ^ _STEPS)
