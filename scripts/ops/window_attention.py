@@ -1,0 +1,77 @@
+"""Attention over a window beside every score and a mask, and torch's own attention with a mask.
+
+Bytes: q, k, v, position queries and y once; three times that forward and backward. Flops: of the
+scores inside the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlmem.kernels import window_attention
+from rlmem.kernels.window_attention import segments, window_attention_reference
+
+from .base import Case, Form, Inputs, Op, Shape, Work
+
+LONGEST_MASK = 2048  # steps for which all scores are made
+
+
+def torchs(
+    q: Tensor, k: Tensor, v: Tensor, alive: Tensor, start: Tensor, at: Tensor, relative: Tensor
+) -> Tensor:
+    """`scaled_dot_product_attention`, which takes positions and episodes as one large bias."""
+    time, past = start.shape[1], alive.shape[1]
+    distance = torch.arange(past, past + time)[:, None] - torch.arange(past + time)
+    segment = segments(alive, start)
+    seen = (segment[:, past:, None] == segment[:, None, :]) & (distance >= 0) & (distance <= past)
+    by_distance = torch.einsum("bthd,phd->bhtp", at, relative) * q.shape[-1] ** -0.5
+    index = distance.clamp(0, past).expand(*by_distance.shape[:2], -1, -1)
+    bias = by_distance.gather(3, index).masked_fill(~seen[:, None], -torch.inf)
+    y = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), attn_mask=bias)
+    return y.transpose(1, 2)
+
+
+class WindowAttention(Op):
+    name = "window_attention"
+    axes = "BxTxHxDxM"
+    shapes = (
+        (32, 512, 4, 32, 64),
+        (32, 512, 4, 32, 128),
+        (4, 1024, 4, 32, 64),
+        (4, 4096, 4, 32, 64),
+        (4, 16384, 4, 32, 64),
+    )
+    quick = ((32, 512, 4, 32, 64),)
+    tolerance = 1e-3
+
+    def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
+        yield "rlmem", window_attention
+        if case.shape[1] <= LONGEST_MASK:
+            yield "reference", window_attention_reference
+            yield "torch-sdpa", torchs
+
+    def inputs(self, case: Case, form: str, device: str) -> Inputs:
+        rows, time, heads, size, past = case.shape
+        q, at, grad = torch.randn(3, rows, time, heads, size, device=device)
+        k, v = torch.randn(2, rows, past + time, heads, size, device=device)
+        relative = torch.randn(past + 1, heads, size, device=device)
+        alive = torch.ones(rows, past, dtype=torch.bool, device=device)
+        start = torch.rand(rows, time, device=device) < 1 / 50
+        return Inputs((q, k, v, alive, start, at.clone(), relative), grad)
+
+    def size(self, shape: Shape) -> int:
+        rows, time, heads, size, _ = shape
+        return rows * time * heads * size
+
+    def work(self, case: Case) -> Work:
+        elements, times = self.size(case.shape), 1 if case.passes == "forward" else 3
+        past = case.shape[4]
+        # Two products for the scores and one with the values, 2 M D each.
+        return Work(elements, 4 * 5 * elements * times, 6 * elements * (past + 1) * times)
+
+
+OP = WindowAttention()
