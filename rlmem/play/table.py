@@ -39,6 +39,8 @@ class Table:
         self._print(row, "", "green" if reward > 0 else "red" if reward < 0 else "")
 
     def _print(self, row: Row, style: str, reward_style: str) -> None:
+        if not self.reveal:
+            row = row._replace(hidden="")
         lines = [Row(*parts) for parts in zip_longest(*(c.split("\n") for c in row), fillvalue="")]
         for cells in lines:
             self.widths = [max(w, len(c)) for w, c in zip(self.widths, cells, strict=True)]
@@ -49,7 +51,6 @@ class Table:
         cells = Row(*(c.ljust(w) for c, w in zip(row, self.widths, strict=True)))
         line = Text(f"{cells.step}  {cells.sees}  {cells.does}  ", style)
         line.append(cells.gets, reward_style)
-        if self.reveal:
-            line.append(f"  {cells.hidden}", style or "dim")
+        line.append(f"  {cells.hidden}", style or "dim")
         line.rstrip()
         self.console.print(line)

@@ -186,6 +186,13 @@ def test_boards_stand_beside_each_other() -> None:
     assert first.index("AB") == second.index("CD")
 
 
+def test_a_hidden_board_takes_no_lines() -> None:
+    file = io.StringIO()
+    Table(Console(file=file), reveal=False).row(Row("0", "miss", "left", "1", "AB\nCD"))
+    assert file.getvalue().split() == ["0", "miss", "left", "1"]
+    assert file.getvalue().count("\n") == 1
+
+
 def test_every_popgym_task_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
     for name in sorted(name for name in envs.names() if name.startswith("popgym-")):
         assert main(["play", f"env={name}", "env.previous_action=true", "reveal=true"]) == 0
