@@ -156,7 +156,8 @@ def prepare(case: Case, args: argparse.Namespace) -> tuple[dict[str, Run], dict[
         runs[name] = run = bind(op, case, name, form, args.device)
         got = run()
         want = got if want is None else want
-        torch.testing.assert_close(got, want, rtol=op.tolerance, atol=op.tolerance)
+        if name not in op.apart:
+            torch.testing.assert_close(got, want, rtol=op.tolerance, atol=op.tolerance)
         size = got.nbytes
         del got
         memory = Memory(args.device)

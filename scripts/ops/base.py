@@ -49,6 +49,7 @@ class Op(ABC):
     variants: ClassVar[Sequence[str]] = ("float32",)
     dtypes: ClassVar[Sequence[torch.dtype]] = (torch.float32,)  # that the kernels are compiled for
     tolerance: ClassVar[float] = 1e-2  # of other forms' results, relative and absolute
+    apart: ClassVar[Sequence[str]] = ()  # forms that compute something else, to be measured beside
 
     @abstractmethod
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:

@@ -78,6 +78,7 @@ class GatedRNN(Op):
     axes = "BxTxD"
     shapes = ((64, 128, 128), (64, 512, 64), (64, 512, 128), (64, 512, 256), (16, 2048, 128))
     quick = ((64, 128, 128), (64, 512, 128))
+    apart = ("torch",)
     variants = tuple(cell for cell in CELLS if cell != "slstm_exp")
 
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
