@@ -15,7 +15,7 @@ from rlmem.kernels.gated_rnn import gpu
 # all of them for both.
 CHOSEN = {
     80: [("lstm", 32), ("lstm", 64), ("slstm", 64), ("gru", 128)],
-    90: [("gru", 16), ("slstm_exp", 32), ("gru", 61), ("slstm", 128)],
+    90: [("gru", 16), ("slstm_exp", 32), ("gru", 64), ("slstm", 128)],
 }
 
 

@@ -13,17 +13,21 @@ from rlmem.kernels.gated_rnn.plain import Results, saved, sums
 
 
 class Config(NamedTuple):
-    """`rows` and `warps` of a program; whether it keeps the matrices of its head on chip."""
+    """`rows` and `warps` of a program; whether it keeps the matrices of its head on chip.
+
+    `registers` is what a thread may have where the compiler, left alone, gives too few.
+    """
 
     rows: int
     warps: int
     kept: bool
+    registers: int | None = None
 
 
 # By the units of a head, rounded up. 16 rows are the least that a tensor core multiplies.
 CONFIGS = {
     16: Config(16, 2, True),
-    32: Config(16, 4, True),
+    32: Config(16, 4, True, registers=255),
     64: Config(16, 8, True),
     128: Config(16, 8, False),
 }
@@ -108,7 +112,7 @@ def _launch(
             DP=padded,
             num_warps=config.warps,
             num_stages=1,
-            maxnreg=255,
+            maxnreg=config.registers,
             enable_fp_fusion=True,
         )
 
