@@ -13,8 +13,9 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from rlmem.kernels import titans
-from rlmem.kernels.titans import Learned, Rates, ops, recall, titans_reference
-from rlmem.kernels.titans.reference import cut, surprise
+from rlmem.kernels.titans import Learned, Rates, Rule, ops, recall, titans_reference
+from rlmem.kernels.titans.reference import surprise
+from rlmem.kernels.titans.rule import cut
 from tests.golden import Golden
 
 FORMS = {"chunks": titans, "reference": titans_reference}
@@ -39,7 +40,10 @@ class Given:
         self.q, self.k, self.v = (randn(*tokens, sizes[i]) for i in (0, 0, -1))
         # Larger steps along these long keys would lead to infinity.
         self.rates = Rates(
-            *((scale * torch.rand(tokens, dtype=dtype)).requires_grad_() for scale in (0.1, 1, 1))
+            *(
+                (scale * torch.rand(tokens, dtype=dtype)).requires_grad_()
+                for scale in (0.1, 1, 1, 1, 1)
+            )
         )
         self.first = tuple(randn(*shape, scale=0.5) for shape in shapes)
         parts = [tuple(randn(rows, *shape, scale=0.5) for shape in shapes) for _ in range(3)]
@@ -58,11 +62,11 @@ class Given:
 
 
 def floats(y: Tensor, state: Learned) -> list[Tensor]:
-    return [y, *state.weight, *state.momentum, *state.anchor]
+    return [y, *ops.flat(state)]
 
 
-def results(form: Any, given: Given, chunk: int, limit: float | None) -> list[Tensor]:
-    y, state = form(*given, chunk, limit)
+def results(form: Any, given: Given, rule: Rule) -> list[Tensor]:
+    y, state = form(*given, rule)
     out = floats(y, state)
     loss = sum((x * torch.linspace(-1, 2, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in out)
     grads = torch.autograd.grad(loss, given.leaves(), materialize_grads=True, allow_unused=True)
@@ -75,7 +79,7 @@ def results(form: Any, given: Given, chunk: int, limit: float | None) -> list[Te
 @pytest.mark.parametrize("time", [1, 8, 37])
 def test_chunks_are_the_definition(time, sizes, chunk, limit):
     given = Given(time, sizes=sizes)
-    got, want = (results(form, given, chunk, limit) for form in (titans, titans_reference))
+    got, want = (results(form, given, Rule(chunk, limit)) for form in (titans, titans_reference))
     torch.testing.assert_close(got, want)
 
 
@@ -95,7 +99,7 @@ def test_published_values(name, dtype, form):
     state = Learned(weight, momentum, weight, torch.zeros(3, dtype=torch.int64))
     chunk = int(golden["const.chunk"]) if "const.chunk" in golden else 1
     rates = Rates(theta, eta, alpha)
-    y, final = FORMS[form](q, k, v, rates, first, state, golden["start"], chunk)
+    y, final = FORMS[form](q, k, v, rates, first, state, golden["start"], Rule(chunk))
     golden.check("out.y", y[:, :, 0])
     for i, key in enumerate(layers):
         golden.check(f"state.{key}", final.weight[i][:, 0])
@@ -115,9 +119,11 @@ def test_gradients_are_the_derivatives(sizes):
     def function(*leaves: Tensor) -> tuple[Tensor, ...]:
         q, k, v, *rest = leaves
         layers = len(sizes) - 1
-        parts = [tuple(rest[i : i + layers]) for i in range(3, len(rest), layers)]
+        parts = [tuple(rest[i : i + layers]) for i in range(5, len(rest), layers)]
         state = Learned(*parts[1:], given.state.age)
-        return tuple(floats(*titans(q, k, v, Rates(*rest[:3]), parts[0], state, given.start, 2)))
+        return tuple(
+            floats(*titans(q, k, v, Rates(*rest[:5]), parts[0], state, given.start, Rule(2)))
+        )
 
     assert gradcheck(function, given.leaves())
 
@@ -127,7 +133,7 @@ def test_the_surprise_is_the_gradient_of_the_loss():
         given = Given(1, sizes=sizes)
         key, value, weight = given.k[:, 0], given.v[:, 0], given.state.weight
         loss = (recall(weight, key) - value).square().sum()
-        factors = surprise(weight, key, value, limit=None)
+        factors = surprise(Rule(), weight, key, value, torch.ones(3, 2))
         for w, read, wrong in zip(weight, factors[::2], factors[1::2], strict=True):
             (want,) = torch.autograd.grad(loss, w, retain_graph=True)
             torch.testing.assert_close(read[..., :, None] * wrong[..., None, :], want)
@@ -139,7 +145,7 @@ def test_a_linear_memory_that_takes_half_a_step_holds_the_last_value_of_a_key():
     given.k = given.q = key.expand(1, 4, 1, 3)
     one = torch.ones(1, 4, 1, dtype=torch.float64)
     given.rates = Rates(one / 2, 0 * one, 0 * one)
-    y, _ = titans(*given, chunk=1)
+    y, _ = titans(*given)
     torch.testing.assert_close(y, given.v)
 
 
@@ -154,14 +160,14 @@ def test_a_limit_cuts_long_errors_and_leaves_short_ones():
 def test_long_rows_stay_finite_within_a_limit(chunk):
     given = Given(10_000, rows=1, dtype=torch.float32)
     with torch.no_grad():
-        y, state = titans(*given, chunk, 1.0)
+        y, state = titans(*given, Rule(chunk, 1.0))
     assert all(each.isfinite().all() for each in floats(y, state))
 
 
 def test_memory_and_answers_do_not_know_an_episode_that_is_over():
     given = Given(40)
     given.start[:, 17] = True
-    y, state = titans(*given, 8)
+    y, state = titans(*given, Rule(8))
     loss = y[:, 17:].square().sum() + sum(w.square().sum() for w in state.weight)
     grads = torch.autograd.grad(loss, [given.q, given.k, given.v, *given.state.weight])
     assert all(grad[:, 17:].any() and not grad[:, :17].any() for grad in grads[:3])
@@ -171,11 +177,11 @@ def test_memory_and_answers_do_not_know_an_episode_that_is_over():
 def test_torch_finds_a_proper_operator():
     given = Given(9)
     age, start = given.state.age, given.start
-    torch.library.opcheck(ops.learn_row, (given.leaves(), age, start, 4, None))
+    torch.library.opcheck(ops.learn_row, (given.leaves(), age, start, *Rule(4)))
     fixed = [each.detach() for each in given.leaves()]
     with torch.no_grad():
-        grads = [torch.randn_like(each) for each in ops.learn_row(fixed, age, start, 4, None)]
-    torch.library.opcheck(ops.learn_row_backward, (grads, fixed, age, start, 4, None))
+        grads = [torch.randn_like(each) for each in ops.learn_row(fixed, age, start, *Rule(4))]
+    torch.library.opcheck(ops.learn_row_backward, (grads, fixed, age, start, *Rule(4)))
 
 
 @pytest.mark.parametrize(
@@ -199,4 +205,4 @@ def test_wrong_arguments_are_named(change, message):
     for name, value in change.items():
         setattr(given, name, value)
     with pytest.raises(ValueError, match=message):
-        titans(*given, chunk, limit)
+        titans(*given, Rule(chunk, limit))

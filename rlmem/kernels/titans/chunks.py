@@ -1,11 +1,13 @@
 """A memory that learns at test time, a chunk of tokens at a time, without a weight per token.
 
-Within a chunk all gradients are taken at its first weights, so the weights after token t are
+Within a chunk all gradients are taken at its first weights, so what is kept after token t is
 
-    W_t = keep_t W_0 + carry_t S_0 - sum_{j <= t} c_tj theta_j read_j (x) wrong_j
+    W_t = keep_t W_0 + carry_t S_0 - sum_j c_tj read_j (x) wrong_j
 
-with c the product of two linear recurrences (momentum, then forgetting), and what a query reads of
-the sum is an attention of t on j: the dual form (Titans, arXiv 2501.00663, section 3.2).
+with c the product of two linear recurrences (momentum, then forgetting) of what token t learns from
+j, and what a query reads of the sum is an attention of t on j: the dual form (Titans, arXiv
+2501.00663, section 3.2). Where the rule makes weights of it that are not linear in the gradients, a
+chunk's weights are written out, one matrix per token, and let go with the chunk.
 Rows open their chunks where their own episodes say so; a piece is what lies between two borders.
 """
 
@@ -19,27 +21,39 @@ from torch.nn import functional as F
 
 from rlmem.kernels.episodes import ages, next_age
 from rlmem.kernels.linear_scan import linear_scan
-from rlmem.kernels.titans.reference import Learned, Matrices, Rates, surprise
+from rlmem.kernels.titans.reference import (
+    Learned,
+    Matrices,
+    Rates,
+    pack,
+    recall,
+    surprise,
+    unpack,
+)
+from rlmem.kernels.titans.rule import Rule, orthogonal, retain
 
 
 class Pieces(NamedTuple):
-    """Piece i of row b: tokens, whether an episode begins, whether a chunk does, its length.
+    """Piece i of row b: its first token, whether an episode begins, whether a chunk does, the
+    tokens of the episode before it, its length; all [n, B].
 
-    `token` [n, B, C] are places in the flattened row [B * T] (any, behind the end), the others
-    [n, B]; a row that has fewer pieces than others has empty ones in the end.
+    A row that has fewer pieces than others has empty ones in the end. `inside` [n, B, C] says which
+    of the C tokens from the first on are of the piece.
     """
 
-    token: Tensor
-    inside: Tensor  # [n, B, C]
+    first: Tensor
     begins: Tensor
     opens: Tensor
+    age: Tensor
     length: Tensor
+    inside: Tensor
 
 
 def divide(age: Tensor, start: Tensor, chunk: int) -> Pieces:
     """The pieces of a row."""
     rows, time = start.shape
-    opens = ages(age, start) % chunk == 0
+    age = ages(age, start)
+    opens = age % chunk == 0
     border = opens.clone()
     border[:, 0] = True
     piece = border.long().cumsum(1) - 1
@@ -50,45 +64,71 @@ def divide(age: Tensor, start: Tensor, chunk: int) -> Pieces:
     first.scatter_reduce_(1, piece, place, "amin", include_self=False)
     length = torch.zeros_like(first).scatter_add_(1, piece, torch.ones_like(piece))
     offset = torch.arange(min(chunk, time), device=start.device)
-    token = (first[..., None] + offset).clamp(max=time - 1)
-    token = token + (torch.arange(rows, device=start.device) * time)[:, None, None]
     there = length > 0
     return Pieces(
-        token.transpose(0, 1),
-        (offset < length[..., None]).transpose(0, 1),
+        first.t(),
         (start.gather(1, first) & there).t(),
         (opens.gather(1, first) & there).t(),
+        age.gather(1, first).t(),
         length.t(),
+        (offset < length[..., None]).transpose(0, 1),
     )
 
 
+def taken(x: Tensor, first: Tensor, count: int) -> Tensor:
+    """`count` tokens of [B, N, H, ...] from each `first` [n, B] on, as [n, B, H, count, ...]."""
+    rows, time = x.shape[:2]
+    # Behind the end of a row any token will do.
+    place = (first[..., None] + torch.arange(count, device=x.device)).clamp(max=time - 1)
+    place = place + (torch.arange(rows, device=x.device) * time)[:, None]
+    found = x.flatten(0, 1).index_select(0, place.flatten())
+    return found.view(*place.shape, *x.shape[2:]).transpose(2, 3)
+
+
 class Mix(NamedTuple):
-    """What the weights after each token are made of, for all pieces: [n, B, H, C, ...].
+    """What is kept after each token is made of, for all pieces: [n, B, H, C, ...].
 
     `past` [.., C, 3]: of the first weights, of the first momentum, and the same for momentum
-    itself; `weight` and `momentum` [.., C, C]: of each token's gradient, with its step size.
+    itself; `weight` and `momentum` [.., C, J]: of each token's gradient, with its step size;
+    `pushed` [.., C, C]: of each token's momentum.
     """
 
     past: Tensor
     weight: Tensor
     momentum: Tensor
+    pushed: Tensor
 
 
-def mix(theta: Tensor, eta: Tensor, alpha: Tensor) -> Mix:
-    """The coefficients; rates are [n, B, H, C]."""
-    shape, size = theta.shape, theta.shape[-1]
-    gates = [x.reshape(-1, size, 1) for x in (eta, 1 - alpha)]
+def mix(share: Tensor, step: Tensor, eta: Tensor, alpha: Tensor, pushes: bool) -> Mix:
+    """The coefficients; rates are [n, B, H, C], what token t learns from j `share` [.., C, J].
+
+    `step` is that of each token's momentum; `pushed` is empty unless it `pushes`.
+    """
+    shape, (time, size) = eta.shape, share.shape[-2:]
+    gates = [x.reshape(-1, time, 1) for x in (eta, 1 - alpha)]
     rows = gates[0].shape[0]
     # Column `size` is what the momentum before the piece has become.
-    value = torch.eye(size, size + 1, dtype=theta.dtype, device=theta.device)
+    value = F.pad(share.reshape(rows, time, size), (0, 1))
     h0 = F.pad(value.new_ones(1), (size, 0)).expand(rows, -1)
-    momentum = linear_scan(gates[0], value.expand(rows, -1, -1), h0)
+    momentum = linear_scan(gates[0], value, h0)
     weight = linear_scan(gates[1], momentum)
     keep = gates[1].cumprod(1)
     past = torch.cat([keep, weight[..., size:], momentum[..., size:]], dim=-1)
-    step = theta.reshape(-1, 1, size)
-    parts = past, weight[..., :size] * step, momentum[..., :size] * step
+    pushed = step.new_empty(rows, time, 0)
+    if pushes:
+        pushed = linear_scan(gates[1], torch.diag_embed(step.reshape(rows, time)))
+    parts = past, weight[..., :size], momentum[..., :size], pushed
     return Mix(*(part.reshape(*shape, -1) for part in parts))
+
+
+def visible(pieces: Pieces, window: int) -> Tensor:
+    """Whether token t of a piece learns from token j, [n, B, 1, C, J]; j begins `window` - 1
+    tokens before the piece."""
+    t = torch.arange(pieces.inside.shape[-1], device=pieces.age.device)
+    j = torch.arange(1 - window, len(t), device=t.device)
+    ago = t[:, None] - j
+    known = (ago >= 0) & (ago < window) & (ago <= pieces.age[..., None, None] + t[:, None])
+    return (known & pieces.inside[..., None])[:, :, None]
 
 
 def run(
@@ -99,46 +139,80 @@ def run(
     first: Matrices,
     state: Learned,
     start: Tensor,
-    chunk: int,
-    limit: float | None,
+    rule: Rule,
 ) -> tuple[Tensor, Learned]:
     """Same arguments and result as `rlmem.kernels.titans`; differentiable."""
-    pieces = divide(state.age, start, chunk)
-    flat = pieces.token.flatten()
-    inside = pieces.inside[:, :, None]
-
-    def tokens(x: Tensor) -> Tensor:
-        """[B, T, H, ...] as [n, B, H, C, ...]."""
-        taken = x.flatten(0, 1).index_select(0, flat).view(*pieces.token.shape, *x.shape[2:])
-        return taken.transpose(2, 3)
-
-    theta, eta, alpha = (tokens(rate) for rate in rates)
-    mixed = mix(theta * inside, eta, alpha)
-    last = (pieces.length - 1).clamp(min=0)[:, :, None, None, None]
-    ends = Mix(*(x.take_along_dim(last, 3).squeeze(3) for x in mixed))
+    pieces = divide(state.age, start, rule.chunk)
+    theta, eta, alpha, gamma, delta = rates.filled()
+    row = pack(k, v, gamma, delta)
+    if isinstance(state.recent, Tensor):
+        row = torch.cat([state.recent, row], dim=1)
+    count = pieces.inside.shape[-1]
+    theta, eta, alpha = (taken(x, pieces.first, count) for x in (theta, eta, alpha))
+    known = taken(row, pieces.first, count + rule.window - 1)
+    share = visible(pieces, rule.window) * unpack(known, k.shape[-1])[2][..., None, :]
+    if not rule.orthogonal:
+        share = share * theta[..., None]
+    mixed = mix(share, theta, eta, alpha, not rule.linear)
     weight, momentum, anchor, outputs = state.weight, state.momentum, state.anchor, []
-    for i, (query, key, value) in enumerate(zip(tokens(q), tokens(k), tokens(v), strict=True)):
+    for i, query in enumerate(taken(q, pieces.first, count)):
         begins, opens = (x[i, :, None, None, None] for x in (pieces.begins, pieces.opens))
         weight = tuple(torch.where(begins, w0, w) for w0, w in zip(first, weight, strict=True))
         momentum = tuple(torch.where(begins, 0, s) for s in momentum)
         anchor = tuple(torch.where(opens, w, a) for w, a in zip(weight, anchor, strict=True))
-        factors = surprise(tuple(a[:, :, None] for a in anchor), key, value, limit)
-        outputs.append(read(query, weight, momentum, factors, Mix(*(x[i] for x in mixed))))
+        key, value, _, bound = unpack(known[i], k.shape[-1])
+        factors = surprise(rule, tuple(a[:, :, None] for a in anchor), key, value, bound)
+        here = Mix(*(x[i] for x in mixed))
+        follow = dual if rule.linear else written_out
+        y, moved = follow(rule, query, weight, momentum, factors, here, pieces.length[i])
+        outputs.append(y)
         there = (pieces.length[i] > 0)[:, None, None, None]
-        end = Mix(*(x[i] for x in ends))
-        moved = [
-            advance(*each, end)
-            for each in zip(weight, momentum, factors[::2], factors[1::2], strict=True)
-        ]
         weight = tuple(torch.where(there, new[0], w) for new, w in zip(moved, weight, strict=True))
         momentum = tuple(
             torch.where(there, new[1], s) for new, s in zip(moved, momentum, strict=True)
         )
-    y = torch.stack(outputs).transpose(2, 3).flatten(0, 2)
-    kept = pieces.inside.flatten()
-    order = flat[kept].argsort()
-    y = y[kept][order].view_as(v)
-    return y, Learned(weight, momentum, anchor, next_age(state.age, start))
+    y = together(torch.stack(outputs), pieces).view_as(v)
+    age = next_age(state.age, start)
+    return y, Learned(weight, momentum, anchor, age, remembered(row, rule.window, age))
+
+
+def together(y: Tensor, pieces: Pieces) -> Tensor:
+    """The tokens [n, B, H, C, D] of the pieces as [B * T, H, D], row after row."""
+    rows = y.transpose(0, 1).transpose(2, 3)
+    return rows.flatten(0, 2)[pieces.inside.transpose(0, 1).flatten()]
+
+
+def remembered(row: Tensor, window: int, age: Tensor) -> Tensor | tuple[()]:
+    """The last tokens of a row as `Learned.recent` has them."""
+    if window == 1:
+        return ()
+    ago = torch.arange(window - 1, 0, -1, device=row.device)
+    return torch.where((ago <= age[:, None])[..., None, None], row[:, 1 - window :], 0)
+
+
+Moved = list[tuple[Tensor, Tensor]]
+
+
+def dual(
+    rule: Rule,
+    query: Tensor,
+    weight: Matrices,
+    momentum: Matrices,
+    factors: Matrices,
+    mixed: Mix,
+    length: Tensor,
+) -> tuple[Tensor, Moved]:
+    """What queries [B, H, C, D] read, and weights and momentum after the piece."""
+    y = read(query, weight, momentum, factors, mixed)
+    end = Mix(*(after(x, length) for x in mixed))
+    parts = zip(weight, momentum, factors[::2], factors[1::2], strict=True)
+    return y, [advance(*part, end) for part in parts]
+
+
+def after(x: Tensor, length: Tensor) -> Tensor:
+    """The last entry of each piece, [B, H, ...] of [B, H, C, ...]."""
+    last = (length - 1).clamp(min=0).view(-1, *(1,) * (x.dim() - 1))
+    return x.take_along_dim(last, 2).squeeze(2)
 
 
 def read(x: Tensor, weight: Matrices, momentum: Matrices, factors: Matrices, mixed: Mix) -> Tensor:
@@ -161,3 +235,36 @@ def advance(
     learned = (seen * end.weight[..., None]).mT @ wrong
     pushed = (seen * end.momentum[..., None]).mT @ wrong
     return keep * weight + carry * momentum - learned, persist * momentum - pushed
+
+
+def written_out(
+    rule: Rule,
+    query: Tensor,
+    weight: Matrices,
+    momentum: Matrices,
+    factors: Matrices,
+    mixed: Mix,
+    length: Tensor,
+) -> tuple[Tensor, Moved]:
+    """As `dual`, by the matrices [B, H, C, in, out] after each token."""
+    keep, carry, persist = mixed.past[..., None, None].unbind(-3)
+    kept: list[Tensor] = []
+    moved: Moved = []
+    for w, s, seen, wrong in zip(weight, momentum, factors[::2], factors[1::2], strict=True):
+        gradient = seen[..., :, None] * wrong[..., None, :]
+        if rule.orthogonal:
+            pace = persist * s[:, :, None] - blend(mixed.momentum, gradient)
+            pushed = orthogonal(pace, rule.orthogonal)
+            held = keep * w[:, :, None] + blend(mixed.pushed, pushed)
+            last = after(pace, length)
+        else:
+            held = keep * w[:, :, None] + carry * s[:, :, None] - blend(mixed.weight, gradient)
+            last = advance(w, s, seen, wrong, Mix(*(after(x, length) for x in mixed)))[1]
+        kept.append(held)
+        moved.append((after(held, length), last))
+    return recall(tuple(retain(rule, each) for each in kept), query), moved
+
+
+def blend(coefficients: Tensor, matrices: Tensor) -> Tensor:
+    """Sums of matrices [B, H, J, in, out] by [B, H, C, J]."""
+    return (coefficients @ matrices.flatten(-2)).unflatten(-1, matrices.shape[-2:])

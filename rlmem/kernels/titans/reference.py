@@ -8,28 +8,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlmem.kernels.titans.rule import PLAIN, Rule, cut, orthogonal, retain, slope
+
 Matrices = tuple[Tensor, ...]
 
 
 class Learned(NamedTuple):
     """An inner memory while it learns: one matrix per layer, or two, each [B, H, in, out].
 
-    `anchor` are the weights at the beginning of the chunk that is open, at which all of its
-    gradients are taken; `age` [B] (int64) counts the tokens of the episode.
+    `weight` is what was accumulated, from which the rule's retention makes the weights; `anchor`
+    the same at the beginning of the chunk that is open, at which all of its gradients are taken.
+    `age` [B] (int64) counts the tokens of the episode. `recent` [B, window - 1, H, K + V + 2] holds
+    keys, values, gamma and delta of the tokens that are learned from again, zeros where there were
+    none yet; nothing if the window is 1.
     """
 
     weight: Matrices
     momentum: Matrices
     anchor: Matrices
     age: Tensor
+    recent: Tensor | tuple[()] = ()
 
 
 class Rates(NamedTuple):
-    """How a token is learned, each [*N, H]: step size theta, momentum eta, forgetting alpha."""
+    """How a token is learned, each [*N, H]: step size theta, momentum eta, forgetting alpha.
+
+    `gamma` is what a token counts in the windows that it is in, and `delta` the error from which
+    on Huber's loss is linear (None: 1).
+    """
 
     theta: Tensor
     eta: Tensor
     alpha: Tensor
+    gamma: Tensor | None = None
+    delta: Tensor | None = None
+
+    def filled(self) -> tuple[Tensor, ...]:
+        """All five."""
+        one = torch.ones_like(self.theta)
+        gamma, delta = (one if each is None else each for each in self[3:])
+        return *self[:3], gamma, delta
 
 
 def recall(weight: Matrices, x: Tensor) -> Tensor:
@@ -44,45 +62,61 @@ def gelu_slope(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(x * 0.7071067811865476)) + x * density
 
 
-def surprise(weight: Matrices, key: Tensor, value: Tensor, limit: float | None) -> Matrices:
-    """The factors of the gradients of `|M(key) - value|^2`, which are outer products.
+def surprise(rule: Rule, kept: Matrices, key: Tensor, value: Tensor, delta: Tensor) -> Matrices:
+    """The factors of the gradients of the loss at the weights, which are outer products.
 
-    For each matrix what it read, and the error that came back to it, no longer than `limit`.
+    For each matrix what it read, and the error that came back to it, no longer than the limit.
+    `kept` is what was accumulated.
     """
+    weight = tuple(retain(rule, each) for each in kept)
     hidden = torch.einsum("...d,...df->...f", key, weight[0])
     if len(weight) == 1:
-        return key, cut(2 * (hidden - value), limit)
+        return key, cut(slope(rule, hidden - value, delta), rule.limit)
     seen = F.gelu(hidden)
-    wrong = cut(2 * (torch.einsum("...f,...fd->...d", seen, weight[1]) - value), limit)
+    error = torch.einsum("...f,...fd->...d", seen, weight[1]) - value
+    wrong = cut(slope(rule, error, delta), rule.limit)
     back = torch.einsum("...d,...fd->...f", wrong, weight[1]) * gelu_slope(hidden)
-    return key, cut(back, limit), seen, wrong
+    return key, cut(back, rule.limit), seen, wrong
 
 
-def cut(error: Tensor, limit: float | None) -> Tensor:
-    """Errors that are longer than `limit` are cut to that length."""
-    if limit is None:
-        return error
-    # The clamp keeps the gradient of the norm finite where nothing is wrong.
-    length = error.square().sum(-1, keepdim=True).clamp(min=limit * limit).sqrt()
-    return error * (limit / length)
+def pack(k: Tensor, v: Tensor, gamma: Tensor, delta: Tensor) -> Tensor:
+    """Tokens as `Learned.recent` holds them."""
+    return torch.cat([k, v, gamma[..., None], delta[..., None]], dim=-1)
+
+
+def unpack(tokens: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Keys, whose length is `size`, values, gamma and delta."""
+    k, v, last = tokens.split([size, tokens.shape[-1] - size - 2, 2], dim=-1)
+    return k, v, last[..., 0], last[..., 1]
 
 
 def learn(
-    q: Tensor, k: Tensor, v: Tensor, rates: Rates, state: Learned, chunk: int, limit: float | None
+    q: Tensor, k: Tensor, v: Tensor, rates: Rates, state: Learned, rule: Rule
 ) -> tuple[Tensor, Learned]:
     """One token [B, H, D] for each row: what is answered to `q` after `k -> v` was learned."""
-    opens = (state.age % chunk == 0)[:, None, None, None]
+    opens = (state.age % rule.chunk == 0)[:, None, None, None]
     anchor = tuple(
         torch.where(opens, w, a) for w, a in zip(state.weight, state.anchor, strict=True)
     )
-    factors = surprise(anchor, k, v, limit)
-    theta, eta, alpha = (rate[..., None, None] for rate in rates)
+    theta, eta, alpha, gamma, delta = rates.filled()
+    tokens, recent = pack(k, v, gamma, delta)[:, None], state.recent
+    if isinstance(recent, Tensor):
+        tokens, recent = (torch.cat([x, tokens], dim=1) for x in (recent, recent[:, 1:]))
+    key, value, gamma, delta = unpack(tokens.transpose(1, 2), k.shape[-1])
+    factors = surprise(rule, tuple(a[:, :, None] for a in anchor), key, value, delta)
+    theta, eta, alpha = (rate[..., None, None] for rate in (theta, eta, alpha))
+    # A step of the size theta, of which orthogonal momentum would know nothing.
+    inner, outer = (torch.ones_like(theta), theta) if rule.orthogonal else (theta, 1.0)
     momentum = tuple(
-        eta * s - theta * read[..., :, None] * wrong[..., None, :]
+        eta * s - inner * ((read * gamma[..., None]).mT @ wrong)
         for s, read, wrong in zip(state.momentum, factors[::2], factors[1::2], strict=True)
     )
-    weight = tuple((1 - alpha) * w + s for w, s in zip(state.weight, momentum, strict=True))
-    return recall(weight, q), Learned(weight, momentum, anchor, state.age + 1)
+    weight = tuple(
+        (1 - alpha) * w + outer * (orthogonal(s, rule.orthogonal) if rule.orthogonal else s)
+        for w, s in zip(state.weight, momentum, strict=True)
+    )
+    y = recall(tuple(retain(rule, w) for w in weight), q)
+    return y, Learned(weight, momentum, anchor, state.age + 1, recent)
 
 
 def titans_reference(
@@ -93,25 +127,26 @@ def titans_reference(
     first: Matrices,
     state: Learned,
     start: Tensor,
-    chunk: int = 1,
-    limit: float | None = None,
+    rule: Rule = PLAIN,
 ) -> tuple[Tensor, Learned]:
     """Same arguments and result as `rlmem.kernels.titans`."""
     outputs = []
     for t in range(q.shape[1]):
         state = begin(first, state, start[:, t])
-        now = Rates(*(rate[:, t] for rate in rates))
-        y, state = learn(q[:, t], k[:, t], v[:, t], now, state, chunk, limit)
+        now = Rates(*(rate[:, t] for rate in rates.filled()))
+        y, state = learn(q[:, t], k[:, t], v[:, t], now, state, rule)
         outputs.append(y)
     return torch.stack(outputs, 1), state
 
 
 def begin(first: Matrices, state: Learned, start: Tensor) -> Learned:
-    """Where `start` [B], the first weights, no momentum and age 0."""
+    """Where `start` [B], the first weights, no momentum, age 0 and no tokens."""
     begins = start[:, None, None, None]
+    recent = state.recent
     return Learned(
         tuple(torch.where(begins, w0, w) for w0, w in zip(first, state.weight, strict=True)),
         tuple(torch.where(begins, 0, s) for s in state.momentum),
         tuple(torch.where(begins, w0, a) for w0, a in zip(first, state.anchor, strict=True)),
         torch.where(start, 0, state.age),
+        torch.where(begins, 0, recent) if isinstance(recent, Tensor) else (),
     )

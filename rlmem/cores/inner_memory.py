@@ -1,0 +1,190 @@
+"""The neural memory of Titans and its family: heads that each learn a map from keys to values.
+
+    q, k, v = silu(conv(W x)), q and k of length 1;   theta, eta, alpha = s(W x + b) of each head
+    y = W_out(norm(M(q)) * silu(W_g x)), after the inner memory M learned k -> v
+
+The inner memory and how it learns is `rlmem.kernels.titans`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlmem import tree
+from rlmem.cores.base import MemoryCore
+from rlmem.cores.conv import ShortConv
+from rlmem.cores.heads import HeadNorm, split
+from rlmem.errors import UsageError, at_least, positive
+from rlmem.kernels import titans
+from rlmem.kernels.titans import Learned, Rates, Rule, learn
+
+
+class InnerMemory(nn.Module):
+    """What learns at test time, from projections to the answer.
+
+    Weights and anchor of a state are held as what they differ from those at an episode's beginning,
+    so that a state of zeros is the initial one. Without `momentum` eta is 0.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        heads: int,
+        depth: int,
+        expand: int,
+        conv_size: int,
+        rule: Rule,
+        momentum: bool = True,
+    ) -> None:
+        super().__init__()
+        if depth not in (1, 2):
+            raise UsageError(f"depth must be 1 (linear) or 2, not {depth}")
+        self.rule, self.heads, self.momentum = _checked(rule), positive("heads", heads), momentum
+        size = -(-output_size // heads)
+        width = heads * size
+        self.project = nn.Linear(input_size, 3 * width, bias=False)
+        self.conv = ShortConv(3 * width, conv_size)
+        # First step size, forgetting and momentum: 0.1, 0.01 and 0.1; a window counts as one token
+        # at first, and an error is long from 1 on.
+        begin = {"theta": -2.2, "alpha": -4.6}
+        begin |= {"eta": -2.2} if momentum else {}
+        begin |= {"gamma": -math.log(rule.window - 1)} if rule.window > 1 else {}
+        begin |= {"delta": 0.54} if rule.bias == "huber" else {}
+        self.rated = tuple(begin)
+        self.rates = nn.Linear(input_size, len(begin) * heads)
+        with torch.no_grad():
+            self.rates.weight.mul_(0.1)
+            self.rates.bias.copy_(torch.tensor([*begin.values()]).repeat_interleave(heads))
+        inner = positive("expand", expand) * size
+        shapes = [(size, size)] if depth == 1 else [(size, inner), (inner, size)]
+        # Logarithms of weights that differ; otherwise weights that keep a length.
+        scales = [1.0 if rule.retention == "kl" else 1 / math.sqrt(rows) for rows, _ in shapes]
+        self.first = nn.ParameterList(
+            nn.Parameter(scale * torch.randn(heads, *shape))
+            for scale, shape in zip(scales, shapes, strict=True)
+        )
+        # Answers that are nearly the same for all units would magnify what rounding makes of them.
+        self.norm = HeadNorm(heads, size, eps=1e-2)
+        self.gate = nn.Linear(input_size, width, bias=False)
+        self.out = nn.Linear(width, output_size, bias=False)
+
+    def empty(self, rows: int, zeros: Tensor) -> tuple[Tensor, Learned]:
+        """The window and the inner memory before an episode's first step; `zeros` is like them."""
+        window = zeros.new_zeros(rows, self.conv.size - 1, self.conv.channels)
+        weight, momentum, anchor = (
+            tuple(zeros.new_zeros(rows, *w.shape) for w in self.first) for _ in range(3)
+        )
+        learned = Learned(weight, momentum, anchor, zeros.new_zeros(rows, dtype=torch.int64))
+        if self.rule.window > 1:
+            size = 2 * self.first[0].shape[1] + 2
+            recent = zeros.new_zeros(rows, self.rule.window - 1, self.heads, size)
+            learned = learned._replace(recent=recent)
+        return window, learned
+
+    def step(
+        self, x: Float[Tensor, "B I"], window: Tensor, learned: Learned
+    ) -> tuple[Float[Tensor, "B O"], Tensor, Learned]:
+        """One step: the answer, the next window and memory."""
+        seen, window = self.conv.step(self.project(x), window)
+        state, rates = self._shift(learned, 1), self._rates(x, window.dtype)
+        m, state = learn(*self._qkv(seen), rates, state, self.rule)
+        return self._answer(m, x), window, self._shift(state, -1)
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], window: Tensor, learned: Learned, start: Tensor
+    ) -> tuple[Float[Tensor, "B T O"], Tensor, Learned]:
+        """A row: the answers, the next window and memory."""
+        seen, window = self.conv.scan(self.project(x), window, start)
+        state, rates, first = self._shift(learned, 1), self._rates(x, window.dtype), self._first()
+        m, state = titans(*self._qkv(seen), rates, first, state, start, self.rule)
+        return self._answer(m, x), window, self._shift(state, -1)
+
+    def _first(self) -> tuple[Tensor, ...]:
+        return tuple(self.first)
+
+    def _qkv(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = (split(part, self.heads) for part in F.silu(seen).chunk(3, dim=-1))
+        return F.normalize(q, dim=-1), F.normalize(k, dim=-1), v
+
+    def _rates(self, x: Tensor, dtype: torch.dtype) -> Rates:
+        parts = self.rates(x).to(dtype).chunk(len(self.rated), dim=-1)
+        rates = {
+            name: F.softplus(part) if name == "delta" else torch.sigmoid(part)
+            for name, part in zip(self.rated, parts, strict=True)
+        }
+        return Rates(**{"eta": torch.zeros_like(parts[0]), **rates})
+
+    def _answer(self, m: Tensor, x: Tensor) -> Tensor:
+        return self.out(self.norm(m) * F.silu(self.gate(x)))
+
+    def _shift(self, learned: Learned, sign: int) -> Learned:
+        """From differences to weights (1), and back (-1)."""
+        first = self._first()
+        return learned._replace(
+            weight=tree.map(lambda w, w0: w + sign * w0, learned.weight, first),
+            anchor=tree.map(lambda w, w0: w + sign * w0, learned.anchor, first),
+        )
+
+
+class LearningState(NamedTuple):
+    """What the convolution saw last, and the inner memory."""
+
+    window: Tensor
+    learned: Learned
+
+
+class LearningCore(MemoryCore[LearningState]):
+    """The inner memory as a core."""
+
+    forgets_nonfinite = False  # a weight of 0 times a NaN is a NaN
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None,
+        heads: int,
+        depth: int,
+        expand: int,
+        conv_size: int,
+        rule: Rule,
+        momentum: bool = True,
+    ) -> None:
+        super().__init__(input_size, output_size)
+        sizes = self.input_size, self.output_size
+        self.inner = InnerMemory(*sizes, heads, depth, expand, conv_size, rule, momentum)
+
+    def initial_state(self, batch_size: int) -> LearningState:
+        return LearningState(*self.inner.empty(batch_size, self.zeros(0)))
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: LearningState
+    ) -> tuple[Float[Tensor, "B O"], LearningState]:
+        y, window, learned = self.inner.step(x, *state)
+        return y, LearningState(window, learned)
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: LearningState, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], LearningState]:
+        y, window, learned = self.inner.scan(x, *state, start)
+        return y, LearningState(window, learned)
+
+
+def _checked(rule: Rule) -> Rule:
+    """The rule, if a user's options made a sensible one."""
+    positive("chunk", rule.chunk)
+    positive("window", rule.window)
+    at_least("orthogonal", rule.orthogonal, 0)
+    if rule.limit is not None and rule.limit <= 0:
+        raise UsageError(f"limit must be positive or null, not {rule.limit}")
+    if rule.power < 1:
+        raise UsageError(f"power must be at least 1, not {rule.power}")
+    if rule.norm < 2:
+        raise UsageError(f"norm must be at least 2, not {rule.norm}")
+    return rule
