@@ -94,8 +94,9 @@ def average_scan(
     gate = keep[..., None].expand_as(sums)
     h = linear_scan(gate.flatten(2), sums.flatten(2), first.flatten(1), start)
     h = h.unflatten(-1, first.shape[1:])
-    last = h[:, -1].clone()
-    return h[..., 1:] / h[..., :1], Average(m[:, -1].clone(), last[..., 0], last[..., 1:])
+    # Copies, so that a state kept for the next row does not keep this whole row alive.
+    final = Average(*(x[:, -1].clone() for x in (m, h[..., 0], h[..., 1:])))
+    return h[..., 1:] / h[..., :1], final
 
 
 @register("aaren")

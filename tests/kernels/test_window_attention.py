@@ -169,3 +169,12 @@ def test_wrong_arguments_are_named(index: int, wrong: Tensor | None, message: st
     arguments[index] = wrong
     with pytest.raises(ValueError, match=message):
         window_attention(*arguments)
+
+
+def test_autocast_leaves_the_products_in_float32() -> None:
+    arguments = given(40, 8, relative=True, dtype=torch.float32)
+    grad = torch.randn(2, 40, 2, 4)
+    want = results(window_attention, arguments, grad)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = results(window_attention, arguments, grad)
+    torch.testing.assert_close(got, want)

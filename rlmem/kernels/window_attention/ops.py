@@ -70,3 +70,8 @@ def _backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 
 attend.register_autograd(_backward, setup_context=_setup)
+
+# Without this the matrix products inside would run in bfloat16 under autocast.
+for _device in ("cpu", "cuda"):
+    attend.register_autocast(_device, torch.float32)
+    attend_backward.register_autocast(_device, torch.float32)
