@@ -78,8 +78,16 @@ class WindowAttention(nn.Module):
         self, x: Float[Tensor, "B W"], cache: Cache, count: Int[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B W"], Cache]:
         """One step and the next memory."""
-        query, key, value = self._project(x, cache.key.dtype)
-        slots = torch.arange(self.memory, device=x.device)
+        scores, values, held = self.look(*self._project(x, cache.key.dtype), cache, count)
+        y = torch.einsum("bhm,bmhd->bhd", scores.softmax(-1), values)
+        return self.out(y.flatten(1).to(x.dtype)), held
+
+    def look(
+        self, query: Tensor, key: Tensor, value: Tensor, cache: Cache, count: Tensor
+    ) -> tuple[Tensor, Tensor, Cache]:
+        """Scores [B, H, M+1] and values [B, M+1, H, D] of this step, whose key and value are
+        given, and of those in the memory; and the next memory."""
+        slots = torch.arange(self.memory, device=query.device)
         ago = (count[:, None] - 1 - slots) % self.memory + 1
         # The step itself is the first of its keys, at distance 0.
         keys = torch.cat([key[:, None], cache.key], dim=1)
@@ -87,13 +95,12 @@ class WindowAttention(nn.Module):
         ago = torch.cat([torch.zeros_like(ago[:, :1]), ago], dim=1)
         scores = self._scores(query, keys, ago) * self.size**-0.5
         scores = scores.masked_fill((ago > count[:, None])[:, None], -torch.inf)
-        y = torch.einsum("bhm,bmhd->bhd", scores.softmax(-1), values)
         here = (slots == (count % self.memory)[:, None])[..., None, None]
         held = Cache(
             torch.where(here, key[:, None], cache.key),
             torch.where(here, value[:, None], cache.value),
         )
-        return self.out(y.flatten(1).to(x.dtype)), held
+        return scores, values, held
 
     def scan(
         self,
@@ -112,9 +119,10 @@ class WindowAttention(nn.Module):
         y = window_attention(*self._asked(query, keys), values, alive, start, *self._places(query))
         return self.out(y.flatten(2).to(x.dtype)), self._keep(keys, values, count, start)
 
-    def _project(self, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    def _project(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value [*N, H, D]."""
-        return [split(part, self.heads) for part in self.qkv(x).to(dtype).chunk(3, dim=-1)]
+        query, key, value = self.qkv(x).to(dtype).chunk(3, dim=-1)
+        return split(query, self.heads), split(key, self.heads), split(value, self.heads)
 
     def _distances(self, like: Tensor) -> Tensor:
         """The projected embeddings of the distances 0..M, [M+1, H, D]."""

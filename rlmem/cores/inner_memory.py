@@ -22,7 +22,7 @@ from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import HeadNorm, split
 from rlmem.errors import UsageError, at_least, positive
 from rlmem.kernels import titans
-from rlmem.kernels.titans import Learned, Rates, Rule, learn
+from rlmem.kernels.titans import Learned, Rates, Rule, learn, opened, recall, retain
 
 
 class InnerMemory(nn.Module):
@@ -106,6 +106,13 @@ class InnerMemory(nn.Module):
         m, state = titans(*self._qkv(seen), rates, first, state, start, self.rule)
         return self._answer(m, x), window, self._shift(state, -1)
 
+    def recall(self, query: Float[Tensor, "B W"], learned: Learned) -> Float[Tensor, "B O"]:
+        """What the memory answers as it was when the chunk of the next step opened."""
+        state = self._shift(learned, 1)
+        weight = tuple(retain(self.rule, each) for each in opened(state, self.rule.chunk))
+        asked = F.normalize(split(F.silu(query).to(weight[0].dtype), self.heads), dim=-1)
+        return self.out(self.norm(recall(weight, asked)).to(query.dtype))
+
     def _first(self) -> tuple[Tensor, ...]:
         return tuple(self.first)
 
@@ -180,7 +187,7 @@ def _checked(rule: Rule) -> Rule:
     """The rule, if a user's options made a sensible one."""
     positive("chunk", rule.chunk)
     positive("window", rule.window)
-    at_least("orthogonal", rule.orthogonal, 0)
+    at_least("muon_steps", rule.orthogonal, 0)
     if rule.limit is not None and rule.limit <= 0:
         raise UsageError(f"limit must be positive or null, not {rule.limit}")
     if rule.power < 1:

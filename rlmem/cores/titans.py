@@ -3,8 +3,13 @@
     memory (LMM): y = InnerMemory(x)                        (section 4.4; `cores/inner_memory.py`)
     layer (MAL):  y = Attention(LMM(x))                                             (section 4.3)
     gate (MAG):   y = LN(Attention(x)) * s(LN(LMM(x)))                              (section 4.2)
+    context (MAC): h = M(q(x)),  a = Attention(learned tokens, h, x),  y = LN(a) * s(LN(LMM(a)))
+                                                                                    (section 4.1)
 
-The attention is a window that slides, as in `transformer_xl`. The paper says that outputs of the
+The attention is a window that slides, as in `transformer_xl`; in MAC it has two keys per step, x
+and the h that was recalled at it. There the paper works by segments, asks the memory that the past
+ones have left, and lets it learn what the attention found. A segment is a chunk of the memory here:
+h comes from the weights with which the chunk opened. The paper says that outputs of the
 two branches of MAG are normalised and go through a nonlinearity before they are multiplied, and not
 which: here it is a sigmoid for the memory's, which makes it a gate.
 """
@@ -19,24 +24,31 @@ from torch import Tensor, nn
 
 from rlmem.cores.attention import Cache, WindowAttention
 from rlmem.cores.base import MemoryCore, register
+from rlmem.cores.context_attention import Caches, ContextAttention
 from rlmem.cores.inner_memory import InnerMemory
 from rlmem.errors import unknown
 from rlmem.kernels.titans import Learned, Rule
 
-USES = ("memory", "layer", "gate")
+USES = ("memory", "layer", "gate", "context")
 
 
 class TitansState(NamedTuple):
-    """What the convolution saw last, the inner memory, and that of the attention (or nothing)."""
+    """What the convolution saw last, the inner memory, and those of the attention (if any)."""
 
     window: Tensor
     learned: Learned
-    cache: Cache | tuple[()]
+    cache: Cache | Caches | tuple[()]
 
 
 @register("titans")
 class Titans(MemoryCore[TitansState]):
-    """The inner memory alone, or beside or under attention over the last `memory` steps."""
+    """The inner memory alone, or with attention over the last `memory` steps: beside it, below
+    it, or asked by it.
+
+    As context its `scan` is the fold of `step`: what is recalled in a chunk depends on all that
+    was written before it, and what is written on what was recalled, so that no chunk can be
+    computed beside another.
+    """
 
     forgets_nonfinite = False  # a weight of 0 times a NaN is a NaN
 
@@ -53,6 +65,7 @@ class Titans(MemoryCore[TitansState]):
         conv_size: int = 4,
         limit: float | None = 4.0,
         memory: int = 32,
+        persistent: int = 4,
     ) -> None:
         super().__init__(input_size, output_size)
         if use not in USES:
@@ -62,40 +75,51 @@ class Titans(MemoryCore[TitansState]):
             nn.Identity() if self.input_size == width else nn.Linear(self.input_size, width)
         )
         self.inner = InnerMemory(width, width, heads, depth, expand, conv_size, Rule(chunk, limit))
-        if use != "memory":
+        if use in ("layer", "gate"):
             self.attention = WindowAttention(width, heads, memory, "relative")
-        if use == "gate":
+        if use == "context":
+            self.context = ContextAttention(width, heads, memory, persistent)
+            self.ask = nn.Linear(width, self.inner.norm.weight.numel(), bias=False)
+        if use in ("gate", "context"):
             self.attention_norm, self.memory_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def initial_state(self, batch_size: int) -> TitansState:
         zeros = self.zeros(0)
         window, learned = self.inner.empty(batch_size, zeros)
-        cache = () if self.use == "memory" else self.attention.empty(batch_size, zeros)
+        cache: Cache | Caches | tuple[()] = ()
+        if self.use != "memory":
+            of = self.context.empties if self.use == "context" else self.attention.empty
+            cache = of(batch_size, zeros)
         return TitansState(window, learned, cache)
 
     def update(
         self, x: Float[Tensor, "B I"], state: TitansState
     ) -> tuple[Float[Tensor, "B O"], TitansState]:
         x = self.embed(x)
+        cache, count = state.cache, state.learned.age
+        if cache and not isinstance(cache, Cache):
+            recalled = self.inner.recall(self.ask(x), state.learned)
+            x, cache = self.context.step_with(x, recalled, cache, count)
         m, window, learned = self.inner.step(x, state.window, state.learned)
-        if not isinstance(state.cache, Cache):
-            return m, TitansState(window, learned, ())
-        looked = m if self.use == "layer" else x
-        y, cache = self.attention.step(looked, state.cache, state.learned.age)
+        y = x
+        if isinstance(cache, Cache):
+            y, cache = self.attention.step(m if self.use == "layer" else x, cache, count)
         return self._join(m, y), TitansState(window, learned, cache)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: TitansState, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], TitansState]:
+        if self.use == "context":
+            return super().scan(x, state, start)
         x = self.embed(x)
         m, window, learned = self.inner.scan(x, state.window, state.learned, start)
-        if not isinstance(state.cache, Cache):
-            return m, TitansState(window, learned, ())
-        looked = m if self.use == "layer" else x
-        y, cache = self.attention.scan(looked, state.cache, state.learned.age, start)
+        y, cache, count = x, state.cache, state.learned.age
+        if isinstance(cache, Cache):
+            looked = m if self.use == "layer" else x
+            y, cache = self.attention.scan(looked, cache, count, start)
         return self._join(m, y), TitansState(window, learned, cache)
 
     def _join(self, m: Tensor, y: Tensor) -> Tensor:
-        if self.use == "layer":
-            return y
+        if self.use in ("memory", "layer"):
+            return m if self.use == "memory" else y
         return self.attention_norm(y) * torch.sigmoid(self.memory_norm(m))

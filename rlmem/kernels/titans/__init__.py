@@ -13,6 +13,7 @@ from rlmem.kernels.titans.reference import (
     Rates,
     begin,
     learn,
+    opened,
     recall,
     titans_reference,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Rule",
     "begin",
     "learn",
+    "opened",
     "recall",
     "retain",
     "titans",

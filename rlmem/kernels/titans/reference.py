@@ -90,14 +90,17 @@ def unpack(tokens: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return k, v, last[..., 0], last[..., 1]
 
 
+def opened(state: Learned, chunk: int) -> Matrices:
+    """The anchor of the next token: what was kept when the chunk that it is in opened."""
+    opens = (state.age % chunk == 0)[:, None, None, None]
+    return tuple(torch.where(opens, w, a) for w, a in zip(state.weight, state.anchor, strict=True))
+
+
 def learn(
     q: Tensor, k: Tensor, v: Tensor, rates: Rates, state: Learned, rule: Rule
 ) -> tuple[Tensor, Learned]:
     """One token [B, H, D] for each row: what is answered to `q` after `k -> v` was learned."""
-    opens = (state.age % rule.chunk == 0)[:, None, None, None]
-    anchor = tuple(
-        torch.where(opens, w, a) for w, a in zip(state.weight, state.anchor, strict=True)
-    )
+    anchor = opened(state, rule.chunk)
     theta, eta, alpha, gamma, delta = rates.filled()
     tokens, recent = pack(k, v, gamma, delta)[:, None], state.recent
     if isinstance(recent, Tensor):
