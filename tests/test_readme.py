@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import subprocess
@@ -76,6 +77,22 @@ def test_tables_are_those_that_the_scripts_wrote() -> None:
         assert text == (ROOT / "docs" / "results" / f"{name}.md").read_text().strip(), name
 
 
+def named_in(section: str) -> set[str]:
+    """What the first column of a section's table names."""
+    table = TEXT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| `.*?\|", table, re.M))))
+
+
+def yaml(group: str) -> set[str]:
+    return {path.stem for path in (ROOT / "rlmem/configs" / group).glob("*.yaml")}
+
+
 def test_every_core_is_in_the_table_of_cores() -> None:
-    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", TEXT, re.M))))
-    assert named == {path.stem for path in (ROOT / "rlmem/configs/core").glob("*.yaml")} - {"s4"}
+    assert named_in("Memory cores") == yaml("core") - {"s4"}
+
+
+def test_every_environment_is_in_the_table_of_environments() -> None:
+    named, there = named_in("Environments"), yaml("env")
+    found = {pattern: fnmatch.filter(there, pattern) for pattern in named}
+    assert all(found.values())
+    assert set().union(*found.values()) == there
