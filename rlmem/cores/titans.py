@@ -110,7 +110,9 @@ class Titans(MemoryCore[TitansState]):
         self, x: Float[Tensor, "B T I"], state: TitansState, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], TitansState]:
         if self.use == "context":
-            return super().scan(x, state, start)
+            y, state = super().scan(x, state, start)
+            # A copy: the convolution's last step leaves a view of one input more.
+            return y, state._replace(window=state.window.clone())
         x = self.embed(x)
         m, window, learned = self.inner.scan(x, state.window, state.learned, start)
         y, cache, count = x, state.cache, state.learned.age
