@@ -6,7 +6,10 @@ scores inside the window.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import product
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +28,8 @@ def torchs(
 ) -> Tensor:
     """`scaled_dot_product_attention`, which takes positions and episodes as one large bias."""
     time, past = start.shape[1], alive.shape[1]
-    distance = torch.arange(past, past + time)[:, None] - torch.arange(past + time)
+    place = torch.arange(past + time, device=q.device)
+    distance = place[past:, None] - place
     segment = segments(alive, start)
     seen = (segment[:, past:, None] == segment[:, None, :]) & (distance >= 0) & (distance <= past)
     by_distance = torch.einsum("bthd,phd->bhtp", at, relative) * q.shape[-1] ** -0.5
@@ -72,6 +76,38 @@ class WindowAttention(Op):
         past = case.shape[4]
         # Two products for the scores and one with the values, 2 M D each.
         return Work(elements, 4 * 5 * elements * times, 6 * elements * (past + 1) * times)
+
+    def modules(self) -> tuple[ModuleType, ModuleType]:
+        from rlmem.kernels.window_attention import gpu, gpu_kernels
+
+        return gpu, gpu_kernels
+
+    def launch(self, dtype: torch.dtype, odd: bool) -> None:
+        sizes = (16, 32, 64, 128)
+        for size, relative in product(sizes, (True, False)):
+            launch(size, relative)
+
+    def describe(
+        self, tensors: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[torch.dtype, dict[str, object]]:
+        given = "relative" if tensors["by_offset"] is not None else ""
+        return tensors["query"].dtype, {
+            "block": "x".join(str(options[name]) for name in ("BT", "BJ", "W")),
+            "given": given,
+        }
+
+
+def launch(size: int, relative: bool, past: int = 64) -> None:
+    """Forward and backward over a memory of `past` positions."""
+    from rlmem.kernels.window_attention import gpu
+
+    query, grad, y = torch.zeros(3, 2, 70, 2, size)
+    key, value = torch.zeros(2, 2, past + 70, 2, size)
+    segment, none = torch.zeros(2, past + 70, dtype=torch.int64), query.new_empty(0)
+    places = (torch.zeros_like(query), torch.zeros(past + 1, 2, size)) if relative else (none, none)
+    inputs = (query, key, value, *places, segment)
+    _, log_sum = gpu.forward(*inputs)
+    gpu.backward(grad, y, log_sum, *inputs)
 
 
 OP = WindowAttention()

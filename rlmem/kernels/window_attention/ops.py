@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ _BACKWARD = (
     f"(Tensor grad_y, Tensor y, Tensor log_sum, {_INPUTS}) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+WIDEST = 128  # numbers of a key or a value that a Triton kernel holds in registers
 _define = partial(torch.library.custom_op, mutates_args=())
 
 
@@ -43,6 +45,26 @@ def attend_backward(
 ) -> Grads:
     """Gradients for query, key, value, at and relative."""
     return blocks.backward(grad_y, y, log_sum, query, key, value, at, relative, segment)
+
+
+def _form(query: Tensor, value: Tensor) -> ModuleType:
+    """What does this on a GPU: the Triton kernels, or the blocks of torch for what they lack."""
+    from rlmem.kernels.window_attention import gpu
+
+    narrow = max(query.shape[-1], value.shape[-1]) <= WIDEST
+    return gpu if query.dtype == torch.float32 and narrow else blocks
+
+
+@attend.register_kernel("cuda")
+def _attend_cuda(
+    query: Tensor, key: Tensor, value: Tensor, at: Tensor, relative: Tensor, segment: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _form(query, value).forward(query, key, value, at, relative, segment)
+
+
+@attend_backward.register_kernel("cuda")
+def _attend_backward_cuda(grad_y: Tensor, y: Tensor, log_sum: Tensor, *inputs: Tensor) -> Grads:
+    return _form(inputs[0], inputs[2]).backward(grad_y, y, log_sum, *inputs)
 
 
 @attend.register_fake

@@ -1,0 +1,13 @@
+"""The Triton kernels of attention over a window, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kernels.interpreter import run_interpreted
+
+pytest.importorskip("triton", "3.9", reason="older interpreters mistake scalar conditions")
+
+
+def test_kernels_in_the_interpreter() -> None:
+    run_interpreted("test_window_attention_triton.py", at_least=14)
