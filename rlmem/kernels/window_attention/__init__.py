@@ -34,8 +34,9 @@ def window_attention(
     2019, arXiv 1901.02860, section 3.3) are `query = q + u`, `position_query = q + v`.
 
     The window slides: every position sees M others, whatever the row's borders are. Memory is
-    O(T) between forward and backward, and O(M) times a block of positions within them. Computed in
-    float32, or float64 where an input is; the result has the promoted dtype of the inputs.
+    O(T) between forward and backward, and O(M) times a block of positions within them, or times all
+    of them where the kernels for GPUs take `relative`. Computed in float32, or float64 where an
+    input is; the result has the promoted dtype of the inputs.
     Differentiable once in all but `alive` and `start`. What a start hides has weight 0, which
     hides all numbers but NaN and Inf. A ValueError says what is wrong with the arguments.
     """
