@@ -69,7 +69,8 @@ def _width(query: Tensor, value: Tensor) -> int:
 
 def _padded(x: Tensor, width: int) -> Tensor:
     """[B, N, H, width] with zeros: rows of odd sizes take a kernel's registers for addresses."""
-    return F.pad(x, (0, width - x.shape[-1])).contiguous()
+    missing = width - x.shape[-1]
+    return (F.pad(x, (0, missing)) if missing else x).contiguous()  # padding by nothing copies
 
 
 def _by_offset(at: Tensor, relative: Tensor) -> Tensor | None:
