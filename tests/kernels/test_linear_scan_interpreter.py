@@ -1,37 +1,15 @@
-"""The Triton kernels in Triton's interpreter, which has to be chosen before Triton is imported."""
+"""The Triton kernels of the linear scan, in Triton's interpreter."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-pytest.importorskip("triton", "3.9", reason="older interpreters mistake scalar conditions")
+from tests.kernels.interpreter import run_interpreted
 
-FILE = Path(__file__).with_name("test_linear_scan_triton.py")
+pytest.importorskip("triton", "3.9", reason="older interpreters mistake scalar conditions")
 
 
 @pytest.mark.parametrize("which", ["float", "not float"])
 def test_kernels_in_the_interpreter(which: str) -> None:
     """Two halves, so that two workers share them."""
-    ours = ("PYTEST_", "TRITON_", "COV_CORE_")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    options = ["-o", "addopts=", "-q", "--strict-markers", "-p", "no:cacheprovider", "-k", which]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(FILE)],
-        cwd=FILE.parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    passed = re.search(r"(\d+) passed", run.stdout)
-    assert passed is not None, run.stdout
-    assert int(passed[1]) >= 25, run.stdout
+    run_interpreted("test_linear_scan_triton.py", 25, "-k", which)
