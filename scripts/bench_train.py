@@ -1,8 +1,8 @@
 """Environment steps per second of a whole training run, against sb3-contrib's RecurrentPPO.
 
-Both sides play the same POPGym task with the same number of environments, row length, epochs,
-minibatches and hidden size; they take turns in one process, and the medians and their ratios are
-printed. Needs the extra `bench` (`pip install -c constraints.txt -e '.[bench]'`).
+Both sides play the same POPGym task, ours on tensors and theirs the package's, with the same number
+of environments, row length, epochs, minibatches and hidden size; they take turns in one process,
+and the medians and their ratios are printed. Needs the extra `bench` (`pip install -c constraints.txt -e '.[bench]'`).
 
     python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 3] [--page NAME]
 """
