@@ -23,7 +23,20 @@ from torch.profiler import ProfilerActivity, profile
 from rlmem import cores
 
 # Those that fit into 24 GiB in the shape below, all of them at once.
-CORES = "none gru lstm slstm ffm s4d s5 lru mingru minlstm s6 mlstm".split()
+CORES = [
+    "none",
+    "gru",
+    "lstm",
+    "slstm",
+    "ffm",
+    "s4d",
+    "s5",
+    "lru",
+    "mingru",
+    "minlstm",
+    "s6",
+    "mlstm",
+]
 STEP_BATCHES = (1, 64, 1024)
 Run = Callable[[], object]
 

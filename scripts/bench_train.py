@@ -2,7 +2,8 @@
 
 Both sides play the same POPGym task, ours on tensors and theirs the package's, with the same number
 of environments, row length, epochs, minibatches and hidden size; they take turns in one process,
-and the medians and their ratios are printed. Needs the extra `bench` (`pip install -c constraints.txt -e '.[bench]'`).
+and the medians and their ratios are printed. Needs the extra `bench`
+(`pip install -c constraints.txt -e '.[bench]'`).
 
     python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 3] [--page NAME]
 """
