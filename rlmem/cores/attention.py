@@ -53,6 +53,8 @@ class WindowAttention(nn.Module):
     the weights stay the same, and a step costs no projection of the whole memory.
     """
 
+    _embedded: Tensor  # the distances 0..M
+
     def __init__(self, width: int, heads: int, memory: int, position: str) -> None:
         super().__init__()
         if position not in POSITIONS:
@@ -65,6 +67,8 @@ class WindowAttention(nn.Module):
         self.out = nn.Linear(heads * self.size, width, bias=False)
         if position == "relative":
             self.relative = nn.Linear(width, heads * self.size, bias=False)
+            embedded = sinusoids(torch.arange(self.memory + 1), width)
+            self.register_buffer("_embedded", embedded, persistent=False)
             # The paper's u and v: how much a key, and a distance, count whatever is asked.
             self.content_bias = nn.Parameter(torch.zeros(heads, self.size))
             self.position_bias = nn.Parameter(torch.zeros(heads, self.size))
@@ -126,8 +130,7 @@ class WindowAttention(nn.Module):
 
     def _distances(self, like: Tensor) -> Tensor:
         """The projected embeddings of the distances 0..M, [M+1, H, D]."""
-        distance = torch.arange(self.memory + 1, device=like.device)
-        embedded = sinusoids(distance, self.relative.in_features).to(self.relative.weight.dtype)
+        embedded = self._embedded.to(self.relative.weight.dtype)
         return split(self.relative(embedded).to(like.dtype), self.heads)
 
     def _scores(self, query: Tensor, keys: Tensor, ago: Tensor) -> Tensor:

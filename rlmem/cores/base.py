@@ -79,6 +79,12 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
         return f"input_size={self.input_size}, output_size={self.output_size}"
 
 
+def fitted(input_size: int, output_size: int, bias: bool = True) -> nn.Module:
+    """A linear map to another width; nothing where the widths are the same."""
+    same = input_size == output_size
+    return nn.Identity() if same else nn.Linear(input_size, output_size, bias=bias)
+
+
 class LinearCore(MemoryCore[Tensor]):
     """A diagonal recurrence `h[t] = gate[t] * h[t-1] + value[t]` between two maps without memory.
 

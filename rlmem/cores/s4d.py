@@ -18,7 +18,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from rlmem.cores import hippo, ssm
-from rlmem.cores.base import LinearCore, register
+from rlmem.cores.base import LinearCore, fitted, register
 from rlmem.errors import UsageError, positive, unknown
 
 
@@ -71,8 +71,7 @@ class S4D(LinearCore):
             raise unknown("init", init, INITS)
         channels, pairs = self.output_size, channel_states // 2
         self.state_size = channels * pairs
-        same = self.input_size == channels
-        self.embed = nn.Identity() if same else nn.Linear(self.input_size, channels)
+        self.embed = fitted(self.input_size, channels)
         poles = INITS[init](channel_states).to(torch.complex64).expand(channels, pairs)
         self.log_dt = nn.Parameter(ssm.log_steps(channels, dt_min, dt_max))
         self.log_A_real = nn.Parameter(torch.log(-poles.real))

@@ -13,6 +13,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rlmem.cores.base import fitted
 from rlmem.errors import UsageError
 
 
@@ -74,9 +75,8 @@ class GatedResidual(nn.Module):
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
-        same = input_size == output_size
         self.glu = GLU(output_size, approximate="tanh")
-        self.skip = nn.Identity() if same else nn.Linear(input_size, output_size, bias=False)
+        self.skip = fitted(input_size, output_size, bias=False)
 
     def forward(self, x: Float[Tensor, "*N I"], y: Float[Tensor, "*N O"]) -> Float[Tensor, "*N O"]:
         return self.skip(x) + self.glu(y)

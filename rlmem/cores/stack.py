@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.cores.base import MemoryCore, register, registry
+from rlmem.cores.base import MemoryCore, fitted, register, registry
 from rlmem.errors import positive
 
 
@@ -28,9 +28,7 @@ class Stack(MemoryCore[tuple[Any, ...]]):
     ) -> None:
         super().__init__(input_size, output_size)
         width = self.output_size
-        self.embed = (
-            nn.Identity() if self.input_size == width else nn.Linear(self.input_size, width)
-        )
+        self.embed = fitted(self.input_size, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(positive("layers", layers)))
         self.blocks = nn.ModuleList(
             registry.make(core, input_size=width, output_size=width, **(options or {}))

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.cores.attention import Cache, WindowAttention
-from rlmem.cores.base import MemoryCore, register
+from rlmem.cores.base import MemoryCore, fitted, register
 from rlmem.cores.context_attention import Caches, ContextAttention
 from rlmem.cores.inner_memory import InnerMemory
 from rlmem.errors import unknown
@@ -71,9 +71,7 @@ class Titans(MemoryCore[TitansState]):
         if use not in USES:
             raise unknown("use", use, USES)
         self.use, width = use, self.output_size
-        self.embed = (
-            nn.Identity() if self.input_size == width else nn.Linear(self.input_size, width)
-        )
+        self.embed = fitted(self.input_size, width)
         self.inner = InnerMemory(width, width, heads, depth, expand, conv_size, Rule(chunk, limit))
         if use in ("layer", "gate"):
             self.attention = WindowAttention(width, heads, memory, "relative")

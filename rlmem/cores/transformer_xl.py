@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.cores.attention import Cache, WindowAttention
-from rlmem.cores.base import MemoryCore, register
+from rlmem.cores.base import MemoryCore, fitted, register
 from rlmem.errors import positive, unknown
 from rlmem.kernels.episodes import next_age
 
@@ -82,9 +82,7 @@ class WindowTransformer(MemoryCore[WindowState]):
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__(input_size, output_size)
         width = self.output_size
-        self.embed = (
-            nn.Identity() if self.input_size == width else nn.Linear(self.input_size, width)
-        )
+        self.embed = fitted(self.input_size, width)
 
     def initial_state(self, batch_size: int) -> WindowState:
         like = self.zeros(0)

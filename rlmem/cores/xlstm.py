@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlmem.cores.base import MemoryCore, register
+from rlmem.cores.base import MemoryCore, fitted, register
 from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import split
 from rlmem.cores.mlstm import MLSTMCell, MLSTMState
@@ -180,8 +180,7 @@ class XLSTM(MemoryCore[tuple[BlockState, ...]]):
         if not blocks or set(blocks) - {"m", "s"}:
             raise UsageError(f'blocks must be letters "m" and "s", such as "ms", not {blocks!r}')
         width = self.output_size
-        same = self.input_size == width
-        self.embed = nn.Identity() if same else nn.Linear(self.input_size, width)
+        self.embed = fitted(self.input_size, width)
         self.blocks = nn.ModuleList(
             MLSTMBlock(width, expand, mlstm_heads, qkv_block, conv_size)
             if kind == "m"

@@ -83,6 +83,14 @@ def test_chunks_are_the_definition(time, sizes, chunk, limit):
     torch.testing.assert_close(got, want)
 
 
+def test_autocast_leaves_the_products_in_float32():
+    given = Given(20, dtype=torch.float32)
+    want = results(titans, given, Rule(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = results(titans, given, Rule(4))
+    torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
 @pytest.mark.parametrize("name", ["linear", "mlp", "linear_chunk", "mlp_chunk"])

@@ -143,3 +143,8 @@ def _vmap(op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
 learn_row.register_autograd(_backward, setup_context=_setup)
 learn_row.register_vmap(partial(_vmap, learn_row))
 learn_row_backward.register_vmap(partial(_vmap, learn_row_backward))
+
+# Without this the matrix products inside would run in bfloat16 under autocast.
+for _device in ("cpu", "cuda"):
+    learn_row.register_autocast(_device, torch.float32)
+    learn_row_backward.register_autocast(_device, torch.float32)
