@@ -55,7 +55,7 @@ def _play_once(policy: Policy, env: VecEnv, seeds: list[int], deterministic: boo
         act = policy.act(obs, state, start, deterministic)
         step = env.step(act.action)
         total += torch.where(over, 0, step.reward)
-        start = step.terminated | step.truncated
+        start = step.starts
         over |= start
         obs, state = step.obs, act.state
     return total.tolist()

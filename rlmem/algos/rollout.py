@@ -78,7 +78,7 @@ class Collector:
             out.terminated[:, t] = step.terminated
             out.truncated[:, t] = step.truncated
             self.obs, self.state = step.obs, act.state
-            self.start = step.terminated | step.truncated
+            self.start = step.starts
             if step.truncated.any():
                 out.next_value[:, t] = self.policy.value(step.final_obs, act.state, never)
         assert out is not None
@@ -91,7 +91,8 @@ class Collector:
     def episodes(self) -> tuple[Tensor, Tensor]:
         """Returns and lengths of the episodes that ended in the last rollout.
 
-        Sums along the row that begin anew at every start, which is a linear scan.
+        Sums along the row that begin anew at every start, which is a linear scan. Of a trial of
+        several episodes they are those of the whole trial.
         """
         out = self.rollout
         assert out is not None
@@ -99,7 +100,7 @@ class Collector:
         carried = torch.stack([self.episode_return, self.episode_length], dim=-1)
         sums = linear_scan(torch.ones_like(value[0, 0]), value, carried, out.start)
         self.episode_return, self.episode_length = sums[:, -1].unbind(-1)
-        returns, lengths = sums[out.terminated | out.truncated].unbind(-1)
+        returns, lengths = sums[torch.cat([out.start[:, 1:], self.start[:, None]], 1)].unbind(-1)
         return returns, lengths
 
     def _allocate(self, action: Tensors, reward: Tensor) -> Rollout:

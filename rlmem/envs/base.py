@@ -24,6 +24,9 @@ class Transition(NamedTuple):
     Where an episode ended, `obs` is already the first observation of the next one (the same step
     resets it) and `final_obs` the last one of the ended episode; elsewhere the two are equal, and
     may be one and the same tensor.
+
+    `start` says which of `obs` begin with an empty memory; None where an episode's end is also the
+    memory's, as it is but for trials of several episodes.
     """
 
     obs: Tensors
@@ -31,6 +34,17 @@ class Transition(NamedTuple):
     terminated: Bool[Tensor, "N"]
     truncated: Bool[Tensor, "N"]
     final_obs: Tensors
+    start: Bool[Tensor, "N"] | None = None
+
+    @property
+    def done(self) -> Bool[Tensor, "N"]:
+        """Where an episode ended."""
+        return self.terminated | self.truncated
+
+    @property
+    def starts(self) -> Bool[Tensor, "N"]:
+        """The `start` of the next time step."""
+        return self.done if self.start is None else self.start
 
 
 @runtime_checkable
