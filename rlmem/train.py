@@ -50,8 +50,12 @@ def make_env(cfg: DictConfig, num_envs: int, device: torch.device) -> VecEnv:
 
 
 def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:
-    """A fresh policy for the spaces of `env`."""
-    return Policy(
+    """A fresh policy for the spaces of `env`, of the kind that the configured algorithm trains.
+
+    Raises `UsageError`, which says which algorithms fit, where that one does not.
+    """
+    algos.require_fit(cfg.algo.name, env.action_space)
+    return algos.policy_type(cfg.algo.name)(
         env.observation_space,
         env.action_space,
         core=cfg.core.name,
@@ -59,6 +63,7 @@ def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:
         hidden_size=cfg.hidden_size,
         layers=cfg.layers,
         **options(cfg.policy),
+        **algos.policy_options(cfg.algo.name, options(cfg.algo)),
     )
 
 

@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from rlmem import envs, evaluate
 from rlmem.envs.popgym.scores import REFERENCES, memory_score
 from rlmem.envs.seeding import eval_seeds
-from rlmem.policies import Policy
+from rlmem.policies import ActorCritic
 from tests.algos.counting import Counting
 
 
-def agent(make_env: partial[envs.VecEnv]) -> Policy:
+def agent(make_env: partial[envs.VecEnv]) -> ActorCritic:
     env = make_env(1)
-    policy = Policy(env.observation_space, env.action_space, core="gru", hidden_size=8)
+    policy = ActorCritic(env.observation_space, env.action_space, core="gru", hidden_size=8)
     env.close()
     return policy
 
@@ -41,7 +41,7 @@ def _make(name: str, num_envs: int) -> envs.VecEnv:
 def test_every_environment_plays_one_episode_however_short():
     # Returns 1+2+3, 1+2+3+4+5 and 1: the short one is played again and counts once.
     env = Counting([3, 5, 1], [False, True, False])
-    policy = Policy(env.observation_space, env.action_space, core="none", hidden_size=8)
+    policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
     assert evaluate.play(policy, lambda _: env, [1, 3, 5]) == [6, 15, 1]
 
 

@@ -1,8 +1,25 @@
 """Algorithms: `make(name, env=..., policy=..., **options)`, `names()`, `register(name)`."""
 
-from rlmem.algos.base import Algorithm, NonFiniteLoss, register, registry
+from rlmem.algos.base import (
+    Algorithm,
+    NonFiniteLoss,
+    policy_options,
+    policy_type,
+    register,
+    registry,
+    require_fit,
+)
 
 make = registry.make
 names = registry.names
 
-__all__ = ["Algorithm", "NonFiniteLoss", "make", "names", "register"]
+__all__ = [
+    "Algorithm",
+    "NonFiniteLoss",
+    "make",
+    "names",
+    "policy_options",
+    "policy_type",
+    "register",
+    "require_fit",
+]

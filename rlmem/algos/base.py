@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from rlmem.policies import Policy
+from rlmem.envs.base import Spaces
+from rlmem.errors import UsageError
+from rlmem.policies import ActorCritic, Policy
 from rlmem.registry import Registry
 
 
@@ -14,7 +16,13 @@ class NonFiniteLoss(ArithmeticError):
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """Plays in its environments and improves `policy`."""
+    """Plays in its environments and improves `policy`.
+
+    Of the class (or factory) the trainer may ask three things, all of which may be missing:
+    `policy_type`, the class of its policy (`ActorCritic`); `policy_options`, the names of options
+    which that class takes too (none); and `misfit(action_space)`, which says in a few words what
+    an action space lacks for it, or None (None).
+    """
 
     policy: Policy
     steps_per_iteration: int
@@ -34,6 +42,34 @@ class Algorithm(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         ...
+
+
+def policy_type(name: str) -> type[Policy]:
+    """The class of the policies of an algorithm."""
+    return getattr(registry.get(name), "policy_type", ActorCritic)
+
+
+def policy_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of an algorithm's options that its policy takes too."""
+    wanted = getattr(registry.get(name), "policy_options", ())
+    return {key: options[key] for key in wanted if key in options}
+
+
+def misfit(name: str, action_space: Spaces) -> str | None:
+    """What an action space lacks for an algorithm; None where it fits."""
+    ask = getattr(registry.get(name), "misfit", None)
+    return None if ask is None else ask(action_space)
+
+
+def require_fit(name: str, action_space: Spaces) -> None:
+    """A `UsageError` that says which algorithms fit, if this one does not."""
+    if lacking := misfit(name, action_space):
+        fitting = [other for other in registry.names() if not misfit(other, action_space)]
+        raise UsageError(
+            f"algo {name!r} does not fit this environment: {lacking}, and its actions are "
+            f"{', '.join(map(str, action_space.values()))} (algorithms that fit: "
+            f"{', '.join(fitting)})"
+        )
 
 
 registry: Registry[Algorithm] = Registry("algo", "rlmem.algos")

@@ -11,17 +11,18 @@ time; minibatches are over environments. Truncated episodes bootstrap from their
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlmem.algos.base import NonFiniteLoss, register
+from rlmem.algos.base import register
+from rlmem.algos.descent import Descent
 from rlmem.algos.returns import gae
 from rlmem.algos.rollout import Collector, Rollout
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.errors import UsageError, positive
-from rlmem.policies import Policy
+from rlmem.policies import ActorCritic
 
 
 @register("ppo")
@@ -31,10 +32,12 @@ class PPO:
     Raises `UsageError` where an option is out of its range.
     """
 
+    policy_type: ClassVar = ActorCritic
+
     def __init__(
         self,
         env: VecEnv,
-        policy: Policy,
+        policy: ActorCritic,
         seed: list[int],
         num_steps: int = 128,
         num_epochs: int = 4,
@@ -60,8 +63,8 @@ class PPO:
         for name, share in (("gamma", gamma), ("gae_lambda", gae_lambda)):
             if not 0 <= share <= 1:
                 raise UsageError(f"{name} must be between 0 and 1, not {share}")
-        if learning_rate <= 0 or clip_coef <= 0 or max_grad_norm <= 0:
-            raise UsageError("learning_rate, clip_coef and max_grad_norm must be above 0")
+        if clip_coef <= 0:
+            raise UsageError(f"clip_coef must be above 0, not {clip_coef}")
         self.policy = policy
         self.steps_per_iteration = env.num_envs * positive("num_steps", num_steps)
         self.num_epochs = positive("num_epochs", num_epochs)
@@ -74,19 +77,15 @@ class PPO:
         self.clip_value = clip_value
         self.ent_coef = ent_coef
         self.vf_coef = vf_coef
-        self.max_grad_norm = max_grad_norm
         self.norm_adv = norm_adv
         self.target_kl = target_kl
         self.collector = Collector(env, policy, num_steps, seed)
-        self.optimizer = torch.optim.Adam(
-            policy.parameters(), lr=learning_rate, eps=adam_eps, fused=True
-        )
+        self.descent = Descent(policy.parameters(), learning_rate, max_grad_norm, adam_eps)
 
     def iterate(self, progress: float) -> dict[str, float]:
         """One rollout and the epochs of updates on it."""
         lr = self.learning_rate * (1 - progress if self.anneal_lr else 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.descent.learning_rate = lr
         rollout = self.collector.collect()
         returns, lengths = self.collector.episodes()
         metrics = self.update(rollout) | {"learning_rate": lr, "episodes": float(len(returns))}
@@ -115,7 +114,7 @@ class PPO:
             first = len(collected)
             for rows in order.chunk(self.num_minibatches):
                 loss, metrics = self.loss(rollout, rows, advantage[rows], target[rows])
-                metrics["grad_norm"] = self._descend(loss, epoch)
+                metrics["grad_norm"] = self.descent.step(loss, f"epoch {epoch + 1} of PPO")
                 collected.append(metrics)
             epochs = epoch + 1
             kl = torch.stack([m["approx_kl"] for m in collected[first:]]).mean()
@@ -151,10 +150,10 @@ class PPO:
         return loss, {key: metric.detach() for key, metric in metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return self.descent.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.descent.load_state_dict(state)
 
     def _value_loss(self, value: Tensor, old: Tensor, target: Tensor) -> Tensor:
         error = (value - target).square()
@@ -162,19 +161,6 @@ class PPO:
             near = old + (value - old).clamp(-self.clip_value, self.clip_value)
             error = torch.max(error, (near - target).square())
         return 0.5 * error.mean()
-
-    def _descend(self, loss: Tensor, epoch: int) -> Tensor:
-        """One step of the optimiser; returns the gradient's norm."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteLoss(
-                f"the PPO loss is {loss.item():g} with a gradient of norm {norm.item():g} "
-                f"in epoch {epoch + 1} of the update"
-            )
-        self.optimizer.step()
-        return norm
 
 
 def _take(leaves: Tensors, index: Tensor) -> Tensors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +12,7 @@ from torch import Tensor
 from rlmem import tree
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.kernels import linear_scan
-from rlmem.policies import Policy
+from rlmem.policies import Decision
 
 
 @dataclass
@@ -41,13 +41,24 @@ class Rollout:
         return obs, tree.map(lambda leaf: leaf[index], self.state), self.start[index]
 
 
+@runtime_checkable
+class Decider(Protocol):
+    """What plays on-policy: it says what it thinks of where it is."""
+
+    def initial_state(self, batch_size: int) -> Any: ...
+
+    def decide(self, obs: Tensors, state: Any, start: Tensor) -> Decision: ...
+
+    def value(self, obs: Tensors, state: Any, start: Tensor) -> Tensor: ...
+
+
 class Collector:
     """Plays a policy in N environments and fills one `Rollout` of T steps again and again.
 
     The tensors of the rollout are allocated once and overwritten by the next `collect`.
     """
 
-    def __init__(self, env: VecEnv, policy: Policy, num_steps: int, seed: list[int]) -> None:
+    def __init__(self, env: VecEnv, policy: Decider, num_steps: int, seed: list[int]) -> None:
         self.env = env
         self.policy = policy
         self.num_steps = num_steps
@@ -65,7 +76,7 @@ class Collector:
         never = torch.zeros_like(self.start)
         out = self.rollout
         for t in range(self.num_steps):
-            act = self.policy.act(self.obs, self.state, self.start)
+            act = self.policy.decide(self.obs, self.state, self.start)
             step = self.env.step(act.action)
             if out is None:
                 out = self.rollout = self._allocate(act.action, step.reward)

@@ -1,5 +1,6 @@
-"""Policies: encoder, memory core, actor and critic heads."""
+"""Policies: encoder, memory core and the heads that an algorithm needs."""
 
+from rlmem.policies.actor_critic import ActorCritic, Decision
 from rlmem.policies.policy import Act, Policy
 
-__all__ = ["Act", "Policy"]
+__all__ = ["Act", "ActorCritic", "Decision", "Policy"]

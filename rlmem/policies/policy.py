@@ -1,7 +1,8 @@
-"""An agent that remembers: encoder, memory core, actor and critic."""
+"""What every agent here has: an encoder and a memory; heads come with the algorithm."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -10,25 +11,22 @@ from torch import Tensor, nn
 
 from rlmem import cores
 from rlmem.errors import UsageError, positive
-from rlmem.policies.distributions import Joint
 from rlmem.policies.encoders import Encoder
-from rlmem.policies.heads import Actor, Critic
 
 
 class Act(NamedTuple):
-    """What an agent does at one time step, for N environments."""
+    """What an agent does at one time step, for N environments, and its memory after it."""
 
     action: dict[str, Tensor]
-    log_prob: Float[Tensor, "N"]
-    value: Float[Tensor, "N"]
     state: Any
 
 
-class Policy(nn.Module):
-    """Actor and critic over one shared memory.
+class Policy(nn.Module, ABC):
+    """Encoder and memory core; a subclass adds heads and says how to act (`act`).
 
     `core` is the name of a memory core and `core_options` what its constructor takes beside the
-    sizes; `layers` > 1 stacks it in residual pre-norm blocks.
+    sizes; `layers` > 1 stacks it in residual pre-norm blocks. `head_layers` and `activation` are
+    for the heads, all of which read the core's output of `hidden_size` numbers.
     """
 
     def __init__(
@@ -50,19 +48,22 @@ class Policy(nn.Module):
             core = "stack"
         if head_layers < 0:
             raise UsageError(f"head_layers must be at least 0, not {head_layers}")
+        self.action_space = action_space
+        self.hidden_size = hidden_size
+        self.head_layers = head_layers
+        self.activation = activation
         self.encoder = Encoder(
             observation_space, hidden_size, positive("encoder_layers", encoder_layers), activation
         )
         self.core = cores.make(
             core, input_size=hidden_size, output_size=hidden_size, **(core_options or {})
         )
-        self.actor = Actor(action_space, hidden_size, head_layers, activation)
-        self.critic = Critic(hidden_size, head_layers, activation)
 
     def initial_state(self, batch_size: int) -> Any:
         """The memory before an episode's first observation."""
         return self.core.initial_state(batch_size)
 
+    @abstractmethod
     def act(
         self,
         obs: dict[str, Tensor],
@@ -70,22 +71,16 @@ class Policy(nn.Module):
         start: Bool[Tensor, "N"],
         deterministic: bool = False,
     ) -> Act:
-        """One time step: sample an action (or take the most likely one)."""
-        features, state = self.core.step(self.encoder(obs), state, start)
-        actor = self.actor(features)
-        action = actor.mode() if deterministic else actor.sample()
-        return Act(action, actor.log_prob(action), self.critic(features), state)
+        """One time step: sample an action (or take the best one)."""
 
-    def value(
+    def step_features(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
-    ) -> Float[Tensor, "N"]:
-        """One time step of the critic alone; the state is read and not advanced."""
-        features, _ = self.core.step(self.encoder(obs), state, start)
-        return self.critic(features)
+    ) -> tuple[Float[Tensor, "N H"], Any]:
+        """What the heads read at one time step, and the memory after it."""
+        return self.core.step(self.encoder(obs), state, start)
 
-    def forward(
+    def scan_features(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
-    ) -> tuple[Joint, Float[Tensor, "B T"]]:
-        """A row of time steps [B, T, ...]: distributions over actions, and values."""
-        features, _ = self.core.scan(self.encoder(obs), state, start)
-        return self.actor(features), self.critic(features)
+    ) -> tuple[Float[Tensor, "B T H"], Any]:
+        """What the heads read in a row of time steps [B, T, ...], and the memory after it."""
+        return self.core.scan(self.encoder(obs), state, start)

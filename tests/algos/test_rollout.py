@@ -7,14 +7,14 @@ import torch
 
 from rlmem import tree
 from rlmem.algos.rollout import Collector
-from rlmem.policies import Policy
+from rlmem.policies import ActorCritic
 from tests.algos.counting import Counting
 
 
 def collector(core: str = "gru", num_steps: int = 5) -> Collector:
     # Row 0 is cut off after 3 steps, row 1 terminates after 4, row 2 never ends.
     env = Counting([3, 4, 10**6], [True, False, False])
-    policy = Policy(env.observation_space, env.action_space, core=core, hidden_size=8)
+    policy = ActorCritic(env.observation_space, env.action_space, core=core, hidden_size=8)
     return Collector(env, policy, num_steps, seed=[0, 2, 4])
 
 

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from rlmem.errors import UsageError
-from rlmem.policies import Policy
+from rlmem.policies import ActorCritic
 from rlmem.policies.encoders import Encoder
 from rlmem.policies.heads import leaf
 
@@ -40,8 +40,8 @@ def observe(*shape: int) -> dict[str, torch.Tensor]:
     }
 
 
-def policy(**options: object) -> Policy:
-    return Policy(OBSERVATIONS, ACTIONS, hidden_size=16, **options)  # type: ignore[arg-type]
+def policy(**options: object) -> ActorCritic:
+    return ActorCritic(OBSERVATIONS, ACTIONS, hidden_size=16, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("core", ["ffm", "gru"])
@@ -52,7 +52,7 @@ def test_a_row_is_its_steps_for_every_kind_of_space(core: str, layers: int):
     state = agent.initial_state(3)
     acts = []
     for t in range(6):
-        act = agent.act({k: v[:, t] for k, v in obs.items()}, state, start[:, t])
+        act = agent.decide({k: v[:, t] for k, v in obs.items()}, state, start[:, t])
         acts.append(act)
         state = act.state
     action = {key: torch.stack([a.action[key] for a in acts], 1) for key in ACTIONS}
@@ -137,4 +137,4 @@ def test_unsupported_action_spaces_are_named(space: spaces.Space, named: str):
 )
 def test_bad_options_get_a_clear_line(options: dict[str, object], message: str):
     with pytest.raises(UsageError, match=message):
-        Policy({"obs": spaces.Discrete(2)}, {"action": spaces.Discrete(2)}, **options)  # type: ignore[arg-type]
+        ActorCritic({"obs": spaces.Discrete(2)}, {"action": spaces.Discrete(2)}, **options)  # type: ignore[arg-type]
