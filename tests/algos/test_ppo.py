@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     rollout = ppo.collector.collect()
     rollout.reward[1, 2] = torch.nan
     before = {name: p.clone() for name, p in ppo.policy.named_parameters()}
-    with pytest.raises(NonFiniteLoss, match="PPO loss is nan"):
+    with pytest.raises(NonFiniteLoss, match="loss is nan"):
         ppo.update(rollout)
     for name, p in ppo.policy.named_parameters():
         assert torch.equal(p, before[name]), name
