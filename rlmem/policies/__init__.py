@@ -2,5 +2,6 @@
 
 from rlmem.policies.actor_critic import ActorCritic, Decision
 from rlmem.policies.policy import Act, Policy
+from rlmem.policies.q import QPolicy
 
-__all__ = ["Act", "ActorCritic", "Decision", "Policy"]
+__all__ = ["Act", "ActorCritic", "Decision", "Policy", "QPolicy"]

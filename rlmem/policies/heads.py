@@ -95,7 +95,7 @@ class Actor(nn.Module):
         self.leaves = nn.ModuleList(leaf(spaces[key]) for key in self.keys)
         self.sizes = [part.size for part in self._leaves()]
         self.mlp = mlp([input_size] * (layers + 1), activation)
-        self.out = _linear(input_size, sum(self.sizes), gain=0.01)
+        self.out = linear(input_size, sum(self.sizes), gain=0.01)
 
     def forward(self, x: Float[Tensor, "*N H"]) -> Joint:
         parts = self.out(self.mlp(x)).float().split(self.sizes, dim=-1)
@@ -112,15 +112,15 @@ class Critic(nn.Module):
     def __init__(self, input_size: int, layers: int, activation: str) -> None:
         super().__init__()
         self.mlp = mlp([input_size] * (layers + 1), activation)
-        self.out = _linear(input_size, 1, gain=1.0)
+        self.out = linear(input_size, 1, gain=1.0)
 
     def forward(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N"]:
         return self.out(self.mlp(x)).float().squeeze(-1)
 
 
-def _linear(input_size: int, output_size: int, gain: float) -> nn.Linear:
+def linear(input_size: int, output_size: int, gain: float) -> nn.Linear:
     """The last layer of a head: orthogonal; a small gain makes the first policy nearly uniform."""
-    linear = nn.Linear(input_size, output_size)
-    nn.init.orthogonal_(linear.weight, gain)
-    nn.init.zeros_(linear.bias)
-    return linear
+    layer = nn.Linear(input_size, output_size)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
