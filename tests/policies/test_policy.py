@@ -70,7 +70,9 @@ def test_value_reads_the_memory_and_leaves_it():
     obs, start = observe(3), torch.tensor([True, False, False])
     state = torch.randn_like(agent.initial_state(3))
     before = state.clone()
-    torch.testing.assert_close(agent.value(obs, state, start), agent.act(obs, state, start).value)
+    torch.testing.assert_close(
+        agent.value(obs, state, start), agent.decide(obs, state, start).value
+    )
     assert torch.equal(state, before)
 
 
