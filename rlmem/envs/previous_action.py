@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 
+from rlmem import tree
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv
 
 
@@ -19,6 +20,7 @@ class PreviousAction:
     At an episode's start there is none, and as in POPGym's PreviousAction wrapper the action 0
     stands in its place, or the lowest one where 0 is not in the space. As that is an action like
     others, `start` (Discrete(2), int64 [N]) tells the two apart (POPGym's Antialias wrapper).
+    Where memory outlives an episode's end (see `Transition.start`) so does the previous action.
     """
 
     def __init__(self, env: VecEnv) -> None:
@@ -42,18 +44,21 @@ class PreviousAction:
 
     def step(self, action: Tensors) -> Transition:
         """Play one action each; a ValueError names the space that an action is not in."""
-        step = self.env.step(action)
-        done = step.terminated | step.truncated
+        step = self._play(action)
+        start = step.starts
         taken = {key: action[key].to(null.dtype) for key, null in self._null.items()}
-        begun = {key: _select(done, null, taken[key]) for key, null in self._null.items()}
+        begun = {key: tree.select(start, null, taken[key]) for key, null in self._null.items()}
         return step._replace(
-            obs=self._extend(step.obs, begun, done.long()),
+            obs=self._extend(step.obs, begun, start.long()),
             final_obs=self._extend(step.final_obs, taken, self._zeros),
         )
 
     def close(self) -> None:
         """Close the environments."""
         self.env.close()
+
+    def _play(self, action: Tensors) -> Transition:
+        return self.env.step(action)
 
     def _extend(self, obs: Tensors, action: Tensors, start: Tensor) -> Tensors:
         previous = {_name(key): leaf for key, leaf in action.items()}
@@ -71,7 +76,3 @@ class PreviousAction:
 
 def _name(key: str) -> str:
     return "previous_" + key
-
-
-def _select(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(mask.reshape(-1, *[1] * (no.dim() - 1)), yes, no)

@@ -1,0 +1,1 @@
+"""Task distributions: a new task in each trial, and tasks that are held out from training."""
