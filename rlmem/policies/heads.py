@@ -21,6 +21,10 @@ from rlmem.policies.distributions import (
 from rlmem.policies.encoders import categories, mlp
 
 
+# Of the logarithm of a deviation that depends on the state (Haarnoja et al. 2018, their code).
+LOG_STD_RANGE = (-20.0, 2.0)
+
+
 class Leaf(nn.Module, ABC):
     """The distribution over one leaf of the action space, from `size` numbers."""
 
@@ -45,7 +49,7 @@ class DiscreteLeaf(Leaf):
 
 
 class BoxLeaf(Leaf):
-    """Box: a Gaussian with a learned deviation that does not depend on the state.
+    """Box: a Gaussian with a learned deviation, which depends on the state where `state_std`.
 
     Squashed into the bounds where there are bounds on both sides of every entry.
     """
@@ -53,7 +57,7 @@ class BoxLeaf(Leaf):
     low: Tensor
     high: Tensor
 
-    def __init__(self, space: gym.spaces.Box) -> None:
+    def __init__(self, space: gym.spaces.Box, state_std: bool = False) -> None:
         super().__init__()
         if len(space.shape) != 1:
             raise UsageError(f"action space {space} is not supported: only vectors are")
@@ -65,17 +69,25 @@ class BoxLeaf(Leaf):
             )
         self.register_buffer("low", torch.as_tensor(space.low), persistent=False)
         self.register_buffer("high", torch.as_tensor(space.high), persistent=False)
-        self.log_std = nn.Parameter(torch.full((self.size,), -0.5))
+        self.log_std = None if state_std else nn.Parameter(torch.full((self.size,), -0.5))
+        if state_std:
+            self.size *= 2
 
     def forward(self, x: Float[Tensor, "*N size"]) -> Distribution:
-        log_std = self.log_std.expand_as(x)
-        return TanhNormal(x, log_std, self.low, self.high) if self.bounded else Normal(x, log_std)
+        if self.log_std is None:
+            mean, log_std = x.chunk(2, dim=-1)
+            log_std = log_std.clamp(*LOG_STD_RANGE)
+        else:
+            mean, log_std = x, self.log_std.expand_as(x)
+        if self.bounded:
+            return TanhNormal(mean, log_std, self.low, self.high)
+        return Normal(mean, log_std)
 
 
-def leaf(space: gym.Space) -> Leaf:
+def leaf(space: gym.Space, state_std: bool = False) -> Leaf:
     """The head for one leaf space; a `UsageError` names a space that has none."""
     if isinstance(space, gym.spaces.Box):
-        return BoxLeaf(space)
+        return BoxLeaf(space, state_std)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
         return DiscreteLeaf(space)
     raise UsageError(
@@ -85,20 +97,32 @@ def leaf(space: gym.Space) -> Leaf:
 
 
 class Actor(nn.Module):
-    """Features [*N, H] to a joint distribution over all leaves of the action space."""
+    """Features [*N, H] to a joint distribution over all leaves of the action space.
+
+    `state_std` says whether the deviations of numbers depend on the features.
+    """
 
     def __init__(
-        self, spaces: dict[str, gym.Space], input_size: int, layers: int, activation: str
+        self,
+        spaces: dict[str, gym.Space],
+        input_size: int,
+        layers: int,
+        activation: str,
+        state_std: bool = False,
     ) -> None:
         super().__init__()
         self.keys = list(spaces)
-        self.leaves = nn.ModuleList(leaf(spaces[key]) for key in self.keys)
+        self.leaves = nn.ModuleList(leaf(spaces[key], state_std) for key in self.keys)
         self.sizes = [part.size for part in self._leaves()]
         self.mlp = mlp([input_size] * (layers + 1), activation)
-        self.out = linear(input_size, sum(self.sizes), gain=0.01)
+        self.copies = copies
+        self.out = linear(input_size, sum(self.sizes) * (copies or 1), gain=0.01)
 
     def forward(self, x: Float[Tensor, "*N H"]) -> Joint:
-        parts = self.out(self.mlp(x)).float().split(self.sizes, dim=-1)
+        numbers = self.out(self.mlp(x)).float()
+        if self.copies is not None:
+            numbers = numbers.unflatten(-1, (self.copies, -1))
+        parts = numbers.split(self.sizes, dim=-1)
         heads = zip(self.keys, self._leaves(), parts, strict=True)
         return Joint({key: head(part) for key, head, part in heads})
 
