@@ -99,7 +99,8 @@ def leaf(space: gym.Space, state_std: bool = False) -> Leaf:
 class Actor(nn.Module):
     """Features [*N, H] to a joint distribution over all leaves of the action space.
 
-    `state_std` says whether the deviations of numbers depend on the features.
+    `state_std` says whether the deviations of numbers depend on the features. With `copies`, there
+    are that many distributions for each: a batch [*N, copies].
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Actor(nn.Module):
         layers: int,
         activation: str,
         state_std: bool = False,
+        copies: int | None = None,
     ) -> None:
         super().__init__()
         self.keys = list(spaces)
