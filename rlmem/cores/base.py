@@ -114,11 +114,17 @@ class LinearCore(MemoryCore[Tensor]):
         h = gate * state + value
         return self.decode(h, x), h
 
+    def states(
+        self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
+    ) -> Tensor:
+        """The state after each step of a row, [B, T, D]."""
+        gate, value = self.encode(x)
+        return linear_scan(gate, value, state, start)
+
     def scan(
         self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], Tensor]:
-        gate, value = self.encode(x)
-        h = linear_scan(gate, value, state, start)
+        h = self.states(x, state, start)
         # A copy, so that a state kept for the next row does not keep this whole row alive.
         return self.decode(h, x), h[:, -1].clone()
 

@@ -1,0 +1,77 @@
+"""Functions on rows under `torch.vmap`, which runs them on more rows instead of mapping them.
+
+torchrl's advantages map the value network over two batches at once (`GAE` by default). What looks
+at its data to decide what to do, as the cutting of rows does, cannot be mapped, nor can kernels
+without a rule for it. Rows are independent, so the mapped batches are laid end to end; only where
+the parameters are mapped as well, each batch is run by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class Call(nn.Module):
+    """`run(core, *tensors)` as a module, for `functional_call`."""
+
+    def __init__(self, core: nn.Module, run: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.core = core
+        self.run = run
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return self.run(self.core, *tensors)
+
+
+class Unmapped(torch.autograd.Function):
+    """The rule of `vmap` alone: it is applied only where tensors are mapped."""
+
+    @staticmethod
+    def forward(call: Call, names: Sequence[str], *tensors: Tensor) -> Any:
+        raise NotImplementedError("no tensor is mapped")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Sequence[int | None], call: Call, names: Sequence[str], *tensors: Tensor
+    ) -> tuple[tuple[Tensor, ...], int]:
+        size, own = info.batch_size, len(names)
+        front = [
+            tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            for tensor, dim in zip(tensors, in_dims[2:], strict=True)
+        ]
+        rows = front[own:]
+        if any(dim is not None for dim in in_dims[2 : 2 + own]):
+            each = [
+                functional_call(
+                    call,
+                    dict(zip(names, (p[i] for p in front[:own]), strict=True)),
+                    tuple(part[i] for part in rows),
+                )
+                for i in range(size)
+            ]
+            return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), 0
+        params = dict(zip(names, tensors[:own], strict=True))
+        outputs = functional_call(call, params, tuple(part.flatten(0, 1) for part in rows))
+        return tuple(part.unflatten(0, (size, -1)) for part in outputs), 0
+
+
+def unmapped(
+    run: Callable[..., tuple[Tensor, ...]], core: nn.Module, *rows: Tensor
+) -> tuple[Tensor, ...]:
+    """`run(core, *rows)`; what it takes and gives are tensors [B, ...] of rows."""
+    if not torch._C._are_functorch_transforms_active():
+        return run(core, *rows)
+    call = Call(core, run)
+    named = {**dict(call.named_parameters()), **dict(call.named_buffers())}
+    if not any(map(torch._C._functorch.is_batchedtensor, (*named.values(), *rows))):
+        return run(core, *rows)
+    return Unmapped.apply(call, list(named), *named.values(), *rows)
