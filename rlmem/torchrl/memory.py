@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase, unravel_key, unravel_key_list
+from jaxtyping import Bool, Float
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 from torchrl.data import Composite, Unbounded
@@ -19,15 +19,13 @@ from rlmem import cores
 from rlmem.cores.base import MemoryCore
 from rlmem.errors import UsageError, unknown
 from rlmem.torchrl import rows
+from rlmem.torchrl.keys import module_keys, next_key
 from rlmem.torchrl.state import Packing, Stored
 from rlmem.torchrl.unmapped import unmapped
 
 NEXT_STATES = ("missing", "always", "never")
-Tensors = tuple[Tensor, ...]
-Run = Callable[..., Tensors]
 
-# Modules made so far under each default key.
-_taken: Counter[NestedKey] = Counter()
+Tensors = tuple[Tensor, ...]
 
 
 class MemoryModule(TensorDictModuleBase):
@@ -83,15 +81,11 @@ class MemoryModule(TensorDictModuleBase):
         self.next_states = next_states
         self._recurrent_mode = default_recurrent_mode
         self._packing = Packing(self.core)
-        count = 1 if self._packing.whole_size == 0 else 2
-        source = _given("in", in_key, in_keys)
-        target = _given("out", out_key, out_keys)
-        if source[-1] == "is_init":
-            source.pop()
-        named = source[1:] or [_before(key) for key in target[1:]]
-        self.state_keys = _checked(named, target[1:], count) or _default(target[0], count)
-        self.in_keys = [source[0], *self.state_keys, "is_init"]
-        self.out_keys = [target[0], *(unravel_key(("next", key)) for key in self.state_keys)]
+        states = 1 if self._packing.whole_size == 0 else 2
+        source, target, keys = module_keys(in_key, in_keys, out_key, out_keys, states)
+        self.state_keys = keys
+        self.in_keys = [source, *keys, "is_init"]
+        self.out_keys = [target, *map(next_key, keys)]
 
     @property
     def recurrent_mode(self) -> bool:
@@ -104,46 +98,99 @@ class MemoryModule(TensorDictModuleBase):
         """The specs of the state's keys, of one row."""
         sizes = (self._packing.real_size, self._packing.whole_size)
         dtypes = (self.core.state_dtype, torch.int64)
-        return Composite(
-            {
-                key: Unbounded(shape=(size,), dtype=dtype)
-                for key, size, dtype in zip(self.state_keys, sizes, dtypes, strict=False)
-            }
-        )
+        specs = {
+            key: Unbounded(shape=(size,), dtype=dtype)
+            for key, size, dtype in zip(self.state_keys, sizes, dtypes, strict=False)
+        }
+        return Composite(specs)
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
-        """The transform by which an environment carries the state; zero at each episode's start."""
+        """The transform by which an environment carries the state; zero where episodes begin."""
         return TensorDictPrimer(self.state_spec, expand_specs=True)
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """One step for each entry of the batch; in recurrent mode, its rows."""
-        x, start, stored = self._read(tensordict)
-        lead = x.shape[:-1]
-        run: Run = self._step
-        rows_of: tuple[int, ...] = (-1,)
-        if self.recurrent_mode:
-            run, rows_of = self._rows(tensordict, lead), (-1, lead[-1])
-        given = (part.reshape(*rows_of, *part.shape[len(lead) :]) for part in (x, start, *stored))
+        x = tensordict.get(self.in_keys[0])
+        start = tensordict.get("is_init", None)
+        if start is None:
+            raise _missing("is_init", "InitTracker()")
+        vectors = [tensordict.get(key, None) for key in self.state_keys]
+        time = self.recurrent_mode
+        given = self._flat(x, start, vectors, time=time, every=True)
+        run: Callable[..., Tensors] = self._step
+        if time:
+            states = self.next_states == "always"
+            if self.next_states == "missing":
+                states = any(tensordict.get(key, None) is None for key in self.out_keys[1:])
+            run = partial(self._run, cut=x.dim() == 2, states=states)
         outputs = unmapped(run, self.core, *given)
         # Where no next states were asked for, the last keys stay as they are.
-        for key, part in zip(self.out_keys, outputs, strict=False):
-            tensordict.set(key, part.reshape(*lead, part.shape[-1]))
+        for key, part in zip(self.out_keys_source, outputs, strict=False):
+            tensordict.set(key, part.reshape(*x.shape[:-1], part.shape[-1]))
         return tensordict
 
-    def _rows(self, tensordict: TensorDictBase, lead: torch.Size) -> Run:
-        """How the rows of this batch are run."""
-        if not lead:
-            raise UsageError("recurrent mode needs a batch whose last dimension is time")
-        states = self.next_states == "always"
-        if self.next_states == "missing":
-            states = any(tensordict.get(key, None) is None for key in self.out_keys[1:])
-        return partial(self._run, cut=len(lead) == 1, states=states)
+    def forward_state(
+        self,
+        features: Float[Tensor, "*N I"],
+        state: Mapping[NestedKey, Tensor] | TensorDictBase,
+        is_init: Bool[Tensor, "*S"],
+        *,
+        recurrent: bool,
+    ) -> tuple[Float[Tensor, "*N O"], TensorDict]:
+        """Output and next state, the state [*B, ...] under the keys of `state_spec`.
+
+        One step of `features` [*B, I]; if `recurrent`, rows [*B, T, I] that begin with `state` and
+        end with the next one. Memory is reset wherever `is_init` [*B (T)] says so, also at a row's
+        first step; gradients flow through the states.
+        """
+        batch = features.shape[: -2 if recurrent else -1]
+        vectors = [state.get(key, None) for key in self.state_keys]
+        given = self._flat(features, is_init, vectors, time=recurrent, every=not recurrent)
+        run = self._scan if recurrent else self._step
+        y, *after = unmapped(run, self.core, *given)
+        parts = (part.reshape(*batch, part.shape[-1]) for part in after)
+        following = TensorDict(dict(zip(self.state_keys, parts, strict=True)), batch)
+        return y.reshape(*features.shape[:-1], y.shape[-1]), following
+
+    def _flat(
+        self, x: Tensor, start: Tensor, vectors: Sequence[Any], *, time: bool, every: bool
+    ) -> list[Tensor]:
+        """All with one dimension of rows, and one of time; `every` step has a state, or each row.
+
+        What does not fit is a `UsageError`.
+        """
+        lead = x.shape[:-1]
+        if x.dim() == 0 or x.shape[-1] != self.core.input_size or (time and not lead):
+            wanted = "[*B, T, I]" if time else "[*B, I]"
+            raise UsageError(
+                f"input {self.in_keys[0]!r} must be {wanted} with I = {self.core.input_size}, "
+                f"not {list(x.shape)}"
+            )
+        if start.shape not in (lead, (*lead, 1)):
+            raise UsageError(f"'is_init' must be {[*lead, 1]}, not {list(start.shape)}")
+        steps = (lead[:-1].numel(), lead[-1]) if time else (lead.numel(),)
+        begins = lead if every else lead[:-1]
+        given = [x.reshape(*steps, -1), start.reshape(steps)]
+        sizes = (self._packing.real_size, self._packing.whole_size)
+        for key, vector, size in zip(self.state_keys, vectors, sizes, strict=False):
+            if vector is None:
+                raise _missing(key, "module.make_tensordict_primer()")
+            if vector.shape != (*begins, size):
+                raise UsageError(f"{key!r} must be {[*begins, size]}, not {list(vector.shape)}")
+            given.append(vector.reshape(*(steps if every else steps[:1]), size))
+        return given
 
     def _step(self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor) -> Tensors:
         stored = Stored(*vectors)
-        state = self._packing.unpack(stored)
-        y, state = core.step(x, state, start | ~stored.seen())
+        y, state = core.step(x, self._packing.unpack(stored), start | ~stored.seen())
+        return (y, *self._packing.pack(state).parts())
+
+    def _scan(self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor) -> Tensors:
+        stored = Stored(*vectors)
+        first = start[:, :1] | ~stored.seen()[:, None]
+        start = torch.cat([first, start[:, 1:]], dim=1)
+        y, state = core.scan(x, self._packing.unpack(stored), start)
         return (y, *self._packing.pack(state).parts())
 
     def _run(
@@ -152,27 +199,13 @@ class MemoryModule(TensorDictModuleBase):
         y, after = rows.run(core, self._packing, x, start, Stored(*vectors), **how)
         return (y, *after.parts()) if after else (y,)
 
-    def _read(self, tensordict: TensorDictBase) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Input [*B, I], starts [*B], the state's vectors [*B, ...]; all there and in shape."""
-        x = tensordict.get(self.in_keys[0])
-        lead = x.shape[:-1]
-        start = tensordict.get("is_init", None)
-        if start is None:
-            raise self._missing("is_init", "InitTracker()")
-        stored = []
-        for key in self.state_keys:
-            vector = tensordict.get(key, None)
-            if vector is None:
-                raise self._missing(key, "module.make_tensordict_primer()")
-            stored.append(vector)
-        return x, start.reshape(lead), stored
 
-    def _missing(self, key: NestedKey, transform: str) -> UsageError:
-        return UsageError(
-            f"MemoryModule finds no {key!r} in the data: append the transform {transform} to the "
-            "environment; both that are needed: TransformedEnv(env, Compose(InitTracker(), "
-            "module.make_tensordict_primer()))"
-        )
+def _missing(key: NestedKey, transform: str) -> UsageError:
+    return UsageError(
+        f"MemoryModule finds no {key!r} in its data: the environment lacks the transform "
+        f"{transform}. Both that it needs: TransformedEnv(env, Compose(InitTracker(), "
+        "module.make_tensordict_primer()))"
+    )
 
 
 def _made(
@@ -197,38 +230,3 @@ def _made(
         return cores.make(core, input_size=input_size, **options)
     sizes = {"input_size": input_size, "output_size": options.pop("output_size", None)}
     return cores.make("stack", core=core, layers=num_layers, options=options, **sizes)
-
-
-def _given(kind: str, key: NestedKey | None, keys: Sequence[NestedKey] | None) -> list[NestedKey]:
-    """`keys`, or `key` alone; exactly one of them must be given."""
-    if (key is None) == (not keys):
-        raise UsageError(f"give either {kind}_key or {kind}_keys")
-    return unravel_key_list([key] if keys is None else list(keys))
-
-
-def _before(key: NestedKey) -> NestedKey:
-    """The root key of a next state."""
-    if isinstance(key, str) or key[0] != "next":
-        raise UsageError(f"out_keys after the first must be ('next', key), not {key!r}")
-    return unravel_key(key[1:])
-
-
-def _checked(named: list[NestedKey], targets: list[NestedKey], count: int) -> list[NestedKey]:
-    """The state's keys, if they are named and as many as there are."""
-    if targets and [_before(key) for key in targets] != named:
-        raise UsageError(f"out_keys {targets} must be ('next', key) of the in_keys {named}")
-    if named and len(named) != count:
-        kinds = "one of real numbers" if count == 1 else "one of real numbers, one of integers"
-        raise UsageError(f"the state has {count} key(s), {kinds}; {named} were given")
-    return named
-
-
-def _default(target: NestedKey, count: int) -> list[NestedKey]:
-    """Keys of the state named after the output, other ones for each module."""
-    parts = (target,) if isinstance(target, str) else target
-    name = f"{parts[-1]}_memory"
-    _taken[(*parts[:-1], name)] += 1
-    number = _taken[(*parts[:-1], name)]
-    if number > 1:
-        name = f"{name}_{number}"
-    return [unravel_key((*parts[:-1], each)) for each in (name, f"{name}_counts")[:count]]

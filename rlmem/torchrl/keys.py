@@ -1,0 +1,66 @@
+"""The keys of a recurrent module: [input, *state, "is_init"] and [output, *("next", state)]."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tensordict import NestedKey, unravel_key, unravel_key_list
+
+from rlmem.errors import UsageError
+
+# Modules that were made under each default key.
+_made: Counter[NestedKey] = Counter()
+
+
+def module_keys(
+    in_key: NestedKey | None,
+    in_keys: Sequence[NestedKey] | None,
+    out_key: NestedKey | None,
+    out_keys: Sequence[NestedKey] | None,
+    states: int,
+) -> tuple[NestedKey, NestedKey, list[NestedKey]]:
+    """Input, output and `states` keys of the state, from what a user gives.
+
+    As in torchrl's own modules that is `in_key`, or `in_keys` with those of the state, and likewise
+    for the output. Where the state is not named, it is by `default_keys`.
+    """
+    source, target = _given("in", in_key, in_keys), _given("out", out_key, out_keys)
+    if source[-1] == "is_init":
+        source.pop()
+    named, written = source[1:], [_root(key) for key in target[1:]]
+    if named and written and named != written:
+        raise UsageError(f"out_keys must be [output, *('next', key)] of {named}, not {target}")
+    named = named or written
+    if named and len(named) != states:
+        kinds = "real numbers" if states == 1 else "real numbers, and integers"
+        raise UsageError(f"the state has {states} key(s) ({kinds}), but {named} were given")
+    return source[0], target[0], named or default_keys(target[0], states)
+
+
+def default_keys(output: NestedKey, states: int) -> list[NestedKey]:
+    """Keys beside the output's, which no other module has: a number follows if one was made."""
+    *above, last = (output,) if isinstance(output, str) else output
+    name = f"{last}_memory"
+    _made[(*above, name)] += 1
+    number = _made[(*above, name)]
+    name = name if number == 1 else f"{name}_{number}"
+    return [unravel_key((*above, each)) for each in (name, f"{name}_counts")[:states]]
+
+
+def next_key(key: NestedKey) -> NestedKey:
+    """Where the state after a step is."""
+    return unravel_key(("next", key))
+
+
+def _given(kind: str, key: NestedKey | None, keys: Sequence[NestedKey] | None) -> list[NestedKey]:
+    if (key is None) == (not keys):
+        raise UsageError(f"give one of {kind}_key and {kind}_keys")
+    return unravel_key_list([key] if key is not None else list(keys or ()))
+
+
+def _root(key: NestedKey) -> NestedKey:
+    """The key under "next"."""
+    if isinstance(key, str) or key[0] != "next":
+        raise UsageError(f"a state is written under ('next', key), not {key!r}")
+    return unravel_key(key[1:])
