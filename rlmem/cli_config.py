@@ -22,6 +22,8 @@ AT_LEAST_ONE = (
     "layers",
     "eval_episodes",
     "episodes",
+    "trials",
+    "trial_episodes",
     "threads",
     "checkpoint_every",
     "checkpoint_keep",
@@ -53,6 +55,10 @@ def prepare_eval(cfg: DictConfig) -> DictConfig:
     _check(cfg, "eval")
     if cfg.run is None:
         raise UsageError("rlmem eval needs run=<dir>, the folder that rlmem train left")
+    if cfg.deterministic not in (None, True, False):
+        raise UsageError(f"deterministic must be true, false or null, not {cfg.deterministic!r}")
+    if cfg.split is None and not isinstance(cfg.run, str):
+        raise UsageError("run is one folder, but with split=... (trials on tasks of that split)")
     return cfg
 
 

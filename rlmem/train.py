@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from rlmem import algos, checkpoint, envs, evaluate
+from rlmem import algos, checkpoint, envs, evaluate, tasks
 from rlmem.algos import Algorithm, NonFiniteLoss
 from rlmem.envs.base import VecEnv
 from rlmem.envs.seeding import eval_seeds, train_seeds
@@ -118,6 +118,7 @@ def run(cfg: DictConfig) -> float:
             checkpoint.set_rng_state(point.trainer["rng"])
             checkpoint.discard_after(run_dir, point.step)
         run_dir.mkdir(parents=True, exist_ok=True)
+        tasks.write(run_dir, env)
         OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
         with RunLogger(
             run_dir, cfg.total_steps, start_step=point.step if point else 0, **options(cfg.log)

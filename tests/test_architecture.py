@@ -29,15 +29,18 @@ MAY_IMPORT = {
     "policies": FLOOR | {"kernels", "cores"},
     "envs": FLOOR,
     "algos": FLOOR | {"kernels", "cores", "policies", "envs.base"},
+    "stats": FLOOR,
     "checkpoint": FLOOR,
     "log": FLOOR,
+    "tasks": FLOOR | {"envs"},
     "torchrl": FLOOR | {"cores", "envs"},
     "gym": FLOOR | {"envs"},
-    "evaluate": FLOOR | {"cores", "policies", "envs", "algos", "checkpoint", "log", "train"},
-    "train": FLOOR | {"cores", "policies", "envs", "algos", "checkpoint", "log", "evaluate"},
+    "evaluate": FLOOR | {"policies", "envs", "algos", "checkpoint", "stats", "train"},
+    "train": FLOOR | {"policies", "envs", "algos", "checkpoint", "log", "tasks", "evaluate"},
+    "plot": FLOOR | {"stats"},
+    "adapt": FLOOR | {"envs", "evaluate", "stats", "tasks", "train", "plot"},
     "play": FLOOR | {"policies", "envs", "checkpoint", "train"},
-    "report": FLOOR | {"checkpoint", "log", "train", "evaluate"},
-    "cli": FLOOR | {"envs", "checkpoint", "log", "train", "evaluate", "play", "report"},
+    "cli": FLOOR | {"envs", "checkpoint", "log", "train", "evaluate", "adapt", "play"},
 }
 
 

@@ -120,10 +120,10 @@ def test_an_action_space_that_is_not_supported_is_named(
         ("run=nowhere", "nowhere is not a run folder: there is no such folder"),
         ("run=.", "is not a run folder: it has no config.yaml"),
         ("run=nowhere episodes=0", "episodes must be at least 1, not 0"),
-        ("run=nowhere deterministic=maybe", "deterministic must be true or false, not 'maybe'"),
+        ("run=nowhere deterministic=maybe", "deterministic must be true, false or null, not 'maybe'"),
         ("run=nowhere seed=x", "seed must be an integer, not 'x'"),
         ("run=nowhere seed=-2", "seed must not be negative, not -2"),
-        ("run=nowhere episode=3", "unknown key 'episode'; did you mean episodes?"),
+        ("run=nowhere episode=3", "unknown key 'episode'; did you mean episodes or trial_episodes?"),
         ("runs/a", "cannot read 'runs/a': an option is written key=value"),
     ],
 )
