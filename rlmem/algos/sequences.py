@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
@@ -36,6 +36,23 @@ class Sequences:
     state: Any
     weight: Float[Tensor, "B"]
     unit: Int[Tensor, "B"]
+    burn_in: int = 0  # steps at the beginning of every row that are there to be remembered
+
+    def past_burn_in(self, state: Any) -> Sequences:
+        """The rows without the burn-in, after which the memory is `state`."""
+        burn_in = self.burn_in
+        return replace(
+            self,
+            obs={key: leaf[:, burn_in:] for key, leaf in self.obs.items()},
+            start=self.start[:, burn_in:],
+            action={key: leaf[:, burn_in:] for key, leaf in self.action.items()},
+            reward=self.reward[:, burn_in:],
+            terminated=self.terminated[:, burn_in:],
+            truncated=self.truncated[:, burn_in:],
+            mask=self.mask[:, burn_in:],
+            state=state,
+            burn_in=0,
+        )
 
     @property
     def done(self) -> Bool[Tensor, "B T"]:
