@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from rlmem.envs import streams
 from rlmem.envs.streams import Draws
 from rlmem.errors import UsageError, unknown
 
@@ -61,15 +63,18 @@ class Values(Domain):
 
     def draw(self, draws: Draws) -> Tensor:
         """One of them for each environment, [M, ...], float32 or int64."""
-        dtype = None if torch.tensor(self.values).is_floating_point() else torch.int64
-        table = torch.tensor(self.values, dtype=dtype, device=draws.device)
+        table = self._table.to(draws.device)
         return table.index_select(0, draws.below(len(self.values), 1)[0])
 
     def contains(self, drawn: Tensor) -> Bool[Tensor, "M"]:
         """Which of `drawn` [M, ...] are in it."""
-        table = torch.tensor(self.values, dtype=drawn.dtype, device=drawn.device)
-        same = table[None] == drawn[:, None]
+        same = self._table.to(drawn.device)[None] == drawn[:, None]
         return same.flatten(2).all(-1).any(1) if same.dim() > 2 else same.any(1)
+
+    @cached_property
+    def _table(self) -> Tensor:
+        # Integers are int64, floats float32, as torch has it.
+        return torch.tensor(self.values)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Ranges(Domain):
         pairs = _tuples(intervals)
         if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
             raise UsageError(f"ranges for tasks are pairs [low, high], not {_short(pairs)}")
-        return cls(pairs)
+        return cls(tuple((float(low), float(high)) for low, high in pairs))
 
     def __post_init__(self) -> None:
         if not self.intervals or any(low >= high for low, high in self.intervals):
@@ -137,6 +142,22 @@ class Instances(Domain):
     def data(self) -> Any:
         """The distribution."""
         return ["instances", self.name, *self.parameters]
+
+
+def hold_out(values: Sequence[Any], share: float, seed: int) -> tuple[Values, Values]:
+    """Some values for training and, of all, a `share` that is held out, chosen by `seed`.
+
+    Raises `UsageError` where one of the two would be empty.
+    """
+    cut = round(share * len(values))
+    if not 0 < cut < len(values):
+        raise UsageError(
+            f"a share of {share} held out of {len(values)} tasks leaves none on one of the sides"
+        )
+    order = Draws(streams.keys([seed]), torch.zeros(1, dtype=torch.int64)).shuffle(len(values))
+    chosen = set(order[:cut, 0].tolist())
+    parts = [[v for i, v in enumerate(values) if (i in chosen) == out] for out in (False, True)]
+    return Values.of(parts[0]), Values.of(parts[1])
 
 
 Domains = Mapping[str, Domain]

@@ -119,8 +119,8 @@ class TaskEnv(StateEnv[Trial], Generic[T, S]):
         """Tasks and their first episodes."""
         held_out = int(self.split != TRAIN)
         id = draws.bits(1)[0].bitwise_and_(-2).bitwise_or_(held_out)
-        task = self.draw_task(Draws(self._key_of(id), torch.zeros_like(id)))
         episode = torch.zeros_like(id)
+        task = self.draw_task(self._draws_of(id, episode - 1))
         return Trial(id, task, self._begin(task, id, episode), episode)
 
     def advance(
@@ -159,17 +159,18 @@ class TaskEnv(StateEnv[Trial], Generic[T, S]):
         return True
 
     def _begin(self, task: T, id: Tensor, episode: Tensor) -> S:
-        return self.begin(task, Draws(self._key_of(id), episode + 1))
+        return self.begin(task, self._draws_of(id, episode))
 
-    def _key_of(self, id: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-        return streams.mix(id ^ _TASKS)
+    def _draws_of(self, id: Int[Tensor, "M"], episode: Int[Tensor, "M"]) -> Draws:
+        """The numbers that an episode of a task begins with; the task's own are those of -1."""
+        return Draws(streams.mix(id ^ _TASKS), episode + 1)
 
 
 Env = TypeVar("Env", bound=type[TaskEnv[Any, Any]])
 
 
-def meta(name: str, episodes: int) -> Callable[[Env], Env]:
-    """Registers a `TaskEnv` as `name`, in trials of that many episodes unless told otherwise.
+def meta(name: str, episodes: int, stop_returns: bool = False) -> Callable[[Env], Env]:
+    """Registers a `TaskEnv` as `name`, in such trials (see `Trials`) unless told otherwise.
 
     Its options are those of its constructor, of `TaskEnv` but for the spaces, and of `Trials`.
     """
@@ -186,7 +187,7 @@ def meta(name: str, episodes: int) -> Callable[[Env], Env]:
         for space in ("splits", "observation_space", "action_space"):
             named.pop(space)
         keyword = inspect.Parameter.KEYWORD_ONLY
-        more = {"episodes": episodes, "horizon": episodes, "stop_returns": False}
+        more = {"episodes": episodes, "horizon": episodes, "stop_returns": stop_returns}
         for key, default in more.items():
             named[key] = inspect.Parameter(key, keyword, default=default)
         # Lists are what YAML has for tuples.

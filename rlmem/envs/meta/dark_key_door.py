@@ -1,0 +1,110 @@
+"""Dark Key-to-Door: find a key and then a door, neither of which can be seen."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.spaces import Discrete, MultiDiscrete
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlmem.envs.base import Tensors
+from rlmem.envs.meta.dark_room import MOVES, cells, move, towards
+from rlmem.envs.meta.splits import Splits, hold_out
+from rlmem.envs.meta.task_env import TaskEnv, meta
+from rlmem.envs.streams import Draws
+from rlmem.errors import positive
+
+
+class KeyDoor(NamedTuple):
+    """Where the key and the door are."""
+
+    key: Int[Tensor, "N 2"]
+    door: Int[Tensor, "N 2"]
+
+
+class Search(NamedTuple):
+    """Where the agent is, whether it has the key, and how many steps it has made."""
+
+    position: Int[Tensor, "N 2"]
+    has_key: Bool[Tensor, "N"]
+    t: Int[Tensor, "N"]
+
+
+@meta("meta-dark-key-door", episodes=10)
+class DarkKeyDoor(TaskEnv[KeyDoor, Search]):
+    """Dark Key-to-Door of Laskin et al. 2022, "In-context reinforcement learning with algorithm
+    distillation", arXiv 2210.14215: a room of 9x9 cells where the first step onto the key is paid
+    1 and, with the key, the first step onto the door another 1, which ends the episode.
+
+    Seen is the agent's own cell, not even whether it has the key. An episode has at most `length`
+    steps and begins anywhere; the moves are those of Dark Room. Held out are a share of the cells
+    as places of the key and as many as places of the door: no task of the split has its key or its
+    door where one of training has it.
+    """
+
+    spares = 2
+
+    def __init__(
+        self,
+        size: int = 9,
+        length: int = 50,
+        heldout_share: float = 0.2,
+        split_seed: int = 0,
+        **options: Any,
+    ) -> None:
+        self.size = positive("size", size)
+        self.length = positive("length", length)
+        key, heldout_key = hold_out(cells(size), heldout_share, 2 * split_seed)
+        door, heldout_door = hold_out(cells(size), heldout_share, 2 * split_seed + 1)
+        super().__init__(
+            Splits({"key": key, "door": door}, {"key": heldout_key, "door": heldout_door}),
+            MultiDiscrete([size, size]),
+            Discrete(len(MOVES)),
+            **options,
+        )
+
+    def draw_task(self, draws: Draws) -> KeyDoor:
+        """Places of the split."""
+        return KeyDoor(self.drawn("key", draws), self.drawn("door", draws))
+
+    def begin(self, task: KeyDoor, draws: Draws) -> Search:
+        """Anywhere, without the key."""
+        position = draws.below(self.size, 2).T.contiguous()
+        t = torch.zeros_like(position[:, 0])
+        return Search(position, t.bool(), t)
+
+    def play(
+        self, task: KeyDoor, state: Search, action: Tensors
+    ) -> tuple[Search, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
+        """Move; the key pays where it lay, and the door if the agent came with the key."""
+        position, t = move(state.position, action["action"], self.size), state.t + 1
+        found = (position == task.key).all(1) & ~state.has_key
+        opened = (position == task.door).all(1) & state.has_key
+        reward = found.float() + opened.float()
+        after = Search(position, state.has_key | found, t)
+        return after, reward, opened | (t == self.length), self._flags(False)
+
+    def see(self, task: KeyDoor, state: Search) -> Tensors:
+        """The agent's own cell."""
+        return {"obs": state.position.clone()}
+
+    def best_action(self, plan: Any, task: KeyDoor, state: Search) -> Tensors:
+        """The shortest way to the key, then to the door."""
+        target = torch.where(state.has_key[:, None], task.door, task.key)
+        return {"action": towards(state.position, target)}
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """The cell."""
+        return "({}, {})".format(*obs["obs"][row].tolist())
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """An arrow."""
+        return MOVES[int(action["action"][row])]
+
+    def reveal(self, row: int) -> str:
+        """Where key and door are."""
+        key, door = (leaf[row].tolist() for leaf in self.task)
+        held = "has" if self.state.state.has_key[row] else "needs"
+        return f"{held} the key of ({key[0]}, {key[1]}), door ({door[0]}, {door[1]})"

@@ -1,0 +1,175 @@
+"""Meta-FrozenLake: cross a frozen lake whose holes are elsewhere in each trial."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from gymnasium.spaces import Discrete
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlmem.envs import streams
+from rlmem.envs.base import Tensors
+from rlmem.envs.meta.planning import finite_horizon
+from rlmem.envs.meta.splits import Splits, Values
+from rlmem.envs.meta.task_env import TaskEnv, meta
+from rlmem.envs.streams import Draws, below
+from rlmem.errors import UsageError, at_least, positive
+
+MOVES = ("←", "↓", "→", "↑")
+# How often as many candidates are drawn as maps are wanted, before it is said that there are none.
+ROUNDS = 200
+# What the planner pays for a step: less than any chance is worth, so that ways are short.
+STEP = 1e-6
+
+
+class Lake(NamedTuple):
+    """Where the holes are: 1, elsewhere 0; row after row."""
+
+    holes: Int[Tensor, "N C"]
+
+
+class Crossing(NamedTuple):
+    """The agent's cell, and how many steps it has made."""
+
+    cell: Int[Tensor, "N"]
+    t: Int[Tensor, "N"]
+
+
+@meta("meta-frozen-lake", episodes=10)
+class FrozenLake(TaskEnv[Lake, Crossing]):
+    """Gymnasium's FrozenLake on random maps that are not seen: only the own cell is.
+
+    From the upper left to the lower right cell, which pays 1 and ends the episode; so does a hole,
+    unpaid. After `length` steps it is truncated. With `slippery` a move goes where it should and to
+    either side of that with equal chances. Each cell but those two is frozen with probability
+    `frozen`. The first `maps` different maps that can be crossed, in a stream of random ones that
+    depends on `split_seed`, are those of training, and the next `heldout_maps` are held out.
+    """
+
+    spares = 2
+
+    def __init__(
+        self,
+        size: int = 4,
+        length: int = 30,
+        slippery: bool = False,
+        frozen: float = 0.7,
+        maps: int = 1000,
+        heldout_maps: int = 200,
+        split_seed: int = 0,
+        **options: Any,
+    ) -> None:
+        self.size, self.length = at_least("size", size, 2), positive("length", length)
+        self.slippery = slippery
+        counts = [positive("maps", maps), positive("heldout_maps", heldout_maps)]
+        train, heldout = random_maps(size, frozen, sum(counts), split_seed).split(counts)
+        splits = Splits({"holes": _values(train)}, {"holes": _values(heldout)})
+        super().__init__(splits, Discrete(size * size), Discrete(4), **options)
+        self._next_cell = neighbours(size).to(self.device)
+
+    def draw_task(self, draws: Draws) -> Lake:
+        """Maps of the split."""
+        return Lake(self.drawn("holes", draws))
+
+    def begin(self, task: Lake, draws: Draws) -> Crossing:
+        """The upper left cell."""
+        cell = torch.zeros_like(task.holes[:, 0])
+        return Crossing(cell, cell.clone())
+
+    def play(
+        self, task: Lake, state: Crossing, action: Tensors
+    ) -> tuple[Crossing, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
+        """Move, or slip."""
+        move = action["action"].long()
+        if self.slippery:
+            move = (move + below(self.steps.bits()[0], 3) - 1) % 4
+        cell, t = self._next_cell[state.cell, move], state.t + 1
+        crossed = cell == self.size * self.size - 1
+        over = crossed | (task.holes.gather(1, cell[:, None])[:, 0] == 1)
+        return Crossing(cell, t), crossed.float(), over, ~over & (t == self.length)
+
+    def see(self, task: Lake, state: Crossing) -> Tensors:
+        """The own cell."""
+        return {"obs": state.cell.clone()}
+
+    def plan(self, task: Lake) -> Int[Tensor, "N length S"]:
+        """For each step and cell the move that most likely leads over the lake in time."""
+        count = self.size * self.size
+        move = torch.zeros(count, 4, count, dtype=torch.float64, device=self.device)
+        for slip in (-1, 0, 1) if self.slippery else (0,):
+            way = torch.nn.functional.one_hot(self._next_cell.roll(-slip, 1), count)
+            move += way / (3 if self.slippery else 1)
+        crossed = move[..., -1] - STEP
+        alive = 1 - task.holes.double()
+        alive[:, -1] = 0
+        return finite_horizon(
+            move * alive[:, None, None], crossed.expand(len(alive), -1, -1), self.length
+        )[0]
+
+    def best_action(self, plan: Any, task: Lake, state: Crossing) -> Tensors:
+        """What the plan says."""
+        return {"action": plan[torch.arange(len(plan)), state.t, state.cell]}
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """The cell: row and column."""
+        return "({}, {})".format(*divmod(int(obs["obs"][row]), self.size))
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """An arrow."""
+        return MOVES[int(action["action"][row])]
+
+    def reveal(self, row: int) -> str:
+        """The map, with the agent on it."""
+        tiles = ["·O"[hole] for hole in self.task.holes[row].tolist()]
+        tiles[-1] = "G"
+        tiles[int(self.state.state.cell[row])] = "@"
+        lines = (tiles[i : i + self.size] for i in range(0, len(tiles), self.size))
+        return "\n".join(map("".join, lines))
+
+
+def neighbours(size: int) -> Int[Tensor, "C 4"]:
+    """The cell to the left of each, below, to the right and above; itself at the edge."""
+    row = torch.arange(size)[:, None].expand(size, size).reshape(-1)
+    column = torch.arange(size).repeat(size)
+    moves = ((0, -1), (1, 0), (0, 1), (-1, 0))
+    ways = [(row + y).clamp(0, size - 1) * size + (column + x).clamp(0, size - 1) for y, x in moves]
+    return torch.stack(ways, 1)
+
+
+def random_maps(size: int, frozen: float, count: int, seed: int) -> Int[Tensor, "count C"]:
+    """The first `count` different maps that can be crossed, 1 where there is a hole.
+
+    Raises `UsageError` where there seem to be no more of them.
+    """
+    numbers = streams.keys([seed]).expand(count)
+    found: dict[bytes, Tensor] = {}
+    for i in range(ROUNDS):
+        draws = Draws(numbers, torch.arange(count) + i * count)
+        holes = (draws.uniform(size * size) >= frozen).T.to(torch.uint8)
+        holes[:, [0, -1]] = 0
+        for row in holes[crossable(holes, size)]:
+            found.setdefault(row.numpy().tobytes(), row)
+        if len(found) >= count:
+            return torch.stack([*found.values()][:count]).long()
+    raise UsageError(
+        f"found {len(found)} different maps of size {size}, frozen {frozen}, not {count}; "
+        "maps and heldout_maps must add up to fewer"
+    )
+
+
+def crossable(holes: Tensor, size: int) -> Bool[Tensor, "M"]:
+    """Which maps [M, C] have a way over the lake."""
+    free = holes == 0
+    reached = torch.zeros_like(free)
+    reached[:, 0] = True
+    ways = neighbours(size)
+    # No way that visits no cell twice is longer.
+    for _ in range(size * size):
+        reached |= reached[:, ways].any(2) & free
+    return reached[:, -1]
+
+
+def _values(maps: Int[Tensor, "M C"]) -> Values:
+    return Values.of(maps.tolist())

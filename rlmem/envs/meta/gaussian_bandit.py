@@ -1,0 +1,65 @@
+"""Gaussian bandits: find the arm that pays most on average."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlmem.envs import streams
+from rlmem.envs.meta.arms import ArmsEnv
+from rlmem.envs.meta.splits import Instances, Values
+from rlmem.envs.meta.task_env import meta
+from rlmem.envs.streams import Draws
+from rlmem.errors import UsageError
+
+
+@meta("meta-gaussian-bandit", episodes=100)
+class GaussianBandit(ArmsEnv):
+    """Each arm pays a mean of its own and Gaussian noise of deviation `noise`; see `ArmsEnv`.
+
+    Means are normally distributed: a prior is (mean, deviation). What is no arm pays three
+    deviations less than the mean of the worst prior.
+    """
+
+    def __init__(
+        self,
+        arms: Sequence[int] = (10,),
+        prior: Sequence[Sequence[float]] = ((0.0, 1.0),),
+        noise: float = 1.0,
+        heldout_arms: Sequence[int] = (3, 5),
+        heldout_prior: Sequence[Sequence[float]] = ((0.0, 0.5), (1.0, 1.0)),
+        **options: Any,
+    ) -> None:
+        if noise < 0:
+            raise UsageError(f"noise must be at least 0, not {noise}")
+        self.noise = noise
+        priors, others = _priors(prior), _priors(heldout_prior)
+        self.worst = min(mean - 3 * deviation for mean, deviation in priors.values + others.values)
+        super().__init__(
+            arms,
+            priors,
+            heldout_arms,
+            others,
+            Instances("normal", (noise,)),
+            **options,
+        )
+
+    def values(self, prior: Float[Tensor, "M 2"], draws: Draws) -> Float[Tensor, "M A"]:
+        """Means."""
+        normal = streams.normals(draws.bits(-(-self.arms // 2))).flatten(0, 1)[: self.arms]
+        return torch.addcmul(prior[:, :1], prior[:, 1:], normal.T)
+
+    def pay(self, value: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+        """The mean and noise; the same noise for whatever arm is pulled."""
+        return torch.add(value, self.steps.normals()[0], alpha=self.noise)
+
+
+def _priors(pairs: Sequence[Sequence[float]]) -> Values:
+    for pair in pairs:
+        if len(pair) != 2 or pair[1] <= 0:
+            raise UsageError(f"a prior of means is [mean, deviation above 0], not {list(pair)}")
+    return Values.of([[float(mean), float(deviation)] for mean, deviation in pairs])
