@@ -82,6 +82,12 @@ class Normal:
     def mode(self) -> Float[Tensor, "*N k"]:
         return self.mean
 
+    def draw(self) -> tuple[Float[Tensor, "*N k"], Float[Tensor, "*N"]]:
+        """A sample with its log-probability, differentiable by way of the noise that made it."""
+        noise = torch.randn_like(self.mean)
+        log_prob = -(0.5 * noise.square() + self.log_std + LOG_SQRT_2PI).sum(dim=-1)
+        return self.mean + self.log_std.exp() * noise, log_prob
+
     def log_prob(self, action: Float[Tensor, "*N k"]) -> Float[Tensor, "*N"]:
         z = (action - self.mean) * (-self.log_std).exp()
         return -(0.5 * z.square() + self.log_std + LOG_SQRT_2PI).sum(dim=-1)
@@ -113,6 +119,11 @@ class TanhNormal:
     def mode(self) -> Float[Tensor, "*N k"]:
         return self._squash(self.normal.mean)
 
+    def draw(self) -> tuple[Float[Tensor, "*N k"], Float[Tensor, "*N"]]:
+        """A sample with its log-probability, differentiable by way of the noise that made it."""
+        raw, log_prob = self.normal.draw()
+        return self._squash(raw), log_prob - self._log_slope(raw)
+
     def log_prob(self, action: Float[Tensor, "*N k"]) -> Float[Tensor, "*N"]:
         unit = (action - self.low) / self.half - 1
         raw = torch.atanh(unit.clamp(-1 + TANH_EDGE, 1 - TANH_EDGE))
@@ -126,9 +137,12 @@ class TanhNormal:
         return self.low + (unit + 1) * self.half
 
     def _log_prob_raw(self, raw: Tensor) -> Tensor:
+        return self.normal.log_prob(raw) - self._log_slope(raw)
+
+    def _log_slope(self, raw: Tensor) -> Tensor:
         # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), exact also where tanh saturates.
         squash = 2 * (math.log(2) - raw - F.softplus(-2 * raw)) + self.half.log()
-        return self.normal.log_prob(raw) - squash.sum(dim=-1)
+        return squash.sum(dim=-1)
 
 
 class Joint:

@@ -74,6 +74,37 @@ def test_tanh_normal_is_torchs_and_stays_inside(low: float, high: float):
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
 
 
+def test_draws_come_with_their_log_probability():
+    ours, theirs = squashed(-3.0, 7.0)
+    for one, other in ((ours, theirs), (ours.normal, theirs.base_dist)):
+        action, log_prob = one.draw()
+        torch.testing.assert_close(log_prob, other.log_prob(action))
+
+
+def test_draws_are_differentiable_by_hand():
+    mean = torch.tensor([0.3], requires_grad=True)
+    log_std = torch.tensor([-1.0], requires_grad=True)
+    action, log_prob = TanhNormal(mean, log_std, torch.tensor([-2.0]), torch.tensor([4.0])).draw()
+    unit = (action - 1).item() / 3
+    noise = (math.atanh(unit) - 0.3) / math.exp(-1)
+    found = torch.autograd.grad(action, (mean, log_std), retain_graph=True)
+    # a = 1 + 3 tanh(x), x = mean + exp(log_std) noise
+    slope = 3 * (1 - unit**2)
+    assert found[0].item() == pytest.approx(slope, rel=1e-4)
+    assert found[1].item() == pytest.approx(slope * math.exp(-1) * noise, rel=1e-4)
+    # log pi = log N(noise) - log_std - log 3 - log(1 - tanh(x)^2), whose slope in x is 2 tanh(x)
+    found = torch.autograd.grad(log_prob, (mean, log_std))
+    assert found[0].item() == pytest.approx(2 * unit, rel=1e-4)
+    assert found[1].item() == pytest.approx(2 * unit * math.exp(-1) * noise - 1, rel=1e-4)
+
+
+def test_draws_are_exact_where_the_deviation_is_tiny():
+    normal = Normal(torch.full((5, 1), 3.0), torch.full((5, 1), -20.0))
+    _, log_prob = normal.draw()
+    # At most four deviations out.
+    assert ((log_prob - 20 + 0.5 * math.log(2 * math.pi)).abs() < 8).all()
+
+
 def test_tanh_normal_entropy_is_the_mean_of_minus_log_prob():
     n = 200_000
     one = torch.ones(1)
