@@ -6,7 +6,7 @@ import math
 
 import gymnasium as gym
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlmem.errors import UsageError
@@ -63,3 +63,8 @@ class Choices:
             digits.reverse()
             entries[key] = digits[0] if self.single[key] else torch.stack(digits, dim=-1)
         return {key: entries[key] for key in self.sizes}
+
+    def explore(self, index: Int[Tensor, "*N"], epsilon: Float[Tensor, "*M"]) -> Int[Tensor, "*N"]:
+        """With probability `epsilon` (a scalar, or one for each) any choice instead."""
+        chance = torch.rand(index.shape, device=index.device)
+        return torch.where(chance < epsilon, torch.randint_like(index, self.n), index)
