@@ -2,5 +2,7 @@
 
 from rlmem.torchrl.env import TorchRLEnv
 from rlmem.torchrl.memory import MemoryModule
+from rlmem.torchrl.threads import keep_threads
+from rlmem.torchrl.transforms import KeepNextStates, NextStarts
 
-__all__ = ["MemoryModule", "TorchRLEnv"]
+__all__ = ["KeepNextStates", "MemoryModule", "NextStarts", "TorchRLEnv", "keep_threads"]
