@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from math import tau as TURN
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +11,9 @@ from jaxtyping import Bool, Float, Float32, Float64, Int16
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, push
 from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import StateEnv
-
-GRAVITY, POLE_MASS, MASS, HALF_LENGTH, PUSH, SECONDS = 9.8, 0.1, 1.1, 0.5, 10.0, 0.02
-# Where the cart leaves the track, and the pole counts as fallen; what is seen may be twice as far.
-LIMITS = (2.4, 12 / 360 * TURN)
 
 
 class Run(NamedTuple):
@@ -43,7 +39,7 @@ class CartPole(StateEnv[Run]):
         self.limits = torch.tensor(LIMITS, dtype=torch.float64, device=self.device)[:, None]
         self.reward = torch.full((self.num_envs,), 1 / length, device=self.device)
         self.leftward = torch.full_like(self.reward, -PUSH / MASS, dtype=torch.float64)
-        self.lever = torch.full_like(self.leftward, HALF_LENGTH * 4 / 3)
+        self.lever = torch.full_like(self.leftward, LEVER)
 
     @abstractmethod
     def look(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
@@ -75,19 +71,8 @@ class CartPole(StateEnv[Run]):
 
     def push(self, motion: Float64[Tensor, "4 N"], action: Tensor) -> Float64[Tensor, "2 N"]:
         """A step of Euler's method, in place; position and angle after it."""
-        places, speeds = motion.split(2)
-        _, angle, speed, spin = motion.unbind()
-        sine, cosine = angle.sin(), angle.cos()
-        # The acceleration that the cart would have if the pole did not swing back.
         pushed = torch.add(self.leftward, action, alpha=2 * PUSH / MASS)
-        pushed.addcmul_(spin * spin, sine, value=POLE_MASS * HALF_LENGTH / MASS)
-        lever = self.lever.addcmul(cosine, cosine, value=-HALF_LENGTH * POLE_MASS / MASS)
-        turn = sine.mul_(GRAVITY).addcmul_(cosine, pushed, value=-1).div_(lever)
-        places.add_(speeds, alpha=SECONDS)
-        pushed.addcmul_(turn, cosine, value=-POLE_MASS * HALF_LENGTH / MASS)
-        speed.add_(pushed, alpha=SECONDS)
-        spin.add_(turn, alpha=SECONDS)
-        return places
+        return push(motion, pushed, self.lever)
 
     def observe(self, state: Run) -> Tensors:
         """Two numbers."""

@@ -12,12 +12,9 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.control.pendulum import COST, TORQUE, cost, turn
 from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import LockstepEnv
-
-SECONDS, TORQUE, SPIN = 0.05, 2.0, 8.0
-# Half of the worst cost, pi^2 + 0.1 SPIN^2 + 0.001 TORQUE^2, as the package rounds it.
-HALF_COST = 16.2736044 / 2
 
 
 class Pendulum(LockstepEnv):
@@ -53,15 +50,11 @@ class Pendulum(LockstepEnv):
 
     def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
         """Turn it by `action` for one step."""
-        angle, spin = self.motion.unbind()
         torque = action["action"][:, 0].to(torch.float32).clamp(-TORQUE, TORQUE)
-        turns = angle.mul(1 / TURN).round_()
-        upright = torch.add(angle, turns, alpha=-TURN)
-        cost = upright.mul_(upright).addcmul_(spin, spin, value=0.1).to(torch.float32)
-        cost.addcmul_(torque, torque, value=0.001)
-        reward = cost.mul_(-1 / (HALF_COST * self.length)).add_(1 / self.length)
-        spin.add_(self.sine, alpha=15 * SECONDS).add_(torque.mul_(3), alpha=SECONDS)
-        angle.add_(spin.clamp_(-SPIN, SPIN), alpha=SECONDS)
+        loss = cost(self.motion).to(torch.float32).addcmul_(torque, torque, value=0.001)
+        # At worst twice as much as is there to be earned.
+        reward = loss.mul_(-2 / (COST * self.length)).add_(1 / self.length)
+        turn(self.motion, self.sine, torque)
         return {"obs": self.look(self._seen()).t()}, reward
 
     def look(self, seen: Float32[Tensor, "2 N"]) -> Float32[Tensor, "2 N"]:

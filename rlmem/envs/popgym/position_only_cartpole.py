@@ -10,7 +10,8 @@ from gymnasium.spaces import Box
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from rlmem.envs.popgym.cartpole import LIMITS, CartPole
+from rlmem.envs.control.cart import LIMITS
+from rlmem.envs.popgym.cartpole import CartPole
 from rlmem.envs.popgym.task import task
 
 SIGHT = 2 * np.array(LIMITS, np.float32)

@@ -1,0 +1,65 @@
+"""Acrobot of Gymnasium (Sutton 1996): swing up two links by a torque at the joint between them."""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from rlmem.envs.control.base import Control, between, runge_kutta, third, wrapped
+from rlmem.envs.streams import Draws
+
+# Links have length 1, mass 1 and inertia 1, and their mass halfway along.
+GRAVITY, SECONDS, SPINS = 9.8, 0.2, (4 * pi, 9 * pi)
+
+
+def slope(state: Float64[Tensor, "4 N"], torque: Float64[Tensor, "N"]) -> Float64[Tensor, "4 N"]:
+    """How angles and spins change (Sutton and Barto 1998, figure 11.4)."""
+    upper, lower, spin, bend = state.unbind()
+    cosine, sine = lower.cos(), lower.sin()
+    inertia, coupling = cosine + 3.5, 0.5 * cosine + 1.25
+    pull = (upper + lower).sin().mul_(0.5 * GRAVITY)
+    whole = upper.sin().mul_(1.5 * GRAVITY).add_(pull)
+    whole -= (0.5 * bend + spin) * bend * sine
+    ratio = coupling / inertia
+    force = torque + ratio * whole - 0.5 * spin.square() * sine - pull
+    bending = force / (1.25 - ratio * coupling)
+    return torch.stack((spin, bend, -(coupling * bending + whole) / inertia, bending))
+
+
+class Acrobot(Control):
+    """Angles of the upper link (0 hangs) and of the lower one to it, then their velocities.
+
+    The torque is -1, 0 or 1. A step is worth the height of the end as a share of the highest; an
+    end that is a link's length above the joint solves it.
+    """
+
+    numbers = 4
+    scale = (1.0, 1.0, 1.0, 1.0, 4.0, 8.0)
+    shortest = 8
+    solved = True
+
+    def start(self, draws: Draws) -> Float64[Tensor, "4 M"]:
+        """Hanging nearly straight, almost at rest."""
+        return between(draws, *[(-0.1, 0.1)] * 4)
+
+    def move(
+        self, state: Float64[Tensor, "4 N"], control: Float64[Tensor, "1 N"]
+    ) -> tuple[Float64[Tensor, "4 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
+        """A torque."""
+        torque = third(control[0])
+        state = runge_kutta(lambda s: slope(s, torque), state, SECONDS)
+        state[:2] = wrapped(state[:2])
+        for spin, fastest in zip(state[2:].unbind(), SPINS, strict=True):
+            spin.clamp_(-fastest, fastest)
+        height = (state[0] + state[1]).cos_().add_(state[0].cos()).neg_()
+        return state, height.add(2).mul_(0.25), height > 1
+
+    def see(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "6 N"]:
+        """Cosine and sine of both angles, then both velocities."""
+        upper, lower = state[:2].unbind()
+        return torch.cat(
+            (torch.stack((upper.cos(), upper.sin(), lower.cos(), lower.sin())), state[2:])
+        )

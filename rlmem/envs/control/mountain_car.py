@@ -1,0 +1,44 @@
+"""MountainCar of Gymnasium (Moore 1990): out of a valley, in a car too weak to drive up at once."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from rlmem.envs.control.base import Control, between, third
+from rlmem.envs.streams import Draws
+
+LEFT, RIGHT, GOAL, FASTEST, FORCE, GRAVITY = -1.2, 0.6, 0.5, 0.07, 0.001, 0.0025
+
+
+class MountainCar(Control):
+    """Position and speed. The engine pulls left, not at all, or right.
+
+    A step is worth the height of the car, from the valley to the top; to get to the goal solves it.
+    """
+
+    numbers = 2
+    scale = (0.5, 0.03)
+    # At full speed from the nearest start.
+    shortest = 13
+    solved = True
+
+    def start(self, draws: Draws) -> Float64[Tensor, "2 M"]:
+        """In the valley, at rest."""
+        return between(draws, (-0.6, -0.4), (0.0, 0.0))
+
+    def move(
+        self, state: Float64[Tensor, "2 N"], control: Float64[Tensor, "1 N"]
+    ) -> tuple[Float64[Tensor, "2 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
+        """A pull of the engine."""
+        place, speed = state.unbind()
+        speed.add_(third(control[0]), alpha=FORCE).sub_((3 * place).cos_(), alpha=GRAVITY)
+        speed.clamp_(-FASTEST, FASTEST)
+        place.add_(speed).clamp_(LEFT, RIGHT)
+        speed.masked_fill_((place == LEFT) & (speed < 0), 0)
+        arrived = (place >= GOAL) & (speed >= 0)
+        return state, (3 * place).sin_().add_(1).mul_(0.5), arrived
+
+    def see(self, state: Float64[Tensor, "2 N"]) -> Float64[Tensor, "2 N"]:
+        """Position and speed."""
+        return state.clone()

@@ -1,0 +1,76 @@
+"""Reacher: bring the hand of an arm of two links to a target in the plane."""
+
+from __future__ import annotations
+
+from math import pi, tau
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from rlmem.envs.control.base import Control, between, near, runge_kutta
+from rlmem.envs.streams import Draws
+
+# Of each link: a rod of length 1 and mass 1, as MuJoCo would have it, in units of its own.
+TORQUE, DAMPING, SECONDS = 2.0, 1.0, 0.05
+# How far from the shoulder a target may be, and at which distance of the hand a step is worth 1/2.
+TARGETS, HALF = (0.4, 1.8), 0.3
+
+
+def slope(
+    motion: Float64[Tensor, "4 N"], torque: Float64[Tensor, "2 N"], damping: float = DAMPING
+) -> Float64[Tensor, "4 N"]:
+    """How angles and spins change: M(q) q'' + C(q, q') = torque - damping q' (no gravity).
+
+    For rods M = [[5/3 + c, 1/3 + c/2], [1/3 + c/2, 1/3]] and C = s/2 [-b (2a + b), a^2], c and s
+    being cosine and sine of the elbow's angle, a and b the spins of shoulder and elbow.
+    """
+    _, elbow, spin, bend = motion.unbind()
+    cosine, sine = elbow.cos(), elbow.sin()
+    inertia, coupling = cosine + 5 / 3, 0.5 * cosine + 1 / 3
+    first, second = torch.sub(torque, motion[2:], alpha=damping).unbind()
+    first = first + 0.5 * sine * bend * (2 * spin + bend)
+    second = second - 0.5 * sine * spin.square()
+    determinant = inertia / 3 - coupling.square()
+    turning = (first / 3 - coupling * second) / determinant
+    bending = (inertia * second - coupling * first) / determinant
+    return torch.stack((spin, bend, turning, bending))
+
+
+def hand(shoulder: Float64[Tensor, "N"], elbow: Float64[Tensor, "N"]) -> Float64[Tensor, "2 N"]:
+    """Where the hand is; the shoulder is at the origin."""
+    both = shoulder + elbow
+    return torch.stack((shoulder.cos() + both.cos(), shoulder.sin() + both.sin()))
+
+
+class Reacher(Control):
+    """Angles of shoulder and elbow, their velocities, and the target's place.
+
+    A control turns each joint. A step is worth more the nearer the hand is; nothing ends it.
+    """
+
+    numbers = 6
+    scale = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1.0, 1.0)
+    controls = 2
+
+    def start(self, draws: Draws) -> Float64[Tensor, "6 M"]:
+        """Any angles, at rest; a target in reach, in any direction."""
+        state = between(draws, (-pi, pi), (-pi, pi), (0.0, 0.0), (0.0, 0.0), TARGETS, (0.0, tau))
+        distance, angle = state[4:].clone().unbind()
+        state[4], state[5] = distance * angle.cos(), distance * angle.sin()
+        return state
+
+    def move(
+        self, state: Float64[Tensor, "6 N"], control: Float64[Tensor, "2 N"]
+    ) -> tuple[Float64[Tensor, "6 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
+        """Torques at both joints."""
+        torque = control * TORQUE
+        state[:4] = runge_kutta(lambda motion: slope(motion, torque), state[:4], SECONDS)
+        worth = near(torch.linalg.vector_norm(state[4:] - hand(state[0], state[1]), dim=0), HALF)
+        return state, worth, torch.zeros_like(worth, dtype=torch.bool)
+
+    def see(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "8 N"]:
+        """Cosines and sines of both angles, both velocities, and the way from hand to target."""
+        shoulder, elbow = state[:2].unbind()
+        turned = torch.stack((shoulder.cos(), shoulder.sin(), elbow.cos(), elbow.sin()))
+        return torch.cat((turned, state[2:4], state[4:] - hand(shoulder, elbow)))

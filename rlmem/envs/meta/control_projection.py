@@ -1,0 +1,31 @@
+"""Several control tasks seen and handled through random matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlmem.envs.meta.projection import Projection
+from rlmem.envs.meta.task_env import meta
+
+
+@meta("meta-control-projection", episodes=4, stop_returns=True)
+class ControlProjection(Projection):
+    """One of several control tasks in each trial, and other matrices.
+
+    Held out are other matrices (split `heldout`) and other tasks (`heldout-families`).
+    """
+
+    def __init__(
+        self,
+        families: Sequence[str] = ("cartpole", "pendulum", "mountain-car", "acrobot", "reacher"),
+        heldout_families: Sequence[str] = ("swing-up", "ball-balance"),
+        obs_dim: int = 8,
+        act_dim: int = 2,
+        length: int = 200,
+        projections: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            families, heldout_families, obs_dim, act_dim, length, projections, **options
+        )

@@ -1,0 +1,197 @@
+"""Control tasks seen and handled through random matrices, new ones in each trial.
+
+After Lu et al. 2023, "Structured State Space Models for In-Context Reinforcement Learning", arXiv
+2303.03982, section 5: an agent that has learned one projection by heart knows nothing of another,
+and has to find out in the trial what it sees and does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from torch import Tensor
+
+from rlmem.envs import streams
+from rlmem.envs.base import Tensors
+from rlmem.envs.control import CONTROLS
+from rlmem.envs.meta.splits import Instances, Splits, Values
+from rlmem.envs.meta.task_env import TaskEnv
+from rlmem.envs.streams import Draws
+from rlmem.errors import UsageError, positive, unknown
+
+# Of all matrices: what is seen has the size of two of its parts, and each control can be reached.
+GAIN = sqrt(2)
+# Sets the numbers that matrices are made of apart from all others.
+_MATRICES = 0x5851F42D4C957F2D
+
+
+class Task(NamedTuple):
+    """Which dynamics, by its place in `CONTROLS`; which projection, by its id; its matrices."""
+
+    family: Int64[Tensor, "N"]
+    projection: Int64[Tensor, "N"]
+    sight: Float32[Tensor, "N obs_dim O"]
+    grip: Float32[Tensor, "N act_dim C"]
+
+
+class State(NamedTuple):
+    """The numbers of the dynamics that has most, and how many steps were played."""
+
+    motion: Float64[Tensor, "N S"]
+    steps: Int64[Tensor, "N"]
+
+
+class Projection(TaskEnv[Task, State]):
+    """Tasks of `families` in training and in the split `heldout`, of others in `heldout-families`.
+
+    What is seen is `sight @ numbers`, each number in units of its size; controls are `grip.T @
+    action`, cut off at -1 and 1. Both matrices are the first columns of GAIN times an orthogonal
+    one, drawn evenly from all of them, as in the authors' code (which projects observations of its
+    cart-pole only). With `projections` training has but so many, and the held-out splits others.
+
+    A step earns its worth (see `Control`) over `length`, so that returns lie between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        families: Sequence[str],
+        heldout_families: Sequence[str],
+        obs_dim: int,
+        act_dim: int,
+        length: int,
+        projections: int | None,
+        **options: Any,
+    ) -> None:
+        every = {_index(name): CONTROLS[name] for name in (*families, *heldout_families)}
+        self.seen = max(len(task.scale) for task in every.values())
+        self.numbers = max(task.numbers for task in every.values())
+        self.hands = max(task.controls for task in every.values())
+        self.obs_dim, self.act_dim = positive("obs_dim", obs_dim), positive("act_dim", act_dim)
+        self.length = positive("length", length)
+        self.shortest_episode = min(length, *(task.shortest for task in every.values()))
+        shape = ("control", obs_dim, self.seen, act_dim, self.hands, length)
+        splits = _splits(families, heldout_families, Instances("orthogonal", shape), projections)
+        super().__init__(
+            splits,
+            Box(-np.inf, np.inf, (obs_dim,), np.float32),
+            Box(-1.0, 1.0, (act_dim,), np.float32),
+            **options,
+        )
+        domain = self.domains["family"]
+        assert isinstance(domain, Values)
+        self.families = {index: every[index] for index in domain.values}
+        self.sizes = {
+            index: torch.tensor(task.scale, dtype=torch.float64, device=self.device)[:, None]
+            for index, task in self.families.items()
+        }
+
+    def draw_task(self, draws: Draws) -> Task:
+        """A family, and matrices that are a function of the projection's id."""
+        family = self.drawn("family", draws)
+        if isinstance(self.domains["projection"], Values):
+            id = self.drawn("projection", draws)
+        else:
+            id = draws.bits(1)[0]
+        own = Draws(streams.mix(id ^ _MATRICES), torch.zeros_like(id))
+        sight = orthogonal(own, self.obs_dim, self.seen)
+        return Task(family, id, sight * GAIN, orthogonal(own, self.act_dim, self.hands) * GAIN)
+
+    def begin(self, task: Task, draws: Draws) -> State:
+        """Each dynamics begins as it does."""
+        shape = (self.numbers, draws.size)
+        motion = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        for index, dynamics in self.families.items():
+            self._put(motion, dynamics.start(draws), task.family, index)
+        return State(motion.t().contiguous(), torch.zeros_like(task.family))
+
+    def play(
+        self, task: Task, state: State, action: Tensors
+    ) -> tuple[State, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
+        """One step of each dynamics for all, of which each keeps that of its own."""
+        motion = state.motion.t().contiguous()
+        control = project(action["action"], task.grip).clamp_(-1, 1).t().to(torch.float64)
+        steps = state.steps + 1
+        left = (self.length - steps).add_(1).to(torch.float64)
+        worth, ended = torch.zeros_like(left), torch.zeros_like(steps, dtype=torch.bool)
+        for index, dynamics in self.families.items():
+            mine = motion[: dynamics.numbers].clone()
+            moved, step_worth, over = dynamics.move(mine, control[: dynamics.controls])
+            if dynamics.solved:
+                step_worth = torch.where(over, left, step_worth)
+            self._put(motion, moved, task.family, index)
+            self._put(worth[None], step_worth[None], task.family, index)
+            self._put(ended[None], over[None], task.family, index)
+        reward = worth.div_(self.length).to(torch.float32)
+        return State(motion.t(), steps), reward, ended, steps == self.length
+
+    def see(self, task: Task, state: State) -> Tensors:
+        """What is seen of each dynamics, mixed."""
+        motion = state.motion.t()
+        seen = motion.new_zeros(self.seen, motion.shape[1])
+        for index, dynamics in self.families.items():
+            shown = dynamics.see(motion[: dynamics.numbers]).div_(self.sizes[index])
+            self._put(seen, shown, task.family, index)
+        return {"obs": project(seen.t().to(torch.float32), task.sight.mT)}
+
+    def reveal(self, row: int) -> str:
+        """The dynamics, and the numbers of its state."""
+        family = int(self.task.family[row])
+        motion = self.state.state.motion[row, : self.families[family].numbers]
+        return f"{_names()[family]} " + " ".join(f"{number:+.3f}" for number in motion.tolist())
+
+    def _put(self, whole: Tensor, part: Tensor, family: Tensor, index: int) -> None:
+        """Write `part` into the first rows of `whole` where the family is that one."""
+        rows = whole[: len(part)]
+        if len(self.families) == 1:
+            rows.copy_(part)
+        else:
+            torch.where(family == index, part, rows, out=rows)
+
+
+def orthogonal(draws: Draws, rows: int, columns: int) -> Float32[Tensor, "M {rows} {columns}"]:
+    """A part of random orthogonal matrices: evenly from all of them (Mezzadri 2007, section 5)."""
+    size = max(rows, columns)
+    gauss = streams.normals(draws.bits((size * size + 1) // 2)).flatten(0, 1)[: size * size]
+    q, r = torch.linalg.qr(gauss.t().reshape(-1, size, size))
+    signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+    return (q * signs[:, None])[:, :rows, :columns].contiguous()
+
+
+def project(x: Float[Tensor, "N I"], matrix: Float[Tensor, "N I O"]) -> Float[Tensor, "N O"]:
+    """Each row through its own matrix."""
+    return torch.bmm(x.to(matrix.dtype)[:, None], matrix)[:, 0]
+
+
+def _names() -> list[str]:
+    return list(CONTROLS)
+
+
+def _index(name: str) -> int:
+    if name not in CONTROLS:
+        raise unknown("control task", name, CONTROLS)
+    return _names().index(name)
+
+
+def _splits(
+    families: Sequence[str],
+    heldout_families: Sequence[str],
+    instances: Instances,
+    projections: int | None,
+) -> Splits:
+    """The splits of `Projection`."""
+    if not families:
+        raise UsageError("families must name at least one control task")
+    train: dict[str, Any] = {"family": Values(tuple(map(_index, families)))}
+    others = {} if projections is None else {"projection": instances}
+    few = Values(tuple(range(positive("projections", projections or 1))))
+    train["projection"] = instances if projections is None else few
+    if not heldout_families:
+        return Splits(train, heldout=others)
+    held: Any = {"family": Values(tuple(map(_index, heldout_families))), **others}
+    return Splits(train, heldout=others, heldout_families=held)
