@@ -27,7 +27,7 @@ class Sequences:
     """
 
     obs: Tensors  # leaves [B, T + 1, ...]
-    start: Bool[Tensor, "B T+1"]
+    start: Bool[Tensor, "B N"]  # N = T + 1
     action: Tensors  # leaves [B, T, ...]
     reward: Float[Tensor, "B T"]
     terminated: Bool[Tensor, "B T"]
