@@ -4,29 +4,27 @@
     L_clip = -E[min(ratio A, clip(ratio, 1 - clip_coef, 1 + clip_coef) A)]                 (eq. 7)
     L      = L_clip + vf_coef E[(V - R)^2] / 2 - ent_coef E[H(pi)]                         (eq. 9)
 
-A row is what one environment did in `num_steps` steps: episodes end to end, a start flag where each
-begins, and the memory before the row. It is read in one scan: no splitting, padding or loop over
-time; minibatches are over environments. Truncated episodes bootstrap from their final observation.
+over the rows that `on_policy.py` speaks of.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rlmem.algos.base import register
-from rlmem.algos.descent import Descent
+from rlmem.algos.on_policy import Metrics, OnPolicy, share
 from rlmem.algos.returns import gae
-from rlmem.algos.rollout import Collector, Rollout
+from rlmem.algos.rollout import Rollout
 from rlmem.envs.base import Tensors, VecEnv
-from rlmem.errors import UsageError, positive
+from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
 
 
 @register("ppo")
-class PPO:
+class PPO(OnPolicy[ActorCritic]):
     """PPO for any core and any action space; the options are described in `configs/algo/ppo.yaml`.
 
     Raises `UsageError` where an option is out of its range.
@@ -55,49 +53,31 @@ class PPO:
         target_kl: float | None = None,
         adam_eps: float = 1e-5,
     ) -> None:
-        if env.num_envs % positive("num_minibatches", num_minibatches):
-            raise UsageError(
-                f"num_minibatches ({num_minibatches}) must divide num_envs ({env.num_envs}): "
-                "a minibatch is a set of whole rows"
-            )
-        for name, share in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-            if not 0 <= share <= 1:
-                raise UsageError(f"{name} must be between 0 and 1, not {share}")
+        super().__init__(
+            env,
+            policy,
+            seed,
+            num_steps=num_steps,
+            num_epochs=num_epochs,
+            num_minibatches=num_minibatches,
+            learning_rate=learning_rate,
+            anneal_lr=anneal_lr,
+            max_grad_norm=max_grad_norm,
+            adam_eps=adam_eps,
+        )
         if clip_coef <= 0:
             raise UsageError(f"clip_coef must be above 0, not {clip_coef}")
-        self.policy = policy
-        self.steps_per_iteration = env.num_envs * positive("num_steps", num_steps)
-        self.num_epochs = positive("num_epochs", num_epochs)
-        self.num_minibatches = num_minibatches
-        self.learning_rate = learning_rate
-        self.anneal_lr = anneal_lr
-        self.gamma = gamma
-        self.gae_lambda = gae_lambda
+        self.gamma = share("gamma", gamma)
+        self.gae_lambda = share("gae_lambda", gae_lambda)
         self.clip_coef = clip_coef
         self.clip_value = clip_value
         self.ent_coef = ent_coef
         self.vf_coef = vf_coef
         self.norm_adv = norm_adv
         self.target_kl = target_kl
-        self.collector = Collector(env, policy, num_steps, seed)
-        self.descent = Descent(policy.parameters(), learning_rate, max_grad_norm, adam_eps)
-
-    def iterate(self, progress: float) -> dict[str, float]:
-        """One rollout and the epochs of updates on it."""
-        lr = self.learning_rate * (1 - progress if self.anneal_lr else 1)
-        self.descent.learning_rate = lr
-        rollout = self.collector.collect()
-        returns, lengths = self.collector.episodes()
-        metrics = self.update(rollout) | {"learning_rate": lr, "episodes": float(len(returns))}
-        if len(returns):
-            metrics |= {
-                "episode_return": returns.mean().item(),
-                "episode_length": lengths.mean().item(),
-            }
-        return metrics
 
     def update(self, rollout: Rollout) -> dict[str, float]:
-        """Epochs of minibatches over the rows of one rollout; returns the mean of the metrics."""
+        """Epochs of minibatches over the rows of one rollout."""
         advantage, target = gae(
             rollout.reward,
             rollout.value,
@@ -107,26 +87,20 @@ class PPO:
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
         )
-        collected: list[dict[str, Tensor]] = []
-        epochs = 0
-        for epoch in range(self.num_epochs):
-            order = torch.randperm(advantage.shape[0], device=advantage.device)
-            first = len(collected)
-            for rows in order.chunk(self.num_minibatches):
-                loss, metrics = self.loss(rollout, rows, advantage[rows], target[rows])
-                metrics["grad_norm"] = self.descent.step(loss, f"epoch {epoch + 1} of PPO")
-                collected.append(metrics)
-            epochs = epoch + 1
-            kl = torch.stack([m["approx_kl"] for m in collected[first:]]).mean()
-            if self.target_kl is not None and kl > self.target_kl:
-                break
-        means = {k: torch.stack([m[k] for m in collected]).mean().item() for k in collected[0]}
+        metrics = self.descend(
+            advantage.shape[0],
+            lambda rows: self.loss(rollout, rows, advantage[rows], target[rows]),
+        )
         spread = (target - rollout.value).var() / target.var().clamp(min=1e-12)
-        return means | {"epochs": float(epochs), "explained_variance": 1 - spread.item()}
+        return metrics | {"explained_variance": 1 - spread.item()}
+
+    def enough(self, metrics: Metrics) -> bool:
+        """Whether the policy has moved as far as it may."""
+        return self.target_kl is not None and bool(metrics["approx_kl"] > self.target_kl)
 
     def loss(
         self, rollout: Rollout, rows: Tensor, advantage: Tensor, target: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Metrics]:
         """The loss on some rows, and what to report of it."""
         policy, value = self.policy(*rollout.rows(rows))
         log_ratio = policy.log_prob(_take(rollout.action, rows)) - rollout.log_prob[rows]
@@ -148,12 +122,6 @@ class PPO:
                 "clip_fraction": ((ratio - 1).abs() > self.clip_coef).float().mean(),
             }
         return loss, {key: metric.detach() for key, metric in metrics.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.descent.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.descent.load_state_dict(state)
 
     def _value_loss(self, value: Tensor, old: Tensor, target: Tensor) -> Tensor:
         error = (value - target).square()

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlmem import tree
+from rlmem.algos.episodes import EpisodeSums
 from rlmem.envs.base import Tensors, VecEnv
-from rlmem.kernels import linear_scan
 from rlmem.policies import Decision
 
 
@@ -65,8 +65,7 @@ class Collector:
         self.obs = env.reset(seed)
         self.start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
         self.state = policy.initial_state(env.num_envs)
-        self.episode_return = torch.zeros(env.num_envs, device=env.device)
-        self.episode_length = torch.zeros(env.num_envs, device=env.device)
+        self.sums = EpisodeSums(env.num_envs, env.device)
         self.rollout: Rollout | None = None
 
     @torch.no_grad()
@@ -100,19 +99,10 @@ class Collector:
         return out
 
     def episodes(self) -> tuple[Tensor, Tensor]:
-        """Returns and lengths of the episodes that ended in the last rollout.
-
-        Sums along the row that begin anew at every start, which is a linear scan. Of a trial of
-        several episodes they are those of the whole trial.
-        """
+        """Returns and lengths of the episodes (trials) that ended in the last rollout."""
         out = self.rollout
         assert out is not None
-        value = torch.stack([out.reward, torch.ones_like(out.reward)], dim=-1)
-        carried = torch.stack([self.episode_return, self.episode_length], dim=-1)
-        sums = linear_scan(torch.ones_like(value[0, 0]), value, carried, out.start)
-        self.episode_return, self.episode_length = sums[:, -1].unbind(-1)
-        returns, lengths = sums[torch.cat([out.start[:, 1:], self.start[:, None]], 1)].unbind(-1)
-        return returns, lengths
+        return self.sums.ended(out.reward, out.start, self.start)
 
     def _allocate(self, action: Tensors, reward: Tensor) -> Rollout:
         def rows(leaf: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlmem.policies.actor_critic import Decision
-from rlmem.policies.choices import Choices
+from rlmem.policies.choices import MOST, Choices, finite
 from rlmem.policies.encoders import mlp
 from rlmem.policies.heads import linear
 from rlmem.policies.policy import Act, Policy
@@ -105,3 +105,8 @@ class QPolicy(Policy):
         return torch.where(
             chance < self.epsilon, torch.randint_like(choice, self.choices.n), choice
         )
+
+
+def misfit(action_space: dict[str, gym.Space]) -> str | None:
+    """What an action space lacks for a value of every action; None where it fits."""
+    return None if finite(action_space) else f"it needs at most {MOST} actions that can be counted"

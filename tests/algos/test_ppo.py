@@ -9,16 +9,15 @@ from types import SimpleNamespace
 import jaxtyping
 import pytest
 import torch
-from gymnasium import spaces
 
 from rlmem import algos
 from rlmem.algos import NonFiniteLoss
 from rlmem.algos.ppo import PPO
 from rlmem.algos.rollout import Rollout
-from rlmem.envs.base import Tensors, Transition
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
 from tests.algos.counting import Counting
+from tests.algos.echo import Echo
 
 
 def make(core: str = "ffm", **options: object) -> PPO:
@@ -167,31 +166,6 @@ def test_state_dict_carries_the_optimizer():
 def test_bad_options_get_a_clear_line(options: dict[str, object], message: str):
     with pytest.raises(UsageError, match=message):
         make(**options)
-
-
-class Echo:
-    """Shows a bit at the start and pays +-1 at the end for having said it: needs memory."""
-
-    def __init__(self, num_envs: int, length: int) -> None:
-        self.num_envs, self.length, self.device = num_envs, length, torch.device("cpu")
-        self.observation_space = {"obs": spaces.Discrete(3)}
-        self.action_space = {"action": spaces.Discrete(2)}
-
-    def reset(self, seed: object = None) -> Tensors:
-        self.time = 0
-        self.bit = torch.randint(2, (self.num_envs,))
-        return {"obs": self.bit}
-
-    def step(self, action: Tensors) -> Transition:
-        self.time += 1
-        over = torch.full((self.num_envs,), self.time == self.length)
-        reward = torch.where(over, 2.0 * (action["action"] == self.bit) - 1, 0.0)
-        final: Tensors = {"obs": torch.full((self.num_envs,), 2)}
-        obs = self.reset() if self.time == self.length else final
-        return Transition(obs, reward, over, ~over & over, final)
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.learning
