@@ -1,4 +1,4 @@
-"""Returns and advantages: linear recurrences that run backwards through time.
+"""Returns and advantages, most of them linear recurrences that run backwards through time.
 
 Every argument is [B, T]; row b is a stretch of one environment's life that may hold several
 episodes. `terminated[b, t]` and `truncated[b, t]` say that step t was the last of its episode: by
@@ -72,6 +72,51 @@ def discounted_sum(
     `bootstrap` stands for `G[T]`, what follows the last step of a row; zero if not given.
     """
     return _scan_back(x, done, gamma, bootstrap)
+
+
+def n_step_returns(
+    reward: Float[Tensor, "B T"],
+    next_value: Float[Tensor, "B T"],
+    terminated: Bool[Tensor, "B T"],
+    cut: Bool[Tensor, "B T"],
+    gamma: float,
+    n: int,
+) -> Float[Tensor, "B T"]:
+    """The rewards of the next n steps and the value after them (Sutton and Barto 2018, eq. 7.1).
+
+        G[t] = sum(gamma^k reward[t+k] for k < m) + gamma^m next_value[t+m-1]
+
+    with m = n, or fewer: up to the first step s >= t where `terminated[s]`, of which the value is
+    left out, or `cut[s]`, or which is the last of the row.
+    """
+    bootstrap = gamma * _where_alive(terminated, next_value)
+    over = (terminated | cut)[:, :-1]
+    returns = reward + bootstrap
+    for _ in range(n - 1):
+        following = torch.where(over, bootstrap[:, :-1], gamma * returns[:, 1:])
+        returns = reward + torch.cat([following, bootstrap[:, -1:]], dim=1)
+    return returns
+
+
+def rescale(x: Float[Tensor, "*N"], eps: float = 1e-3) -> Float[Tensor, "*N"]:
+    """`h(x) = sign(x) (sqrt(|x| + 1) - 1) + eps x` (Pohlen et al. 2018, arXiv 1805.11593).
+
+    It brings returns of any size near to each other; `unrescale` is its inverse.
+    """
+    # (sqrt(|x| + 1) - 1) without the difference of two nearly equal numbers.
+    return x / ((x.abs() + 1).sqrt() + 1) + eps * x
+
+
+def unrescale(x: Float[Tensor, "*N"], eps: float = 1e-3) -> Float[Tensor, "*N"]:
+    """The inverse of `rescale` (Pohlen et al. 2018, proposition A.2):
+
+    `sign(x) (((sqrt(1 + 4 eps (|x| + 1 + eps)) - 1) / (2 eps))^2 - 1)`
+    """
+    size = x.abs()
+    # The same with the differences of nearly equal numbers multiplied out, which float32 needs:
+    # root = 1 + y is the positive zero of eps root^2 + root = |x| + 1 + eps.
+    y = 2 * size / (1 + 2 * eps + (1 + 4 * eps * (size + 1 + eps)).sqrt())
+    return x.sign() * y * (y + 2)
 
 
 def _where_alive(terminated: Tensor, next_value: Tensor) -> Tensor:
