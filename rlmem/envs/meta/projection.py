@@ -188,10 +188,12 @@ def _splits(
     if not families:
         raise UsageError("families must name at least one control task")
     train: dict[str, Any] = {"family": Values(tuple(map(_index, families)))}
-    others = {} if projections is None else {"projection": instances}
-    few = Values(tuple(range(positive("projections", projections or 1))))
-    train["projection"] = instances if projections is None else few
+    others: dict[str, Any] = {}
+    train["projection"] = instances
+    if projections is not None:
+        train["projection"] = Values(tuple(range(positive("projections", projections))))
+        others["projection"] = instances
     if not heldout_families:
         return Splits(train, heldout=others)
-    held: Any = {"family": Values(tuple(map(_index, heldout_families))), **others}
+    held = {"family": Values(tuple(map(_index, heldout_families))), **others}
     return Splits(train, heldout=others, heldout_families=held)

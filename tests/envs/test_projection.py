@@ -1,0 +1,187 @@
+"""Random projections: matrices as evenly drawn as they should be, and the tasks behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from rlmem import envs
+from rlmem.envs import streams
+from rlmem.envs.control import CONTROLS
+from rlmem.envs.meta.projection import GAIN, orthogonal
+from rlmem.errors import UsageError
+from tests.envs import fair
+
+CART, MANY = "meta-cartpole-projection", "meta-control-projection"
+NAMES = list(CONTROLS)
+
+
+def make(name: str, num_envs: int = 64, seed: int = 0, **options: Any) -> Any:
+    """The environment of tasks itself, begun."""
+    env: Any = envs.make(name, num_envs=num_envs, **options)
+    env.reset(seed)
+    return env.env
+
+
+def sights(env: Any) -> set[tuple[float, ...]]:
+    return set(map(tuple, env.task.sight.flatten(1).tolist()))
+
+
+def matrices(count: int, rows: int, columns: int) -> Tensor:
+    key = streams.keys(range(count))
+    return orthogonal(streams.Draws(key, torch.zeros_like(key)), rows, columns)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (8, 3), (2, 6), (3, 1), (1, 1)])
+def test_matrices_are_parts_of_orthogonal_ones(rows: int, columns: int) -> None:
+    drawn = matrices(500, rows, columns)
+    assert drawn.shape == (500, rows, columns)
+    product = drawn.mT @ drawn if rows >= columns else drawn @ drawn.mT
+    torch.testing.assert_close(product, torch.eye(min(rows, columns)).expand_as(product))
+
+
+def test_matrices_are_drawn_evenly() -> None:
+    # Of a plane: turns by any angle, and as often as not with a reflection.
+    plane = matrices(4000, 2, 2)
+    angle = torch.atan2(plane[:, 1, 0], plane[:, 0, 0]) / (2 * torch.pi) + 0.5
+    mirrored = torch.linalg.det(plane) < 0
+    for some in (angle, angle[mirrored], angle[~mirrored]):
+        fair.assert_follows(some, "uniform")
+    assert stats.binomtest(int(mirrored.sum()), 4000).pvalue > fair.LEAST
+    # Of more dimensions: a column is a direction, so its entry is as one of a sphere's points.
+    entries = matrices(4000, 4, 4)
+    for row, column in ((0, 0), (3, 1), (2, 3)):
+        share = (entries[:, row, column].double() + 1) / 2
+        assert stats.kstest(share.numpy(), stats.beta(1.5, 1.5).cdf).pvalue > fair.LEAST
+
+
+@pytest.mark.parametrize("split", ["train", "heldout", "heldout-families"])
+def test_each_row_plays_its_own_task_behind_its_own_matrices(split: str) -> None:
+    env = make(MANY, split=split, length=60)
+    generator = torch.Generator().manual_seed(0)
+    ends = 0
+    for _ in range(125):
+        task, state = env.task, env.state.state
+        motion, steps = state.motion.clone(), state.steps.clone()
+        family, sight, grip = task.family.clone(), task.sight.clone(), task.grip.clone()
+        action = torch.rand(64, 2, generator=generator) * 2 - 1
+        step = env.step({"action": action})
+        ends += int(step.done.sum())
+        for row in range(0, 64, 15):
+            dynamics = CONTROLS[NAMES[family[row]]]
+            control = (grip[row].T @ action[row]).clamp(-1, 1)[: dynamics.controls]
+            before = motion[row, : dynamics.numbers, None].clone()
+            after, worth, ended = dynamics.move(before, control.double()[:, None])
+            left = 60 - int(steps[row])
+            value = left if dynamics.solved and ended else worth.item()
+            assert step.reward[row].item() == pytest.approx(value / 60, abs=1e-6)
+            assert step.terminated[row] == ended
+            assert step.truncated[row] == (left == 1)
+            seen = dynamics.see(after)[:, 0] / torch.tensor(dynamics.scale)
+            shown = sight[row, :, : len(seen)] @ seen.float()
+            torch.testing.assert_close(step.final_obs["obs"][row], shown, atol=1e-5, rtol=1e-5)
+    assert ends > 64
+
+
+def test_every_control_can_be_reached() -> None:
+    env = make(MANY, 256)
+    control = torch.rand(256, 2) * 2 - 1
+    action = (env.task.grip @ control[:, :, None])[:, :, 0] / GAIN**2
+    assert action.abs().max() <= 1
+    torch.testing.assert_close((env.task.grip.mT @ action[:, :, None])[:, :, 0], control)
+
+
+def test_families_are_those_of_the_split() -> None:
+    expected = {
+        "train": {"cartpole", "pendulum", "mountain-car", "acrobot", "reacher"},
+        "heldout": {"cartpole", "pendulum", "mountain-car", "acrobot", "reacher"},
+        "heldout-families": {"swing-up", "ball-balance"},
+    }
+    drawn = {}
+    for split, names in expected.items():
+        env = make(MANY, 1000, split=split)
+        counts = env.task.family.bincount(minlength=len(NAMES))
+        assert {NAMES[i] for i in counts.nonzero()[:, 0].tolist()} == names
+        assert stats.chisquare(counts[counts > 0].numpy()).pvalue > fair.LEAST
+        drawn[split] = set(env.task.projection.tolist())
+        assert len(drawn[split]) == 1000
+    assert not drawn["train"] & (drawn["heldout"] | drawn["heldout-families"])
+
+
+def test_matrices_last_for_a_trial() -> None:
+    env = make(CART, 32, episodes=3)
+    action = {"action": torch.ones(32, 2)}
+    seen = set()
+    for _ in range(120):
+        before, sight = env.state.episode.clone(), env.task.sight.clone()
+        seen |= set(before.tolist())
+        done = env.step(action).done
+        same = (env.task.sight == sight).flatten(1).all(1)
+        assert torch.equal(same, ~(done & (before == 2)))
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_training_may_know_a_few_projections_only(count: int) -> None:
+    env, other = make(CART, 200, projections=count), make(CART, 200, 777, projections=count)
+    known = {
+        row for each in (env, other) for row in map(tuple, each.task.sight.flatten(1).tolist())
+    }
+    assert len(known) == count
+    unknown = make(CART, 200, projections=count, split="heldout")
+    assert not known & sights(unknown)
+    assert len(unknown.task.projection.unique()) == 200
+    assert env.splits.fingerprint() != make(CART).splits.fingerprint()
+
+
+def test_to_arrive_pays_for_the_steps_that_are_left() -> None:
+    env = make(MANY, 16, families=["mountain-car"], length=200, episodes=1)
+    task = env.task
+    total, over = torch.zeros(16), torch.zeros(16, dtype=torch.bool)
+    for t in range(200):
+        speed = env.state.state.motion[:, 1]
+        control = torch.stack((torch.where(speed < 0, -1.0, 1.0), torch.zeros(16)), 1)
+        action = (task.grip @ control[:, :, None])[:, :, 0] / GAIN**2
+        grip = task.grip.clone()
+        step = env.step({"action": action})
+        task = env.task
+        arrived = step.terminated & ~over
+        paid = step.reward[arrived]
+        torch.testing.assert_close(paid, torch.full_like(paid, 1 - t / 200))
+        total += torch.where(over, 0.0, step.reward)
+        over |= step.done
+        if over.all():
+            break
+        assert torch.equal(task.grip[~over], grip[~over])
+    assert over.all()
+    assert ((total > 0.3) & (total < 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"families": ["cartpol"]}, "did you mean cartpole"),
+        ({"families": []}, "at least one"),
+        ({"families": ["swing-up"]}, "overlaps with training's in family"),
+        ({"obs_dim": 0}, "obs_dim"),
+        ({"projections": 0}, "projections"),
+        ({"length": 0}, "length"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        envs.make(MANY, num_envs=2, **options)
+
+
+def test_projections_down_and_other_sizes() -> None:
+    env = make(MANY, 8, obs_dim=3, act_dim=5)
+    assert env.task.sight.shape == (8, 3, 8)
+    assert env.task.grip.shape == (8, 5, 2)
+    seen = env.step({"action": torch.zeros(8, 5)}).obs["obs"]
+    assert seen.shape == (8, 3)
+    assert np.isfinite(seen.numpy()).all()
