@@ -15,9 +15,10 @@ import gymnasium as gym
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rlmem.errors import positive
-from rlmem.policies.choices import Choices
+from rlmem.policies.choices import MOST, Choices, finite
 from rlmem.policies.distributions import Categorical, Normal, TanhNormal
 from rlmem.policies.encoders import mlp
 from rlmem.policies.heads import Actor, linear
@@ -119,7 +120,8 @@ class SoftPolicy(Policy):
         self.numbers = Numbers(boxes) if boxes else None
         n = self.choices.n if self.choices else 1
         k = self.numbers.size if self.numbers else 0
-        parts = ({CHOICE: gym.spaces.Discrete(n)} if self.choices else {}) | boxes
+        parts: dict[str, gym.Space] = {CHOICE: gym.spaces.Discrete(n)} if self.choices else {}
+        parts |= boxes
         heads = self.head_layers, self.activation
         self.actor = Actor(parts, self.hidden_size, *heads, state_std=True)
         self.critics = SoftCritics(
@@ -165,6 +167,11 @@ class SoftPolicy(Policy):
         none = features[..., :0]
         return self.critics(features, none if self.numbers is None else self.numbers(action))
 
+    def judge(self, features: Float[Tensor, "*N H"], plan: Plan) -> Float[Tensor, "count *N n"]:
+        """What the critics say of a plan; the gradient reaches nothing but its numbers."""
+        fixed = {name: weight.detach() for name, weight in self.critics.named_parameters()}
+        return functional_call(self.critics, fixed, (features.detach(), plan.numbers))
+
     def chosen(
         self, q: Float[Tensor, "count *N n"], action: dict[str, Tensor]
     ) -> Float[Tensor, "count *N"]:
@@ -173,3 +180,9 @@ class SoftPolicy(Policy):
             return q.squeeze(-1)
         index = self.choices.index(action).expand(q.shape[:-1])
         return q.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+
+
+def misfit(action_space: dict[str, gym.Space]) -> str | None:
+    """What an action space lacks for a sum over its choices; None where it fits."""
+    counted = {k: s for k, s in action_space.items() if not isinstance(s, gym.spaces.Box)}
+    return None if finite(counted) else f"it needs at most {MOST} joint choices"
