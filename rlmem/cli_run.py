@@ -67,6 +67,11 @@ def _train(cfg: DictConfig) -> float:
 
 def _eval(cfg: DictConfig) -> None:
     ready = prepare_eval(cfg)
+    if ready.split is not None:
+        from rlmem import adapt
+
+        print(adapt.run(ready))
+        return
     from rlmem import evaluate
 
     result = evaluate.run(ready)

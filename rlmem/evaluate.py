@@ -19,10 +19,21 @@ from rlmem.envs.base import Tensors, VecEnv
 from rlmem.envs.popgym.scores import memory_score
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.trials import Trials
-from rlmem.policies import Act, Policy
+from rlmem.policies import Policy
 
 # Environments that play at once; the result does not depend on it.
 CHUNK = 128
+
+
+@runtime_checkable
+class Move(Protocol):
+    """What a player does at one time step, and its memory after it."""
+
+    @property
+    def action(self) -> Tensors: ...
+
+    @property
+    def state(self) -> Any: ...
 
 
 @runtime_checkable
@@ -31,7 +42,7 @@ class Player(Protocol):
 
     def initial_state(self, batch_size: int) -> Any: ...
 
-    def act(self, obs: Tensors, state: Any, start: Tensor, deterministic: bool = False) -> Act: ...
+    def act(self, obs: Tensors, state: Any, start: Tensor, deterministic: bool = False) -> Move: ...
 
 
 def play(
