@@ -31,7 +31,7 @@ NAMES = [name for name in envs.names() if draws_tasks(name)]
 def make(name: str, num_envs: int, **options: Any) -> Any:
     """In short trials, if nothing else is said."""
     allowed = signature(registry.get(name)).parameters
-    short = {"episodes": 3, "length": 5}
+    short = {"episodes": 2, "length": 4}
     given = {key: value for key, value in short.items() if key in allowed} | options
     env = envs.make(name, num_envs=num_envs, **given)
     assert isinstance(env, Trials)
@@ -132,7 +132,7 @@ def test_there_are_many_tasks(name: str) -> None:
 def test_a_task_lasts_for_a_trial_and_no_longer(name: str) -> None:
     env = make(name, 6)
     trials, before = torch.zeros(6, dtype=torch.int64), None
-    for step in play(env, 3, ALL, 60):
+    for step in play(env, 3, ALL, 25):
         ids = env.env.task_id.clone()
         if before is not None:
             assert torch.equal(ids != before, step.starts)
@@ -149,7 +149,7 @@ def test_tasks_belong_to_seeds_and_trials_and_to_nothing_else(name: str) -> None
         env = make(name, len(rows), **options)
         trial = [0] * env.num_envs
         found: dict[tuple[int, int], int] = {}
-        for step in play(env, 3, rows, 32, luck):
+        for step in play(env, 3, rows, 40, luck):
             trial = [t + s for t, s in zip(trial, step.starts.tolist(), strict=True)]
             ids = zip(rows, trial, env.env.task_id.tolist(), strict=True)
             found |= {(row, number): id for row, number, id in ids}
@@ -157,7 +157,7 @@ def test_tasks_belong_to_seeds_and_trials_and_to_nothing_else(name: str) -> None
 
     one = tasks(ALL, 0)
     assert len(set(one.values())) == len(one)
-    for other in (tasks(ALL, 1), tasks(range(2, 5), 0), tasks(ALL, 0, episodes=2)):
+    for other in (tasks(ALL, 1), tasks(range(2, 5), 0), tasks(ALL, 0, episodes=3)):
         both = one.keys() & other.keys()
         assert len(both) >= 2 * len({row for row, _ in other})
         assert all(one[key] == other[key] for key in both)
@@ -165,22 +165,22 @@ def test_tasks_belong_to_seeds_and_trials_and_to_nothing_else(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_environment_plays_the_same_alone(name: str) -> None:
-    together = record(make(name, 6), 10, ALL, 40)
+    together = record(make(name, 6), 10, ALL, 25)
     for rows in (range(1), range(2, 6)):
         mine = {key: leaf[:, rows.start : rows.stop] for key, leaf in together.items()}
-        assert_same(record(make(name, len(rows)), 10, rows, 40), mine)
+        assert_same(record(make(name, len(rows)), 10, rows, 25), mine)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_how_tasks_are_drawn_ahead_changes_nothing(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = record(make(name, 6), 3, ALL, 40)
+    expected = record(make(name, 6), 3, ALL, 25)
     for may_ask, spares in ((True, 1), (True, 3), (False, 1), (False, 3)):
         monkeypatch.setattr(StateEnv, "_may_ask", may_ask)
         env = make(name, 6)
         env.env.spares = spares
-        assert_same(record(env, 3, ALL, 40), expected)
+        assert_same(record(env, 3, ALL, 25), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -188,7 +188,7 @@ def test_what_is_seen_is_in_the_space_and_never_written_to(name: str) -> None:
     env = make(name, 6)
     given = [*env.reset(0).values()]
     copies = [leaf.clone() for leaf in given]
-    for step in play(env, 0, ALL, 40):
+    for step in play(env, 0, ALL, 25):
         for obs in (step.obs, step.final_obs):
             for key, space in env.observation_space.items():
                 assert space.contains(obs[key][0].numpy().astype(space.dtype)), key
@@ -258,7 +258,7 @@ def test_people_can_read_every_step(name: str) -> None:
     env = make(name, 2)
     env.reset(0)
     told = set()
-    for t, step in enumerate(play(env, 0, range(2), 40)):
+    for t, step in enumerate(play(env, 0, range(2), 25)):
         obs = {key: step.obs[key] for key in env.env.observation_space}
         words = env.env.describe_obs(obs, 1), env.env.describe_action(actions(env, 2, t), 1)
         told.add((*words, env.env.reveal(1)))
