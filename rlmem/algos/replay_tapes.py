@@ -180,8 +180,8 @@ class Tapes:
         self._advance(open_.long())
         return env
 
-    def slot(self, env: Int[Tensor, "*B"], entry: Int[Tensor, "*B"]) -> Int[Tensor, "*B"]:
-        """Where entries lie in the leaves."""
+    def slot(self, env: Int[Tensor, "..."], entry: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """Where entries lie in the leaves; shapes that broadcast."""
         return self.rings[env] + entry % self.slots
 
     def read(self, slot: Int[Tensor, "B L"], runs: int) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Units = Int[Tensor, "U"]
+Units = Int[Tensor, "_"]  # as many as there are
+PerEnv = Int[Tensor, "N"]
 
 
 class Segments:
@@ -25,7 +26,7 @@ class Segments:
         self.first = torch.zeros(num_envs, dtype=torch.int64)
         self.end = torch.zeros(num_envs, dtype=torch.int64)
 
-    def advance(self, head: Units, oldest: Units) -> tuple[Units, Units]:
+    def advance(self, head: PerEnv, oldest: PerEnv) -> tuple[Units, Units]:
         """The numbers of those that are whole and those that are gone since the last call."""
         end = ((head - self.length) // self.stride + 1).clamp(min=0)
         first = torch.minimum((oldest + self.stride - 1) // self.stride, end)
@@ -57,7 +58,7 @@ class Segments:
         first = self.first[env]
         return env, (first + (ring - first) % self.per_env) * self.stride
 
-    def _numbers(self, first: Units, end: Units) -> Units:
+    def _numbers(self, first: PerEnv, end: PerEnv) -> Units:
         sizes = (end - first).clamp(min=0)
         env = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         before = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
@@ -84,7 +85,7 @@ class Episodes:
         self.open = self.open.scatter_reduce(0, env, last + 1, "amax")
         self.known = torch.cat([self.known, torch.stack([env, first, last + 1 - first], dim=1)])
 
-    def forget(self, oldest: Units) -> None:
+    def forget(self, oldest: PerEnv) -> None:
         """Drop those whose first entry was overwritten."""
         env, first, _ = self.known.unbind(1)
         there = first >= oldest[env]
@@ -99,7 +100,7 @@ class Episodes:
         """Take up what `state_dict` gave."""
         self.open, self.known = state["open"], state["known"]
 
-    def followed(self, head: Units, length: int) -> Int[Tensor, "E 3"]:
+    def followed(self, head: PerEnv, length: int) -> Int[Tensor, "E 3"]:
         """Those from whose start `length` entries are written."""
         env, first, _ = self.known.unbind(1)
         return self.known[first + length <= head[env]]
@@ -113,13 +114,22 @@ def end_to_end(
     Returns the environment and the entry of each place, and how many episodes there are in all.
     """
     most = -(-length // int(episodes[:, 2].min()))
-    drawn = episodes[torch.randint(len(episodes), (rows, most))]
-    end = drawn[..., 2].cumsum(1)
-    place = torch.arange(length).expand(rows, length).contiguous()
+    env, entry, which = laid(episodes[torch.randint(len(episodes), (rows, most))], length)
+    return env, entry, int((which[:, -1] + 1).sum())
+
+
+def laid(
+    pieces: Int[Tensor, "B P 3"], length: int
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"], Int[Tensor, "B L"]]:
+    """Rows of pieces (environment, first entry, number of entries) end to end, `length` of each.
+
+    Returns the environment, the entry and the number of the piece of each place.
+    """
+    end = pieces[..., 2].cumsum(1)
+    place = torch.arange(length).expand(len(pieces), length).contiguous()
     which = torch.searchsorted(end, place, right=True)
-    env, first, entries = (column.gather(1, which) for column in drawn.unbind(-1))
-    before = end.gather(1, which) - entries
-    return env, first + place - before, int((which[:, -1] + 1).sum())
+    env, first, entries = (column.gather(1, which) for column in pieces.unbind(-1))
+    return env, first + place - (end.gather(1, which) - entries), which
 
 
 def learnable(

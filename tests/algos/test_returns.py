@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlmem.algos.returns import discounted_sum, gae, lambda_returns
+from rlmem.algos.returns import (
+    discounted_sum,
+    gae,
+    lambda_returns,
+    n_step_returns,
+    rescale,
+    unrescale,
+)
 
 NAN = float("nan")
 
@@ -118,3 +125,57 @@ def test_gradients_reach_the_values() -> None:
     # A[0] = d0 + 1/4 d1 + 1/16 d2, d[t] = r[t] + 1/2 v[t+1] - v[t]
     want = torch.tensor([[-1.0, 0.25, 0.0625, 0.03125]], dtype=torch.float64)
     torch.testing.assert_close(value.grad, want)
+
+
+def test_n_step_returns_by_hand() -> None:
+    # gamma = 1/2, n = 2. Step 1 terminates; step 2 is cut; the row ends after step 4.
+    reward = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    next_value = torch.tensor([[NAN, NAN, 8.0, NAN, 16.0]])
+    terminated = torch.tensor([[False, True, False, False, False]])
+    cut = torch.tensor([[False, False, True, False, False]])
+    got = n_step_returns(reward, next_value, terminated, cut, 0.5, 2)
+    # 1 + 1/2 * 2; 2; 3 + 1/2 * 8; 4 + 1/2 * 5 + 1/4 * 16; 5 + 1/2 * 16
+    torch.testing.assert_close(got, torch.tensor([[2.0, 2.0, 7.0, 10.5, 13.0]]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_n_step_returns_are_the_naive_sum(n: int) -> None:
+    reward, _, next_value, terminated, cut = rollout(5, 23)
+    got = n_step_returns(reward, next_value, terminated, cut, 0.9, n)
+    for b in range(5):
+        for t in range(23):
+            total, last = 0.0, t
+            for k in range(n):
+                last = t + k
+                total += 0.9**k * reward[b, last].item()
+                if terminated[b, last] or cut[b, last] or last == 22:
+                    break
+            if not terminated[b, last]:
+                total += 0.9 ** (last - t + 1) * next_value[b, last].item()
+            assert got[b, t].item() == pytest.approx(total, rel=1e-12)
+
+
+def test_n_step_returns_to_the_end_are_lambda_returns_of_one() -> None:
+    reward, _, next_value, terminated, truncated = rollout(3, 17)
+    torch.testing.assert_close(
+        n_step_returns(reward, next_value, terminated, truncated, 0.9, 17),
+        lambda_returns(reward, next_value, terminated, truncated, 0.9, 1.0),
+    )
+
+
+def test_rescaling_by_hand() -> None:
+    # sqrt(3 + 1) - 1 = 1 and 0.01 * 3; sqrt(8 + 1) - 1 = 2 and 0.01 * 8, with the sign.
+    got = rescale(torch.tensor([3.0, -8.0, 0.0]), 0.01)
+    torch.testing.assert_close(got, torch.tensor([1.03, -2.08, 0.0]))
+    torch.testing.assert_close(unrescale(got, 0.01), torch.tensor([3.0, -8.0, 0.0]))
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-3, 0.1])
+def test_rescaling_is_undone_at_every_size(eps: float) -> None:
+    size = torch.logspace(-8, 7, 50)
+    x = torch.cat([-size, torch.zeros(1), size])
+    torch.testing.assert_close(unrescale(rescale(x, eps), eps), x, rtol=2e-6, atol=0)
+    if eps:
+        y = x.double()
+        root = ((1 + 4 * eps * (y.abs() + 1 + eps)).sqrt() - 1) / (2 * eps)
+        torch.testing.assert_close(unrescale(y, eps), y.sign() * (root.square() - 1))
