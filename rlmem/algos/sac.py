@@ -33,7 +33,6 @@ from rlmem import tree
 from rlmem.algos.base import register
 from rlmem.algos.descent import Descent
 from rlmem.algos.off_policy import OffPolicy
-from rlmem.algos.returns import lambda_returns
 from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
 from rlmem.envs.base import Spaces, VecEnv
@@ -180,14 +179,9 @@ class SAC(OffPolicy[SoftPolicy]):
     ) -> Float[Tensor, "B T"]:
         """y, from what the slow memory makes of all entries and what the actor would do there."""
         q = self.target.network.critics(features, plan.numbers).amin(dim=0)
-        return lambda_returns(
-            self.scale.factor * batch.reward,
-            plan.value(q, self.alpha)[:, 1:],
-            batch.terminated,
-            batch.truncated,
-            self.gamma,
-            gae_lambda=0.0,
-        )
+        following = plan.value(q, self.alpha)[:, 1:]
+        reward = self.scale.factor * batch.reward
+        return reward + self.gamma * torch.where(batch.terminated, 0, following)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {

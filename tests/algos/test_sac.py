@@ -317,7 +317,7 @@ def test_learns_to_remember_a_bit(core: str, monkeypatch: pytest.MonkeyPatch):
     env = Echo(32, length=4)
     policy = SoftPolicy(env.observation_space, env.action_space, core=core, hidden_size=32)
     replay = {**REPLAY, "capacity": 10_000, "length": 10, "batch_size": 64, "stride": 5}
-    sac = SAC(env, policy, [0] * 32, num_steps=4, learning_starts=500, tau=0.05, replay=replay)
-    returns = [sac.iterate(i / 150).get("episode_return", 0.0) for i in range(150)]
-    last = torch.tensor(returns[-40:]).mean()
+    sac = SAC(env, policy, [0] * 32, 4, 1, 500, 3e-3, tau=0.05, replay=replay)
+    returns = [sac.iterate(i / 70).get("episode_return", 0.0) for i in range(70)]
+    last = torch.tensor(returns[-20:]).mean()
     assert abs(last) < 0.2 if core == "none" else last > 0.8, returns
