@@ -92,7 +92,9 @@ class Ranges(Domain):
         return cls(tuple((float(low), float(high)) for low, high in pairs))
 
     def __post_init__(self) -> None:
-        if not self.intervals or any(low >= high for low, high in self.intervals):
+        # As they are drawn: a range may be too narrow for float32.
+        bounds = torch.tensor(self.intervals).float()
+        if not len(bounds) or (bounds[:, 0] >= bounds[:, 1]).any():
             raise UsageError(f"ranges for tasks need low < high, not {_short(self.intervals)}")
         if any(b[0] < a[1] for a, b in pairwise(sorted(self.intervals))):
             raise UsageError(f"ranges for tasks overlap: {_short(self.intervals)}")
