@@ -29,9 +29,9 @@ epsilon in the first one to not at all in the last one: a long way is lost by a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -39,13 +39,31 @@ from torch import Tensor
 from rlmem.algos.base import register
 from rlmem.algos.descent import Descent
 from rlmem.algos.off_policy import OffPolicy
+from rlmem.algos.on_policy import share
 from rlmem.algos.popart import PopArt
 from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
-from rlmem.envs.base import Spaces, VecEnv
+from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError
-from rlmem.policies.choices import MOST, finite
 from rlmem.policies.multi_gamma import GAMMAS, MultiGamma
+from rlmem.policies.soft import misfit
+
+# Whole trajectories, which begin with an empty memory.
+REPLAY: Mapping[str, Any] = MappingProxyType(
+    {
+        "capacity": 100_000,
+        "directory": None,
+        "batching": "trajectory",
+        "batch_size": 24,
+        "length": 128,
+        "burn_in": 0,
+        "stride": 20,
+        "stored_state": False,
+        "alpha": 0.0,
+        "beta": 0.0,
+        "anneal_beta": False,
+    }
+)
 
 
 @register("amago")
@@ -57,6 +75,7 @@ class AMAGO(OffPolicy[MultiGamma]):
 
     policy_type: ClassVar = MultiGamma
     policy_options: ClassVar = ("gammas", "num_critics")
+    misfit: ClassVar = staticmethod(misfit)
 
     def __init__(
         self,
@@ -72,42 +91,44 @@ class AMAGO(OffPolicy[MultiGamma]):
         online_coef: float = 1.0,
         offline_coef: float = 0.1,
         critic_coef: float = 10.0,
-        reward_scale: float = 1.0,
+        reward_scale: float = 10.0,
         popart_beta: float = 5e-4,
         tau: float = 0.003,
         learning_rate: float = 3e-4,
         max_grad_norm: float = 1.0,
-        epsilon_start: float = 1.0,
-        epsilon_end: float = 0.05,
-        epsilon_share: float = 0.5,
-        replay: Mapping[str, Any] | None = None,
+        start_e: float = 1.0,
+        end_e: float = 0.05,
+        exploration_fraction: float = 0.5,
+        replay: Mapping[str, Any] = REPLAY,
     ) -> None:
-        super().__init__(env, policy, seed, num_steps, num_updates, learning_starts, replay or {})
+        super().__init__(env, policy, seed, num_steps, num_updates, learning_starts, replay)
         if not 1 <= num_critics_td <= num_critics:
             raise UsageError(
                 f"num_critics_td must be from 1 to num_critics ({num_critics}), "
                 f"not {num_critics_td}"
             )
+        coefficients = {"online_coef": online_coef, "offline_coef": offline_coef}
+        for name, value in {**coefficients, "critic_coef": critic_coef}.items():
+            if value < 0:
+                raise UsageError(f"{name} must be at least 0, not {value}")
+        if reward_scale <= 0:
+            raise UsageError(f"reward_scale must be above 0, not {reward_scale}")
         self.gammas = torch.tensor(policy.gammas, device=env.device)
         self.num_critics, self.num_critics_td = num_critics, num_critics_td
         self.online_coef, self.offline_coef = online_coef, offline_coef
         self.critic_coef, self.reward_scale = critic_coef, reward_scale
-        self.epsilon_start, self.epsilon_end = epsilon_start, epsilon_end
-        self.epsilon_share = epsilon_share
+        self.start_e, self.end_e = share("start_e", start_e), share("end_e", end_e)
+        self.exploration_fraction = share("exploration_fraction", exploration_fraction)
         self.spread = torch.linspace(1, 0, env.num_envs, device=env.device)
         self.popart = PopArt(len(self.gammas), popart_beta).to(env.device)
         self.target = Target(policy.heads, tau)
         self.descent = Descent(policy.parameters(), learning_rate, max_grad_norm)
 
-    @staticmethod
-    def misfit(action_space: Spaces) -> str | None:
-        """What an action space lacks for a value of every choice in it; None where it fits."""
-        return misfit(action_space)
-
     def play(self) -> None:
         """`num_steps` steps in every environment, each with an epsilon of its own."""
-        done = min(self.progress / self.epsilon_share, 1.0) if self.epsilon_share else 1.0
-        epsilon = self.epsilon_start + done * (self.epsilon_end - self.epsilon_start)
+        fraction = self.exploration_fraction
+        done = min(self.progress / fraction, 1.0) if fraction else 1.0
+        epsilon = self.start_e + done * (self.end_e - self.start_e)
         self.policy.epsilon = epsilon * self.spread
         super().play()
 
@@ -118,7 +139,9 @@ class AMAGO(OffPolicy[MultiGamma]):
         change = self.popart.update(target, batch.mask)
         for heads in (self.policy.heads, self.target.network):
             heads.critics.out.rescale(*change)
-        loss, metrics, error = self.loss(batch, features[:, :-1], self.popart.normalise(target))
+        # A selection: what is masked may be anything, and leaves no trace.
+        target = torch.where(batch.mask[..., None], self.popart.normalise(target), 0)
+        loss, metrics, error = self.loss(batch, features[:, :-1], target)
         metrics["grad_norm"] = self.descent.step(loss, f"update {self.updates + 1} of AMAGO")
         self.target.update()
         return metrics, error
@@ -149,11 +172,10 @@ class AMAGO(OffPolicy[MultiGamma]):
             self.critic_coef * error + self.online_coef * online + self.offline_coef * offline
         ).mean(-1)
         weight = batch.mask * batch.weight[:, None]
-        share = weight / batch.mask.sum()
+        weight = weight / batch.mask.sum().clamp(min=1)
 
         def mean(x: Tensor) -> Tensor:
-            # A selection: what is masked may be anything, and leaves no trace.
-            return (torch.where(batch.mask, x, 0) * share).sum()
+            return (x * weight).sum()
 
         main = self.policy.main
         with torch.no_grad():
@@ -163,7 +185,7 @@ class AMAGO(OffPolicy[MultiGamma]):
                 "better": mean(better[..., main]),
                 "entropy": mean(actor.entropy()[..., main]),
             }
-            rows = torch.where(batch.mask, error[..., main], 0).sum(1) / batch.mask.sum(1).clamp(1)
+            rows = (error[..., main] * batch.mask).sum(1) / batch.mask.sum(1).clamp(min=1)
         return mean(each), metrics, rows.sqrt()
 
     def state_dict(self) -> dict[str, Any]:
@@ -192,9 +214,3 @@ def td_targets(
     """`reward[t] + gammas * (0 if terminated[t] else min over M of next_value[t])`."""
     lowest = next_value.amin(0)
     return reward[..., None] + gammas * torch.where(terminated[..., None], 0, lowest)
-
-
-def misfit(action_space: Spaces) -> str | None:
-    """What an action space lacks for a value of every choice in it; None where it fits."""
-    counted = {k: s for k, s in action_space.items() if not isinstance(s, gym.spaces.Box)}
-    return None if finite(counted) else f"it needs at most {MOST} choices in each action"

@@ -22,8 +22,9 @@ class PopArt(nn.Module):
 
     A network says (Q - mu) / sigma. When the statistics change, its last layer has to change too,
     `w <- (sigma_old / sigma) w` and `b <- (sigma_old b + mu_old - mu) / sigma`, so that Q does not
-    (proposition 1): `update` returns that scale and shift. Means are float64, for
-    `nu - mu^2` of large values that hardly differ.
+    (proposition 1): `update` returns that scale and shift. It asks for no change at the first
+    targets: what a network says by chance need not be preserved, and may be far from them. Means
+    are float64, for `nu - mu^2` of large values that hardly differ.
     """
 
     mean: Tensor
@@ -49,14 +50,18 @@ class PopArt(nn.Module):
         self, target: Float[Tensor, "*N G"], mask: Bool[Tensor, "*N"]
     ) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
         """Take in the targets where `mask`; returns the scale and the shift of the last layer."""
+        if not mask.any():
+            return torch.ones_like(target[0]), torch.zeros_like(target[0])
         old_mean, old_deviation = self.mean.clone(), self.deviation
         self.updates += 1
         rate = self.beta / (1 - (1 - self.beta) ** self.updates)
         seen = target[mask].double()
         self.mean.lerp_(seen.mean(0), rate)
         self.square.lerp_(seen.square().mean(0), rate)
-        new = self.deviation
-        return (old_deviation / new).float(), ((old_mean - self.mean) / new).float()
+        scale = old_deviation / self.deviation
+        shift = (old_mean - self.mean) / self.deviation
+        first = self.updates == 1
+        return torch.where(first, 1, scale).float(), torch.where(first, 0, shift).float()
 
     def normalise(self, value: Float[Tensor, "*N G"]) -> Float[Tensor, "*N G"]:
         """From the rewards' units to those of the networks."""

@@ -26,7 +26,7 @@ from rlmem.policies.policy import Act, Policy
 from rlmem.policies.soft import CHOICE, GAIN, Numbers
 
 # Grigsby et al. 2024: from the next reward alone to a thousand steps.
-GAMMAS = (0.1, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999)
+GAMMAS = [0.1, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999]
 
 
 class GammaValues(nn.Module):
@@ -177,7 +177,7 @@ class GammaHeads(nn.Module):
         return {key: drawn[key] for key in self.keys}
 
     def perturb(self, action: dict[str, Tensor], epsilon: Float[Tensor, "*N"]) -> dict[str, Tensor]:
-        """Choices at random with probability `epsilon`, and noise of deviation `epsilon` in numbers.
+        """Random choices with probability `epsilon`, noise of deviation `epsilon` in numbers.
 
         The noise is in units of half the numbers' range, which it does not leave.
         """
