@@ -37,12 +37,36 @@ def run(
 ) -> Result:
     """All steps of the rows, with what was `stored` before each of them [B, T, ...].
 
-    They are cut at every start if `cut` says so, and else where they must be. With `states` also
-    what is to be stored after each step: at hand in a `LinearCore`, and else the fold of `step`.
+    They are cut at every start if `cut` says so, and else where they must be; those of a
+    `LinearCore` never. With `states` also what is to be stored after each step: at hand in a
+    `LinearCore`, and else the fold of `step`.
     """
-    if x.shape[1] > 1 and (cut or bool((start & stored.seen())[:, 1:].any())):
+    first = stored.at((slice(None), 0))
+    loads = start & stored.seen()
+    loads[:, 0] = False
+    # Where no state was stored the core starts anew, and only there, whatever `start` says.
+    start = torch.cat([~first.seen()[:, None], start[:, 1:]], dim=1)
+    if isinstance(core, LinearCore):
+        return _run_linear(core, packing, x, start, first, (loads, stored), states)
+    if x.shape[1] > 1 and (cut or bool(loads.any())):
         return _run_pieces(core, packing, x, start, stored, states)
-    return _run_whole(core, packing, x, start, stored.at((slice(None), 0)), states)
+    return _run_whole(core, packing, x, start, first, states)
+
+
+def _run_linear(
+    core: LinearCore,
+    packing: Packing,
+    x: Float[Tensor, "B T I"],
+    start: Bool[Tensor, "B T"],
+    first: Stored,
+    later: tuple[Bool[Tensor, "B T"], Stored],
+    states: bool,
+) -> Result:
+    """Rows of a core to which a state in mid-row is one term more of its input."""
+    at = later[0].nonzero(as_tuple=True)
+    given = (*at, packing.unpack(later[1].at(at))) if len(at[0]) else None
+    h = core.states(x, packing.unpack(first), start, given)
+    return Result(core.decode(h, x), packing.pack(h.detach(), dims=2) if states else None)
 
 
 def _run_whole(
@@ -54,12 +78,7 @@ def _run_whole(
     states: bool,
 ) -> Result:
     """Rows in which no state is loaded but the first."""
-    # Where none was stored the core starts anew, and only there, whatever `start` says.
-    start = torch.cat([~first.seen()[:, None], start[:, 1:]], dim=1)
     state = packing.unpack(first)
-    if states and isinstance(core, LinearCore):
-        h = core.states(x, state, start)
-        return Result(core.decode(h, x), packing.pack(h.detach(), dims=2))
     y, _ = core.scan(x, state, start)
     return Result(y, _fold(core, packing, x, state, start) if states else None)
 
@@ -74,6 +93,8 @@ def _fold(core: MemoryCore[Any], packing: Packing, x: Tensor, state: Any, start:
     return Stored(*(torch.stack(parts, dim=1) for parts in zip(*vectors, strict=True)))
 
 
+# What is done depends on the data: nothing to be traced.
+@torch.compiler.disable
 def _run_pieces(
     core: MemoryCore[Any],
     packing: Packing,
@@ -95,8 +116,9 @@ def _run_pieces(
         # A piece that is shorter than others of its group runs on, into what comes after it.
         place = (at[group, None] + steps).clamp_(max=begins.numel() - 1)
         own = steps < length[group, None]
-        piece = x_flat[place], start_flat[place], flat.at(at[group])
-        y, after = _run_whole(core, packing, *piece, states)
+        first, begin = flat.at(at[group]), start_flat[place]
+        begin[:, 0] = ~first.seen()
+        y, after = _run_whole(core, packing, x_flat[place], begin, first, states)
         results.append([part[own] for part in (y, *(after.parts() if after else ()))])
         places.append(place[own])
     order = torch.cat(places).argsort()

@@ -8,7 +8,7 @@ the parameters are mapped as well, each batch is run by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,22 +17,33 @@ from torch.func import functional_call
 
 
 class Call(nn.Module):
-    """`run(core, *tensors)` as a module, for `functional_call`."""
+    """`run(core, *tensors)` as a module, for `functional_call`; `names` are those of `core`."""
 
     def __init__(self, core: nn.Module, run: Callable[..., tuple[Tensor, ...]]) -> None:
         super().__init__()
         self.core = core
         self.run = run
+        self.named = {
+            f"core.{prefix}{'.' if prefix else ''}{name}": tensor
+            for prefix, module in core.named_modules()
+            # tensordict leaves mapped parameters where torch does not look for them.
+            for name, tensor in {**module._parameters, **module._buffers, **vars(module)}.items()
+            if isinstance(tensor, Tensor)
+        }
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         return self.run(self.core, *tensors)
+
+    def given(self, own: Iterable[Tensor], rows: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """The result with `own` parameters and buffers."""
+        return functional_call(self, dict(zip(self.named, own, strict=True)), tuple(rows))
 
 
 class Unmapped(torch.autograd.Function):
     """The rule of `vmap` alone: it is applied only where tensors are mapped."""
 
     @staticmethod
-    def forward(call: Call, names: Sequence[str], *tensors: Tensor) -> Any:
+    def forward(call: Call, *tensors: Tensor) -> Any:
         raise NotImplementedError("no tensor is mapped")
 
     @staticmethod
@@ -41,27 +52,21 @@ class Unmapped(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Sequence[int | None], call: Call, names: Sequence[str], *tensors: Tensor
+        info: Any, in_dims: Any, call: Call, *tensors: Tensor
     ) -> tuple[tuple[Tensor, ...], int]:
-        size, own = info.batch_size, len(names)
+        size, own = info.batch_size, len(call.named)
         front = [
             tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-            for tensor, dim in zip(tensors, in_dims[2:], strict=True)
+            for tensor, dim in zip(tensors, in_dims[1:], strict=True)
         ]
-        rows = front[own:]
-        if any(dim is not None for dim in in_dims[2 : 2 + own]):
-            each = [
-                functional_call(
-                    call,
-                    dict(zip(names, (p[i] for p in front[:own]), strict=True)),
-                    tuple(part[i] for part in rows),
-                )
-                for i in range(size)
-            ]
-            return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), 0
-        params = dict(zip(names, tensors[:own], strict=True))
-        outputs = functional_call(call, params, tuple(part.flatten(0, 1) for part in rows))
-        return tuple(part.unflatten(0, (size, -1)) for part in outputs), 0
+        if all(dim is None for dim in in_dims[1 : 1 + own]):
+            outputs = call.given(tensors[:own], (part.flatten(0, 1) for part in front[own:]))
+            return tuple(part.unflatten(0, (size, -1)) for part in outputs), 0
+        each = [
+            call.given((part[i] for part in front[:own]), (part[i] for part in front[own:]))
+            for i in range(size)
+        ]
+        return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), 0
 
 
 def unmapped(
@@ -71,7 +76,7 @@ def unmapped(
     if not torch._C._are_functorch_transforms_active():
         return run(core, *rows)
     call = Call(core, run)
-    named = {**dict(call.named_parameters()), **dict(call.named_buffers())}
-    if not any(map(torch._C._functorch.is_batchedtensor, (*named.values(), *rows))):
+    tensors = (*call.named.values(), *rows)
+    if not any(map(torch._C._functorch.is_batchedtensor, tensors)):
         return run(core, *rows)
-    return Unmapped.apply(call, list(named), *named.values(), *rows)
+    return Unmapped.apply(call, *tensors)
