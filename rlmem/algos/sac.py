@@ -95,15 +95,17 @@ class SAC(OffPolicy[SoftPolicy]):
         tau: float = 0.01,
         alpha: float = 0.1,
         choice_entropy: float = 0.3,
+        choice_entropy_end: float = 0.05,
         number_entropy: float = -1.0,
         reward_scale: float | None = None,
         num_critics: int = 2,
         replay: Mapping[str, Any] = REPLAY,
     ) -> None:
         super().__init__(env, policy, seed, num_steps, num_updates, learning_starts, replay)
-        for name, value, most in (("gamma", gamma, 1), ("choice_entropy", choice_entropy, 1)):
-            if not 0 <= value <= most:
-                raise UsageError(f"{name} must be between 0 and {most}, not {value}")
+        shares = {"choice_entropy": choice_entropy, "choice_entropy_end": choice_entropy_end}
+        for name, value in {"gamma": gamma, **shares}.items():
+            if not 0 <= value <= 1:
+                raise UsageError(f"{name} must be between 0 and 1, not {value}")
         if alpha <= 0 or (reward_scale is not None and reward_scale <= 0):
             raise UsageError(
                 f"alpha and reward_scale must be above 0, not {alpha} and {reward_scale}"
@@ -113,10 +115,14 @@ class SAC(OffPolicy[SoftPolicy]):
         n = policy.choices.n if policy.choices else 1
         k = policy.numbers.size if policy.numbers else 0
         self.kinds = [kind for kind, there in (("choice", n > 1), ("number", k > 0)) if there]
-        self.target_entropy = torch.tensor(
-            [choice_entropy * math.log(n), number_entropy * k], device=env.device
+        self.entropies = torch.tensor(
+            [
+                [choice_entropy * math.log(n), number_entropy * k],
+                [choice_entropy_end * math.log(n), number_entropy * k],
+            ],
+            device=env.device,
         )
-        log_alpha = torch.full_like(self.target_entropy, math.log(alpha))
+        log_alpha = torch.full((2,), math.log(alpha), device=env.device)
         self.log_alpha = torch.nn.Parameter(log_alpha)
         self.target = Target(policy, tau)
         self.descent = Descent(policy.parameters(), learning_rate, max_grad_norm)
@@ -126,6 +132,11 @@ class SAC(OffPolicy[SoftPolicy]):
     def misfit(action_space: Spaces) -> str | None:
         """What an action space lacks for sums over its choices; None where it fits."""
         return misfit(action_space)
+
+    @property
+    def target_entropy(self) -> Float[Tensor, "2"]:
+        """H: of choices and of numbers, at this point of the training."""
+        return self.entropies[0].lerp(self.entropies[1], self.progress)
 
     @property
     def alpha(self) -> Float[Tensor, "2"]:

@@ -216,6 +216,14 @@ def test_temperature_moves_against_what_the_entropy_lacks(target: float, sign: i
     assert (sac.alpha - before).sign().tolist() == [sign, sign]
 
 
+def test_target_entropies_by_hand():
+    sac = make(MIXED, choice_entropy=0.8, choice_entropy_end=0.2, number_entropy=-0.5)
+    for progress, share in ((0.0, 0.8), (0.5, 0.5), (1.0, 0.2)):
+        sac.progress = progress
+        expected = torch.tensor([share * math.log(3), -0.5 * 2])
+        torch.testing.assert_close(sac.target_entropy, expected)
+
+
 def test_the_temperature_of_what_is_not_there_stays():
     sac = make(alpha=0.3)
     metrics, _ = sac.learn(some_rows())
