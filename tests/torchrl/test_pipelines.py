@@ -1,0 +1,95 @@
+"""Whole pipelines of torchrl's users learn, with torchrl's LSTM and with a core in its place."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import runpy
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+pytest.importorskip("torchrl")
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def example(name: str) -> ModuleType:
+    with warnings.catch_warnings():
+        # torchrl's collectors warn of their own classes when they are imported.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return importlib.import_module(f"torchrl_{name}")
+
+
+def ends(values: list[float]) -> tuple[float, float]:
+    """The means of the first and of the last sixth."""
+    some = len(values) // 6
+    return sum(values[:some]) / some, sum(values[-some:]) / some
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("core", ["LSTMModule", "gru"])
+def test_dqn_balances_a_pole_whose_speed_is_hidden(core: str) -> None:
+    curves = example("dqn").train(core, steps=20_480, every=0)
+    (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
+    assert last > 1.5 * first
+    assert left < 0.5 * begun
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("core", ["LSTMModule", "ffm"])
+def test_ppo_repeats_cards_of_some_steps_ago(core: str) -> None:
+    curves = example("ppo").train(core, steps=49_000, every=0)
+    (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
+    # What does not remember has -0.49 at most.
+    assert first < -0.45
+    assert last > -0.25
+    assert left < 0.9 * begun
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("core", ["LSTMModule", "gru"])
+def test_sac_lifts_a_pendulum_whose_speed_is_hidden(core: str) -> None:
+    curves = example("sac").train(core, steps=12_800, every=0)
+    (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
+    assert last > first + 150
+    assert left < 0.8 * begun
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("core", ["LSTMModule", "ffm"])
+def test_ppo_learns_from_what_two_processes_collect(core: str) -> None:
+    """In a process of its own, which can be ended if one of the others hangs."""
+    options = {"core": core, "workers": 2, "steps": 49_000, "every": 1}
+    command = [sys.executable, str(EXAMPLES / "torchrl_ppo.py")]
+    command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = re.findall(r"^batch \d+: return (\S+), loss (\S+)$", done.stdout, re.M)
+    assert len(lines) == 15
+    (first, begun), (last, left) = (
+        [float(word) for word in line] for line in lines[:: len(lines) - 1]
+    )
+    assert first < -0.4
+    assert last > -0.25
+    assert left < 0.9 * begun
+
+
+@pytest.mark.parametrize("name", ["dqn", "ppo", "sac"])
+def test_examples_run(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example(name)
+    monkeypatch.setattr(sys, "argv", ["example", "--steps", "1", "--every", "1", "--core", "lru"])
+    threads = torch.get_num_threads()
+    runpy.run_path(str(EXAMPLES / f"torchrl_{name}.py"), run_name="__main__")
+    assert re.search(r"^batch 1: return \S+, loss \d\S*$", capsys.readouterr().out, re.M)
+    assert torch.get_num_threads() == threads
