@@ -4,13 +4,15 @@
                                 [--page NAME] [--jobs 1] [key=value ...]
 
 Runs `rlmem train` for every environment, core and seed, prints a table of greedy returns on unseen
-seeds and wall times (start-up included), and writes it to docs/results/NAME.md if a page is named.
+seeds, wall and CPU times (start-up included), and writes it to docs/results/NAME.md if a page is
+named.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,8 +51,11 @@ def train(env: str, core: str, seed: int, overrides: list[str]) -> dict[str, str
         options = [f"env={env}", f"core={core}", f"seed={seed}", f"run_dir={run_dir}", *overrides]
         begun = time.perf_counter()
         command = [sys.executable, "-m", "rlmem", "train", *options]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begun
+        if status:
+            raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
         result = json.loads((run_dir / "eval.json").read_text())
     memory = result.get("memory_score")
     return {
@@ -62,6 +67,7 @@ def train(env: str, core: str, seed: int, overrides: list[str]) -> dict[str, str
         "memory score": "" if memory is None else f"{memory:.2f}",
         "steps": f"{result['step']:,}",
         "wall time": f"{wall:.0f} s",
+        "CPU time": f"{used.ru_utime + used.ru_stime:.0f} s",
         "steps/s": f"{result['step'] / wall:,.0f}",
     }
 
