@@ -19,9 +19,11 @@ from rlmem import algos, checkpoint, envs, evaluate, tasks
 from rlmem.algos import Algorithm, NonFiniteLoss
 from rlmem.envs.base import VecEnv
 from rlmem.envs.seeding import eval_seeds, train_seeds
+from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
 from rlmem.log import RunLogger
 from rlmem.policies import Policy
+from rlmem.record import Part, Recorder
 
 
 def resolve_device(name: str) -> torch.device:
@@ -45,8 +47,11 @@ def options(node: DictConfig) -> dict[str, Any]:
 
 
 def make_env(cfg: DictConfig, num_envs: int, device: torch.device) -> VecEnv:
-    """`num_envs` copies of the configured environment."""
-    return envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
+    """`num_envs` copies of the configured environment, telling what its agent wants to be told."""
+    env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
+    if algos.reads_past(cfg.algo.name) and not isinstance(env, Trials):
+        env = Trials(env, episodes=1)
+    return env
 
 
 def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:
@@ -75,8 +80,22 @@ def build(cfg: DictConfig, step: int = 0) -> tuple[VecEnv, Policy, Algorithm]:
     policy = make_policy(cfg, env).to(device)
     # A run that goes on plays other episodes than the ones it began with.
     seeds = train_seeds(cfg.seed, step + cfg.num_envs)[step:]
+    folder = cfg.get("record")
+    if folder is not None:
+        env = Recorder(env, Part(Path(folder), env, _about(cfg)))
     algo = algos.make(cfg.algo.name, env=env, policy=policy, seed=seeds, **options(cfg.algo))
+    if isinstance(env, Recorder):
+        iterations = -(-(cfg.total_steps - step) // algo.steps_per_iteration)
+        env.part.steps = iterations * algo.steps_per_iteration // env.num_envs
     return env, policy, algo
+
+
+def _about(cfg: DictConfig) -> dict[str, Any]:
+    """What a dataset says of the run that made it."""
+    return {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("env", "algo")} | {
+        "core": cfg.core.name,
+        "seed": cfg.seed,
+    }
 
 
 def seed_everything(seed: int) -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rlmem"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ALL_SOURCES = SOURCES + sorted(
-    p for part in ("tests", "scripts") for p in ROOT.glob(f"{part}/**/*.py")
+    p for part in ("tests", "scripts", "examples") for p in ROOT.glob(f"{part}/**/*.py")
 )
 
 # From the ground up: each room and what it may import, all of it further down.
@@ -35,8 +35,10 @@ MAY_IMPORT = {
     "tasks": FLOOR | {"envs"},
     "torchrl": FLOOR | {"cores", "envs"},
     "gym": FLOOR | {"envs"},
+    "record": FLOOR | {"algos", "envs"},
     "evaluate": FLOOR | {"policies", "envs", "algos", "checkpoint", "stats", "train"},
-    "train": FLOOR | {"policies", "envs", "algos", "checkpoint", "log", "tasks", "evaluate"},
+    "train": FLOOR
+    | {"policies", "envs", "algos", "checkpoint", "log", "tasks", "evaluate", "record"},
     "plot": FLOOR | {"stats"},
     "adapt": FLOOR | {"envs", "evaluate", "stats", "tasks", "train", "plot"},
     "play": FLOOR | {"policies", "envs", "checkpoint", "train"},

@@ -5,6 +5,7 @@ from rlmem.algos.base import (
     NonFiniteLoss,
     policy_options,
     policy_type,
+    reads_past,
     register,
     registry,
     require_fit,
@@ -20,6 +21,7 @@ __all__ = [
     "names",
     "policy_options",
     "policy_type",
+    "reads_past",
     "register",
     "require_fit",
 ]

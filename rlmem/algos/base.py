@@ -18,10 +18,11 @@ class NonFiniteLoss(ArithmeticError):
 class Algorithm(Protocol):
     """Plays in its environments and improves `policy`.
 
-    Of the class (or factory) the trainer may ask three things, all of which may be missing:
+    Of the class (or factory) the trainer may ask four things, all of which may be missing:
     `policy_type`, the class of its policy (`ActorCritic`); `policy_options`, the names of options
-    which that class takes too (none); and `misfit(action_space)`, which says in a few words what
-    an action space lacks for it, or None (None).
+    which that class takes too (none); `reads_past`, whether the policy reads the previous action
+    and reward as `Trials` gives them (False); and `misfit(action_space)`, which says in a few words
+    what an action space lacks for it, or None (None).
     """
 
     policy: Policy
@@ -53,6 +54,11 @@ def policy_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Those of an algorithm's options that its policy takes too."""
     wanted = getattr(registry.get(name), "policy_options", ())
     return {key: options[key] for key in wanted if key in options}
+
+
+def reads_past(name: str) -> bool:
+    """Whether an algorithm's policy wants to be told the previous action and reward."""
+    return getattr(registry.get(name), "reads_past", False)
 
 
 def misfit(name: str, action_space: Spaces) -> str | None:
