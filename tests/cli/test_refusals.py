@@ -19,7 +19,7 @@ from tests.cli.common import SMALL
     [
         ("core=fmm", "unknown core 'fmm'; did you mean ffm"),
         ("env=popgym-repaet", "unknown env 'popgym-repaet'; did you mean popgym-repeat"),
-        ("algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: ppo"),
+        ("algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: "),
         ("policy=dfault", "unknown policy 'dfault'; did you mean default?"),
         ("hydra/sweeper=optuna", "unknown hydra/sweeper 'optuna' (known: basic)"),
         ("cor=gru", "unknown key 'cor'; did you mean core?"),
@@ -81,6 +81,11 @@ def test_bad_options_of_train(
         ("env.difficulty=impossible", "'impossible'"),
         ("algo.num_minibatches=3", "num_minibatches (3) must divide num_envs (4)"),
         ("core.memory_size=0", "memory_size must be"),
+        (
+            "algo=pqn env=popgym-position-only-pendulum",
+            "algo 'pqn' does not fit this environment: it needs at most 4096 actions that can be "
+            "counted, and its actions are Box(-2.0, 2.0, (1,), float32) (algorithms that fit: ",
+        ),
         ("device=tpu", "unknown device 'tpu' (allowed: auto, cpu, cuda, cuda:N)"),
         ("device=cuda:99", "cuda"),
         ("env=gym env.id=CarPole-v1", "unknown Gymnasium id 'CarPole-v1'; did you mean CartPole"),
@@ -120,10 +125,16 @@ def test_an_action_space_that_is_not_supported_is_named(
         ("run=nowhere", "nowhere is not a run folder: there is no such folder"),
         ("run=.", "is not a run folder: it has no config.yaml"),
         ("run=nowhere episodes=0", "episodes must be at least 1, not 0"),
-        ("run=nowhere deterministic=maybe", "deterministic must be true, false or null, not 'maybe'"),
+        (
+            "run=nowhere deterministic=maybe",
+            "deterministic must be true, false or null, not 'maybe'",
+        ),
         ("run=nowhere seed=x", "seed must be an integer, not 'x'"),
         ("run=nowhere seed=-2", "seed must not be negative, not -2"),
-        ("run=nowhere episode=3", "unknown key 'episode'; did you mean episodes or trial_episodes?"),
+        (
+            "run=nowhere episode=3",
+            "unknown key 'episode'; did you mean episodes or trial_episodes?",
+        ),
         ("runs/a", "cannot read 'runs/a': an option is written key=value"),
     ],
 )
