@@ -176,9 +176,10 @@ class Splits:
     def __init__(self, train: Domains, heldout: Domains | None = None, **others: Domains) -> None:
         changes = {HELDOUT: heldout or {}, **others}
         self.domains = {TRAIN: dict(train)}
-        for split, changed in changes.items():
+        for keyword, changed in changes.items():
             # Names of splits are words of a command line.
-            self.domains[split.replace("_", "-")] = {**train, **changed}
+            split = keyword.replace("_", "-")
+            self.domains[split] = {**train, **changed}
             for name, domain in changed.items():
                 if train[name].overlaps(domain):
                     raise UsageError(f"split {split!r} overlaps with training's in {name}")

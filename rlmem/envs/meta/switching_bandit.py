@@ -14,6 +14,7 @@ from rlmem.envs.meta.bandit import BernoulliArms
 from rlmem.envs.meta.splits import Ranges
 from rlmem.envs.meta.task_env import Trial, meta
 from rlmem.envs.streams import Draws
+from rlmem.errors import UsageError
 
 
 class SwitchingArms(NamedTuple):
@@ -49,8 +50,8 @@ class SwitchingBandit(BernoulliArms):
             heldout_prior,
             arms=arms,
             heldout_arms=heldout_arms,
-            more={"hazard": Ranges.of(hazard)},
-            heldout={"heldout_hazard": {"hazard": Ranges.of(heldout_hazard)}},
+            more={"hazard": _hazards(hazard)},
+            heldout={"heldout_hazard": {"hazard": _hazards(heldout_hazard)}},
             **options,
         )
 
@@ -76,3 +77,10 @@ class SwitchingBandit(BernoulliArms):
     def reveal(self, row: int) -> str:
         """The chances just now, and how often they change."""
         return f"{super().reveal(row)}, changes with {float(self.task.hazard[row]):.3f}"
+
+
+def _hazards(ranges: Sequence[Sequence[float]]) -> Ranges:
+    hazards = Ranges.of(ranges)
+    if any(low < 0 or high > 1 for low, high in hazards.intervals):
+        raise UsageError(f"a hazard is a probability, not one of {ranges}")
+    return hazards
