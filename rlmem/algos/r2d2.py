@@ -119,11 +119,11 @@ class R2D2(OffPolicy[QPolicy]):
 
     def errors(
         self,
-        here: Float[Tensor, "B T+1 n"],
-        there: Float[Tensor, "B T+1 n"],
+        here: Float[Tensor, "B S n"],
+        there: Float[Tensor, "B S n"],
         batch: Sequences,
     ) -> Float[Tensor, "B T"]:
-        """`delta` from the values of the online and of the target network, 0 where masked."""
+        """`delta` from the online and the target network's values (S = T + 1), 0 where masked."""
         with torch.no_grad():
             best = (here if self.double else there)[:, 1:].argmax(dim=-1, keepdim=True)
             value = there[:, 1:].gather(-1, best)[..., 0]
@@ -157,7 +157,7 @@ def epsilons(num_envs: int, epsilon: float, alpha: float) -> Float[Tensor, "N"]:
     return epsilon ** (1 + alpha * torch.linspace(0, 1, num_envs))
 
 
-def _read(policy: QPolicy, batch: Sequences) -> Float[Tensor, "B T+1 n"]:
+def _read(policy: QPolicy, batch: Sequences) -> Float[Tensor, "B S n"]:
     """The values after the burn-in, which is read without gradients."""
     if not batch.burn_in:
         return policy(batch.obs, batch.state, batch.start)

@@ -145,8 +145,12 @@ class Replay:
 
     @torch.no_grad()
     def sample(self, progress: float) -> Sequences:
-        """`batch_size` rows; `progress` (0 to 1) is how much of the training is done."""
-        self.flush()
+        """`batch_size` rows; `progress` (0 to 1) is how much of the training is done.
+
+        Raises ValueError where there is nothing to draw from.
+        """
+        if not self.ready:
+            raise ValueError("the replay has nothing to sample yet")
         rows, length = self.batch_size, self.steps + 1
         unit, weight = torch.zeros(rows, dtype=torch.int64), torch.ones(rows)
         if self.batching == "tape":

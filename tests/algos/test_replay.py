@@ -217,6 +217,8 @@ def test_nothing_can_be_sampled_too_early() -> None:
     for batching, least in (("segments", 9), ("tape", 3), ("trajectory", 9)):
         replay = make(env, batching=batching)
         assert not replay.ready
+        with pytest.raises(ValueError, match="nothing to sample"):
+            replay.sample(0.0)
         for steps in range(1, 12):
             fresh = make(env, batching=batching)
             play(fresh, env, steps)
