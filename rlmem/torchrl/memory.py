@@ -24,6 +24,7 @@ from rlmem.torchrl.state import Packing, Stored
 from rlmem.torchrl.unmapped import unmapped
 
 NEXT_STATES = ("missing", "always", "never")
+STORED = ("steps", "rows")
 
 Tensors = tuple[Tensor, ...]
 
@@ -52,6 +53,11 @@ class MemoryModule(TensorDictModuleBase):
     batch are as true as the states that it was stored with. For diagonal cores they cost nothing,
     for others about what a rollout costs.
 
+    With `stored` = "rows" a state is read at the first step of each row alone; every later
+    `is_init` begins an episode, and no next states are written in recurrent mode. States too large
+    to be kept at each step are then kept once (see `WindowStates`), and the module can be compiled
+    as one graph.
+
     `hidden_size` is `output_size` by the name that torchrl gives it; `num_layers` of more than one
     makes a `stack` of cores.
     """
@@ -69,16 +75,20 @@ class MemoryModule(TensorDictModuleBase):
         out_keys: Sequence[NestedKey] | None = None,
         default_recurrent_mode: bool | None = None,
         next_states: str = "missing",
+        stored: str = "steps",
         device: torch.device | str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         if next_states not in NEXT_STATES:
             raise unknown("next_states", next_states, NEXT_STATES)
+        if stored not in STORED:
+            raise unknown("stored", stored, STORED)
         self.core = _made(core, input_size, hidden_size, num_layers, options)
         if device is not None:
             self.core.to(device)
         self.next_states = next_states
+        self.stored = stored
         self._recurrent_mode = default_recurrent_mode
         self._packing = Packing(self.core)
         states = 1 if self._packing.whole_size == 0 else 2
@@ -117,18 +127,25 @@ class MemoryModule(TensorDictModuleBase):
             raise _missing("is_init", "InitTracker()")
         vectors = [tensordict.get(key, None) for key in self.state_keys]
         time = self.recurrent_mode
-        given = self._flat(x, start, vectors, time=time, every=True)
+        every = not time or self.stored == "steps"
+        if not every:
+            vectors = [v[..., 0, :] if v is not None and v.dim() == x.dim() else v for v in vectors]
+        given = self._flat(x, start, vectors, time=time, every=every)
         run: Callable[..., Tensors] = self._step
         if time:
-            states = self.next_states == "always"
-            if self.next_states == "missing":
-                states = any(tensordict.get(key, None) is None for key in self.out_keys[1:])
-            run = partial(self._run, cut=x.dim() == 2, states=states)
+            run = self._how(tensordict, x) if every else self._first
         outputs = unmapped(run, self.core, *given)
         # Where no next states were asked for, the last keys stay as they are.
         for key, part in zip(self.out_keys_source, outputs, strict=False):
             tensordict.set(key, part.reshape(*x.shape[:-1], part.shape[-1]))
         return tensordict
+
+    def _how(self, tensordict: TensorDictBase, x: Tensor) -> Callable[..., Tensors]:
+        """How rows run in which each step has a state."""
+        states = self.next_states == "always"
+        if self.next_states == "missing":
+            states = any(tensordict.get(key, None) is None for key in self.out_keys_source[1:])
+        return partial(self._run, cut=x.dim() == 2, states=states)
 
     def forward_state(
         self,
@@ -192,6 +209,11 @@ class MemoryModule(TensorDictModuleBase):
         start = torch.cat([first, start[:, 1:]], dim=1)
         y, state = core.scan(x, self._packing.unpack(stored), start)
         return (y, *self._packing.pack(state).parts())
+
+    def _first(self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor) -> Tensors:
+        # As in `rows.run`, `is_init` marks a row's first step whether its episode begins there.
+        begin = torch.cat([torch.zeros_like(start[:, :1]), start[:, 1:]], dim=1)
+        return self._scan(core, x, begin, *vectors)[:1]
 
     def _run(
         self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor, **how: bool
