@@ -12,7 +12,7 @@ from torch import Tensor
 from rlmem.envs.base import Tensors
 from rlmem.envs.meta.bandit import BernoulliArms
 from rlmem.envs.meta.splits import Ranges
-from rlmem.envs.meta.task_env import Trial, meta
+from rlmem.envs.meta.task_env import Trial, draws_of, meta
 from rlmem.envs.streams import Draws
 from rlmem.errors import UsageError
 
@@ -67,7 +67,7 @@ class SwitchingBandit(BernoulliArms):
         """Pull an arm; then the arms may change."""
         trial, reward, terminated, truncated = super().advance(state, action)
         task = trial.task
-        draws = self._draws_of(state.id, state.episode)
+        draws = draws_of(state.id, state.episode)
         switches = draws.uniform(1)[0] < task.hazard
         fresh = self._of_arms(task.arms, self.values(task.prior, draws))
         value = torch.where(switches[:, None], fresh, task.value)

@@ -117,10 +117,9 @@ class TaskEnv(StateEnv[Trial], Generic[T, S]):
 
     def draw(self, draws: Draws) -> Trial:
         """Tasks and their first episodes."""
-        held_out = int(self.split != TRAIN)
-        id = draws.bits(1)[0].bitwise_and_(-2).bitwise_or_(held_out)
+        id = draw_ids(draws, self.split)
         episode = torch.zeros_like(id)
-        task = self.draw_task(self._draws_of(id, episode - 1))
+        task = self.draw_task(draws_of(id, episode - 1))
         return Trial(id, task, self._begin(task, id, episode), episode)
 
     def advance(
@@ -159,11 +158,17 @@ class TaskEnv(StateEnv[Trial], Generic[T, S]):
         return True
 
     def _begin(self, task: T, id: Tensor, episode: Tensor) -> S:
-        return self.begin(task, self._draws_of(id, episode))
+        return self.begin(task, draws_of(id, episode))
 
-    def _draws_of(self, id: Int[Tensor, "M"], episode: Int[Tensor, "M"]) -> Draws:
-        """The numbers that an episode of a task begins with; the task's own are those of -1."""
-        return Draws(streams.mix(id ^ _TASKS), episode + 1)
+
+def draw_ids(draws: Draws, split: str) -> Int[Tensor, "M"]:
+    """Ids of tasks: even ones for training, odd ones for any other split."""
+    return draws.bits(1)[0].bitwise_and_(-2).bitwise_or_(int(split != TRAIN))
+
+
+def draws_of(id: Int[Tensor, "M"], episode: Int[Tensor, "M"]) -> Draws:
+    """The numbers that an episode of a task begins with; the task's own are those of -1."""
+    return Draws(streams.mix(id ^ _TASKS), episode + 1)
 
 
 Env = TypeVar("Env", bound=type[TaskEnv[Any, Any]])
