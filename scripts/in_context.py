@@ -1,100 +1,146 @@
-"""The memories of an experiment side by side: how fast they train and how they adapt.
+"""What agents learn from recorded data: Decision Transformer and Algorithm Distillation.
 
-    python scripts/in_context.py [--experiment in-context] [--splits train heldout ...]
-                                 [--trials 100] [--runs DIR] [--page NAME] [key=value ...]
+    python scripts/in_context.py dt [--cores gru ffm transformer_xl] [--data DIR] [--page NAME]
+    python scripts/in_context.py ad [--cores gru ffm transformer_xl] [--data DIR] [--page NAME]
 
-Trains all runs of `rlmem train experiment=NAME` one after the other (or takes those in DIR), then
-plays trials on each split as `rlmem eval split=...` does, beside chance and what else is known.
-The table has the return of the first and of the last episode of a trial; the report and plot of
-every run and split stay in its folder.
+`dt` records PPO learning RepeatPrevious and asks agents trained on that for returns from low to
+high. `ad` records PPO on each of the training goals of a dark room of 5x5 cells by itself, and lets
+agents trained on these histories play trials with goals that no history was about: the returns of
+their episodes, without any change of weights. DIR keeps the data, or has it already.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from pages import publish
+
+from rlmem import evaluate, train
+from rlmem.algos.dataset import Dataset
+from rlmem.envs.meta.dark_room import cells
+from rlmem.envs.meta.splits import hold_out
+from rlmem.envs.seeding import eval_seeds
+from rlmem.policies.sequence import ReturnPolicy
+
+SIZE, LENGTH, EPISODES = 5, 10, 20
+ROOM = ["env=meta-dark-room", f"env.size={SIZE}", f"env.length={LENGTH}"]
+SOURCE = [
+    *ROOM,
+    "env.episodes=1",
+    "env.horizon=1",
+    "env.split=heldout",
+    f"env.heldout_share={1 / SIZE**2}",
+    *["core=none", "hidden_size=32", "num_envs=8", "algo.num_steps=50", "algo.num_minibatches=2"],
+    *["algo.learning_rate=3e-3", "algo.anneal_lr=false", "total_steps=16000", "eval_episodes=1"],
+    "log.tensorboard=false",
+]
+DT = ["algo=dt", "total_steps=3000000", "eval_episodes=10"]
+AD = [
+    *ROOM,
+    f"env.episodes={EPISODES}",
+    *["algo=ad", "algo.episode_stride=8", f"algo.length={EPISODES * LENGTH}"],
+    *["total_steps=6000000", "eval_episodes=10"],
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--experiment", default="in-context")
-    parser.add_argument("--splits", nargs="+", default=["train", "heldout", "heldout-families"])
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--runs", type=Path, default=Path("multirun/in-context"))
+    parser.add_argument("what", choices=["dt", "ad"])
+    parser.add_argument("--cores", nargs="+", default=["gru", "ffm", "transformer_xl"])
+    parser.add_argument("--data", type=Path, help="folder of the data; null = a new one")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
-    args, overrides = parser.parse_known_args()
-    if not args.runs.exists():
-        rlmem(
-            "train",
-            f"experiment={args.experiment}",
-            f"hydra.sweep.dir={args.runs}",
-            *overrides,
-        )
-    folders = sorted(path.parent for path in args.runs.glob("*/eval.json"))
-    rows = [row(folder, args.splits, args.trials) for folder in folders]
-    rows += references(folders[0], args.splits, list(rows[0]))
-    command = " ".join(["rlmem train", f"experiment={args.experiment}", *overrides])
-    publish(
-        f"`{command}`, then `rlmem eval split=SPLIT trials={args.trials}`: returns of the first "
-        "and the last episode of a trial, means with 95 % intervals of the last",
-        rows,
-        args.page,
-    )
+    args, more = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = args.data or Path(folder) / "data"
+        measure, options = (asked, DT) if args.what == "dt" else (adapted, AD)
+        if not data.exists():
+            (record_repeat if args.what == "dt" else record_rooms)(data, Path(folder))
+        rows = [chance(data)] if args.what == "dt" else []
+        for core in args.cores:
+            run = Path(folder) / core
+            rlmem(
+                "train", *options, f"algo.dataset={data}", f"core={core}", f"run_dir={run}", *more
+            )
+            rows.append({"core": core} | measure(run))
+            print(*rows[-1].values(), sep=" | ", flush=True)
+    command = " ".join(["rlmem train core=CORE algo.dataset=DIR", *options, *more])
+    publish(f"`{command}`", rows, args.page)
 
 
 def rlmem(*arguments: str) -> None:
-    """The command line, as a user calls it."""
+    """The program, as a user would call it."""
     subprocess.run([sys.executable, "-m", "rlmem", *arguments], check=True)
 
 
-def row(folder: Path, splits: list[str], trials: int) -> dict[str, str]:
-    """One run: its memory, its speed, and its adaptation on each split."""
-    with (folder / "metrics.csv").open() as file:
-        last = list(csv.DictReader(file))[-1]
-    speed = float(last["step"]) / float(last["seconds"])
-    cells = {"memory": core(folder), "steps": f"{int(last['step']):,}", "steps/s": f"{speed:,.0f}"}
-    for split in splits:
-        rlmem("eval", f"run={folder}", f"split={split}", f"trials={trials}")
-        cells[split] = adaptation(report(folder, split)["scores"]["agent"])
-    return cells
+def record_repeat(data: Path, runs: Path) -> None:
+    """PPO while it learns RepeatPrevious."""
+    rlmem("train", "core=gru", f"record={data}", f"run_dir={runs / 'source'}", "eval_episodes=1")
 
 
-def references(folder: Path, splits: list[str], columns: list[str]) -> list[dict[str, str]]:
-    """What the runs are compared with, on the same tasks."""
-    reports = {split: report(folder, split)["scores"] for split in splits}
-    names = [name for name in reports[splits[0]] if name != "agent"]
-    return [
-        dict.fromkeys(columns, "")
-        | {"memory": f"({name})"}
-        | {split: adaptation(scores[name]) for split, scores in reports.items()}
-        for name in names
-    ]
+def record_rooms(data: Path, runs: Path) -> None:
+    """PPO while it learns each goal of the split `train`, in a room that has but this one."""
+    known, _ = hold_out(cells(SIZE), 0.2, 0)
+    seeds: dict[object, int] = {}
+    for seed in range(1000):
+        _, only = hold_out(cells(SIZE), 1 / SIZE**2, seed)
+        goal = only.values[0]
+        if goal in known.values:
+            seeds.setdefault(goal, seed)
+    assert set(seeds) == set(known.values)
+    sweep = f"env.split_seed={','.join(map(str, seeds.values()))}"
+    rlmem("train", "-m", *SOURCE, sweep, f"record={data}", f"hydra.sweep.dir={runs / 'sources'}")
 
 
-def core(folder: Path) -> str:
-    """The memory of a run."""
-    from rlmem.train import load_config
-
-    return str(load_config(folder).core.name)
-
-
-def report(folder: Path, split: str) -> dict[str, Any]:
-    """What `rlmem eval` left."""
-    return dict(json.loads((folder / f"eval-{split}.json").read_text()))
+def chance(data: Path) -> dict[str, str]:
+    """What the returns of the data are, to be held beside those that are asked for."""
+    returns = Dataset(data).returns
+    return {
+        "core": "(the data: least, mean, greatest)",
+        "asked for": f"{returns.min():.2f}, {returns.mean():.2f}, {returns.max():.2f}",
+        "got": "",
+    }
 
 
-def adaptation(told: dict[str, Any]) -> str:
-    """From the first episode to the last."""
-    first = told["first_episode"][0]
-    last, low, high = told["last_episode"]
-    return f"{first:.2f} → {last:.2f} [{low:.2f}, {high:.2f}]"
+def asked(run: Path) -> dict[str, str]:
+    """The mean returns over 100 episodes for each return that is asked for; actions are sampled."""
+    agent = evaluate.load(run)
+    assert isinstance(agent.policy, ReturnPolicy)
+    got = []
+    targets = (-0.5, 0.0, 0.5, 1.0)
+    for target in targets:
+        agent.policy.target_return.fill_(target)
+        returns = evaluate.play(
+            agent.policy,
+            lambda n: train.make_env(agent.cfg, n, agent.device),
+            eval_seeds(0, 100),
+            deterministic=False,
+        )
+        got.append(sum(returns) / len(returns))
+    return {
+        "asked for": ", ".join(f"{each:.2f}" for each in targets),
+        "got": ", ".join(f"{each:.2f}" for each in got),
+    }
+
+
+def adapted(run: Path) -> dict[str, str]:
+    """The mean returns of the episodes of 200 trials with held-out goals."""
+    rlmem("eval", f"run={run}", "split=heldout", "trials=200")
+    returns = json.loads((run / "eval-heldout.json").read_text())["returns"]
+
+    def mean(player: str, episode: int) -> str:
+        return f"{np.mean(returns[player], axis=(0, 1))[episode]:.2f}"
+
+    shown = (0, 1, 2, 4, 9, EPISODES - 1)
+    return {f"episode {k + 1}": mean("agent", k) for k in shown} | {
+        "chance": mean("random", 0),
+        "oracle": mean("oracle", 0),
+    }
 
 
 if __name__ == "__main__":
