@@ -238,10 +238,10 @@ def registered(id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -
     return partial(_make, spec, max_episode_steps, kwargs)
 
 
-def require(module: str, what: str) -> None:
-    """A `UsageError` that says how to get `module` where it is not installed."""
+def require(module: str, what: str, extra: str | None = None) -> None:
+    """A `UsageError` that says how to get `module`, by our extra, where it is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise UsageError(f"{what} needs {module}: pip install 'rlmem[{module}]'")
+        raise UsageError(f"{what} needs {module}: pip install 'rlmem[{extra or module}]'")
 
 
 def _spec(id: str) -> EnvSpec:

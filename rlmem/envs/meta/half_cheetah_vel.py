@@ -1,0 +1,84 @@
+"""HalfCheetahVel: run at a speed that only the reward tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from rlmem.envs.base import VecEnv, register
+from rlmem.envs.gym_env import registered, require
+from rlmem.envs.meta.packaged import Tasked, evenly, in_trials
+from rlmem.envs.meta.splits import TRAIN, Domain, Instances, Splits, Values
+from rlmem.envs.streams import Draws
+from rlmem.errors import UsageError, positive
+
+ID, COST = "HalfCheetah-v5", 0.05
+
+
+class HalfCheetahVel(Tasked):
+    """Gymnasium's HalfCheetah; a step earns -|velocity - goal| - 0.05 |action|^2."""
+
+    def __init__(
+        self, domains: Mapping[str, Domain], split: str, episodes: int, length: int = 200
+    ) -> None:
+        super().__init__(domains, split, episodes)
+        self.env = registered(ID, length, {"ctrl_cost_weight": COST})()
+        self.observation_space = self.env.observation_space
+        self.action_space = self.env.action_space
+
+    def take(self, task: dict[str, Any], draws: Draws) -> None:
+        """Another velocity."""
+        self.goal = task["velocity"]
+
+    def begin(self, seed: int) -> NDArray[Any]:
+        """At rest."""
+        return self.env.reset(seed=seed)[0]
+
+    def play(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool]:
+        """The package's step, and another reward."""
+        obs, _, terminated, truncated, info = self.env.step(action)
+        reward = float(info["reward_ctrl"]) - abs(float(info["x_velocity"]) - self.goal)
+        return obs, reward, terminated, truncated
+
+    def close(self) -> None:
+        """Close the package's environment."""
+        self.env.close()
+
+
+@register("meta-half-cheetah-vel")
+def make_half_cheetah_vel(
+    num_envs: int,
+    split: str = TRAIN,
+    episodes: int = 2,
+    horizon: int = 2,
+    stop_returns: bool = False,
+    tasks: int = 100,
+    heldout_tasks: int = 20,
+    slowest: float = 0.0,
+    fastest: float = 3.0,
+    tasks_seed: int = 0,
+    length: int = 200,
+    vectorization: str = "sync",
+    device: torch.device | str = "cpu",
+) -> VecEnv:
+    """Goal velocities, `tasks` for training and `heldout_tasks` others, drawn evenly by
+    `tasks_seed` as in Finn et al. 2017 (MAML), with the range and the episodes' length of Rakelly
+    et al. 2019 (PEARL, arXiv 1903.08254). Raises `UsageError` where `mujoco` is missing.
+    """
+    require("mujoco", "env 'meta-half-cheetah-vel'")
+    if slowest >= fastest:
+        raise UsageError(f"slowest ({slowest}) must be less than fastest ({fastest})")
+    count = positive("tasks", tasks) + positive("heldout_tasks", heldout_tasks)
+    goals = evenly(count, slowest, fastest, tasks_seed)
+    body = Instances("half-cheetah", (positive("length", length), COST))
+    splits = Splits(
+        {"velocity": Values(goals[:tasks]), "body": body},
+        heldout={"velocity": Values(goals[tasks:])},
+    )
+    make = partial(HalfCheetahVel, length=length)
+    trials = (split, episodes, horizon, stop_returns, num_envs, vectorization, device)
+    return in_trials(make, splits, *trials)
