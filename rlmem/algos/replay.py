@@ -222,11 +222,13 @@ class Replay:
 
     def _advance(self) -> None:
         """Forget what was overwritten, and know of what is whole now."""
+        if self.batching != "segments":
+            self.episodes.forget(self.tapes.oldest)
+            return
         fresh, stale = self.segments.advance(self.tapes.head, self.tapes.oldest)
         if self.priorities:
             self.priorities.remove(stale)
             self.priorities.add(fresh)
-        self.episodes.forget(self.tapes.oldest)
 
     def _whole(self) -> Tensor:
         """The episodes that rows may begin with."""

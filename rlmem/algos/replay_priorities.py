@@ -43,6 +43,8 @@ class SumTree:
 
     def set(self, index: Int[Tensor, "B"], value: Float[Tensor, "B"] | float) -> None:
         """Change the numbers at `index`; of equal indices any one's value may stay."""
+        if not len(index):
+            return
         node = self.leaves + index
         self.nodes[node] = torch.as_tensor(value, dtype=torch.float64)
         for _ in range(self.depth):

@@ -1,0 +1,122 @@
+"""How much memory a replay in files takes: written full and on, and sampled from all the while.
+
+    python scripts/replay_memory.py [--capacity 10000000] [--directory FOLDER] [--page replay]
+
+Entries are observations of 400 bytes, an action, a reward and flags, with stored states of 4 kB at
+every 20th; episodes are of 50 steps. The files lie in a new folder in FOLDER (the system's for
+temporary files) and are deleted at the end. Resident memory is that of the whole process, before
+the replay and at its peak after that, as Linux counts it, pages of mapped files included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from pages import publish
+from torch import Tensor
+
+from rlmem.algos.replay import Replay
+from rlmem.envs.base import Tensors, Transition
+from rlmem.policies import QPolicy
+
+NUM_ENVS = 64
+EPISODE = 50
+WIDTH = 1024
+
+
+class Stream:
+    """Environments that show random numbers, drawn once: nothing but the replay takes time."""
+
+    num_envs = NUM_ENVS
+    device = torch.device("cpu")
+    observation_space = {"obs": spaces.Box(-1, 1, (100,))}  # noqa: RUF012
+    action_space = {"action": spaces.Discrete(4)}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.seen = torch.randn(64, NUM_ENVS, 100)
+        self.time = 0
+
+    def step(self) -> Transition:
+        """The next step of all."""
+        self.time += 1
+        obs = {"obs": self.seen[self.time % 64]}
+        over = torch.full((NUM_ENVS,), self.time % EPISODE == 0)
+        return Transition(obs, torch.ones(NUM_ENVS), over, ~over & over, obs)
+
+
+def resident(what: str) -> float:
+    """MiB of memory: `RSS` now, or `HWM`, the most there ever was."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"Vm{what}:")[1].split()[0]) / 1024
+
+
+def fill(replay: Replay, env: Stream, steps: int, every: int) -> tuple[float, float]:
+    """Play so many steps, and sample now and then; returns the seconds of each."""
+    action: Tensors = {"action": torch.zeros(NUM_ENVS, dtype=torch.int64)}
+    state: Tensor = replay.policy.initial_state(NUM_ENVS)
+    obs, start = env.step().obs, torch.ones(NUM_ENVS, dtype=torch.bool)
+    adding = sampling = 0.0
+    for t in range(steps):
+        begun = time.perf_counter()
+        step = env.step()
+        replay.add(obs, start, state, action, step)
+        obs, start = step.obs, step.starts
+        adding += time.perf_counter() - begun
+        if t % every == every - 1 and replay.ready:
+            begun = time.perf_counter()
+            batch = replay.sample(0.0)
+            replay.update_priorities(batch.unit, torch.rand(len(batch.unit)))
+            sampling += time.perf_counter() - begun
+    return adding, sampling
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--capacity", type=int, default=10_000_000)
+    parser.add_argument("--directory")
+    parser.add_argument("--page", help="write docs/results/PAGE.md")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    env = Stream()
+    policy = QPolicy(env.observation_space, env.action_space, core="gru", hidden_size=WIDTH)
+    before = resident("RSS")
+    steps, every = args.capacity * 11 // 10 // NUM_ENVS, 64
+    rows: list[dict[str, Any]] = []
+    for batching in ("segments", "tape"):
+        with tempfile.TemporaryDirectory(dir=args.directory) as folder:
+            files = Path(folder) / "replay"
+            replay = Replay(
+                env,  # type: ignore[arg-type]
+                policy,
+                capacity=args.capacity,
+                directory=str(files),
+                batching=batching,
+                batch_size=32,
+                length=80,
+            )
+            adding, sampling = fill(replay, env, steps, every)
+            size = sum(each.stat().st_size for each in files.rglob("*") if each.is_file())
+            rows.append(
+                {
+                    "batching": batching,
+                    "entries": f"{int(replay.tapes.head.sum()) - int(replay.tapes.oldest.sum()):,}",
+                    "files MiB": f"{size / 2**20:,.0f}",
+                    "resident before MiB": f"{before:,.0f}",
+                    "peak MiB": f"{resident('HWM'):,.0f}",
+                    "us per add": f"{1e6 * adding / steps:.0f}",
+                    "ms per sample": f"{1e3 * sampling / (steps // every):.1f}",
+                }
+            )
+            print(*rows[-1].values(), sep=" | ", flush=True)
+            del replay
+    publish(f"replay in files, {NUM_ENVS} environments, 32 rows of 80 steps", rows, args.page)
+
+
+if __name__ == "__main__":
+    main()
