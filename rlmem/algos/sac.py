@@ -57,10 +57,11 @@ REPLAY: Mapping[str, Any] = MappingProxyType(
 )
 # What the automatic scale makes of a discounted sum of rewards of the usual size.
 USUAL_RETURN = 10.0
+HORIZON = 1000
 
 
 class Losses(NamedTuple):
-    """What is to be made small, what the policy's entropies are, and by how much Q is wrong."""
+    """What is to be made small; the entropies, the mean target, and how wrong Q is in each row."""
 
     critic: Float[Tensor, ""]
     actor: Float[Tensor, ""]
@@ -124,6 +125,7 @@ class SAC(OffPolicy[SoftPolicy]):
         )
         log_alpha = torch.full((2,), math.log(alpha), device=env.device)
         self.log_alpha = torch.nn.Parameter(log_alpha)
+        # Of the whole policy, for it is one module; the copy's actor is never asked.
         self.target = Target(policy, tau)
         self.descent = Descent(policy.parameters(), learning_rate, max_grad_norm)
         self.alpha_descent = Descent([self.log_alpha], alpha_learning_rate, max_grad_norm)
@@ -153,7 +155,7 @@ class SAC(OffPolicy[SoftPolicy]):
         metrics = {
             "critic_loss": losses.critic.detach(),
             "actor_loss": losses.actor.detach(),
-            "value": losses.value,
+            "value": losses.value / self.scale.factor,
             "grad_norm": norm,
         }
         for index, kind in enumerate(("choice", "number")):
@@ -172,7 +174,8 @@ class SAC(OffPolicy[SoftPolicy]):
         target = self.targets(batch, slow, plan)
         features, plan = features[:, :-1], tree.map(lambda leaf: leaf[:, :-1], plan)
         q = policy.values(features, batch.action)
-        error = policy.chosen(q, batch.action) - target
+        # A selection before anything is made of it: what is masked may be anything.
+        error = torch.where(batch.mask, policy.chosen(q, batch.action) - target, 0)
         judged = policy.judge(features, plan) if policy.numbers else q.detach()
         entropy = average(plan.entropy().detach(), batch)
         return Losses(
@@ -180,8 +183,8 @@ class SAC(OffPolicy[SoftPolicy]):
             actor=-average(plan.value(judged.amin(dim=0), self.alpha), batch),
             alpha=(self.log_alpha.exp() * (entropy - self.target_entropy)).sum(),
             entropy=entropy,
-            value=average((target + error.detach()).mean(dim=0), batch),
-            error=worst(error.detach().abs().mean(dim=0), batch),
+            value=average(target, batch),
+            error=error.detach().abs().mean(dim=0).amax(dim=1),
         )
 
     @torch.no_grad()
@@ -215,12 +218,13 @@ class SAC(OffPolicy[SoftPolicy]):
 class RewardScale:
     """What rewards are multiplied by, so that one temperature and one step size serve all of them.
 
-    Where it is not `given`: `USUAL_RETURN (1 - gamma) / sqrt(E[r^2])`, the mean over all batches.
+    Where it is not `given`: `USUAL_RETURN (1 - gamma) / sqrt(E[r^2])`, the mean over all batches,
+    as if nothing counted that is more than `HORIZON` steps away.
     """
 
     def __init__(self, gamma: float, given: float | None) -> None:
         self.given = given
-        self.usual = USUAL_RETURN * (1 - gamma)
+        self.usual = USUAL_RETURN * max(1 - gamma, 1 / HORIZON)
         self.square, self.batches = 0.0, 0
 
     @property
@@ -245,11 +249,5 @@ class RewardScale:
 def average(x: Float[Tensor, "B T *K"], batch: Sequences) -> Float[Tensor, "*K"]:
     """The mean over the steps to learn from, each with the weight of its row."""
     weight = batch.mask * batch.weight[:, None] / batch.mask.sum().clamp(min=1)
-    # A selection first: what is masked may be anything.
     mask = batch.mask.reshape(batch.mask.shape + (1,) * (x.dim() - 2))
     return torch.tensordot(weight, torch.where(mask, x, 0), dims=2)
-
-
-def worst(error: Float[Tensor, "B T"], batch: Sequences) -> Float[Tensor, "B"]:
-    """The largest error of each row, of the steps to learn from."""
-    return torch.where(batch.mask, error, 0).amax(dim=1)

@@ -152,7 +152,7 @@ def test_losses_by_hand():
     assert losses.alpha.item() == pytest.approx(0.5 * ((LOG2 + entropy) / 2 - 0.8 * LOG2))
     # Mean errors 1/2 and 5/2 of the critics; what is masked is not the worst.
     torch.testing.assert_close(losses.error, torch.tensor([2.5]))
-    assert losses.value.item() == pytest.approx(((1 + 2) / 2 + (5 + 4) / 2) / 2)
+    assert losses.value.item() == pytest.approx((1 + 2) / 2)
     heavy = sac.losses(replace(batch, weight=torch.tensor([3.0])))
     torch.testing.assert_close(heavy.critic, 3 * losses.critic)
     torch.testing.assert_close(heavy.error, losses.error)
@@ -182,13 +182,22 @@ def test_every_gradient_reaches_what_it_is_for(numbers: bool):
     assert slope.ne(0).tolist() == [True, numbers]
 
 
-def test_what_is_masked_leaves_no_trace():
-    sac, batch = make(MIXED), some_rows()
+def slopes(sac: SAC, batch: Sequences) -> list[Tensor]:
+    """All losses, and where they take the weights."""
     torch.manual_seed(1)
     losses = sac.losses(batch)
+    weights = [*sac.policy.parameters(), sac.log_alpha]
+    total = losses.critic + losses.actor + losses.alpha
+    return [*losses, *torch.autograd.grad(total, weights)]
+
+
+def test_what_is_masked_leaves_no_trace():
+    sac, batch = make(MIXED), some_rows()
+    before = slopes(sac, batch)
     batch.reward[~batch.mask] = torch.nan
-    torch.manual_seed(1)
-    for ours, theirs in zip(sac.losses(batch), losses, strict=True):
+    batch.action["action.1"][~batch.mask] = 0.5
+    batch.terminated[~batch.mask] = True
+    for ours, theirs in zip(slopes(sac, batch), before, strict=True):
         assert torch.equal(ours, theirs)
     sac.scale.see(batch)
     assert math.isfinite(sac.scale.factor)
@@ -253,6 +262,9 @@ def test_usual_rewards_have_usual_sums():
     assert scale.factor * math.sqrt(12.5) * 100 == pytest.approx(10)
     scale.see(replace(batch, reward=torch.zeros(1, 3)))
     assert scale.factor * math.sqrt(6.25) * 100 == pytest.approx(10)
+    endless = RewardScale(1.0, None)
+    endless.see(batch)
+    assert endless.factor * math.sqrt(12.5) * 1000 == pytest.approx(10)
     given = RewardScale(0.99, 7.0)
     given.see(batch)
     assert given.factor == 7
