@@ -33,6 +33,7 @@ from rlmem import tree
 from rlmem.algos.base import register
 from rlmem.algos.descent import Descent
 from rlmem.algos.off_policy import OffPolicy
+from rlmem.algos.on_policy import share
 from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
 from rlmem.envs.base import Spaces, VecEnv
@@ -103,26 +104,19 @@ class SAC(OffPolicy[SoftPolicy]):
         replay: Mapping[str, Any] = REPLAY,
     ) -> None:
         super().__init__(env, policy, seed, num_steps, num_updates, learning_starts, replay)
-        shares = {"choice_entropy": choice_entropy, "choice_entropy_end": choice_entropy_end}
-        for name, value in {"gamma": gamma, **shares}.items():
-            if not 0 <= value <= 1:
-                raise UsageError(f"{name} must be between 0 and 1, not {value}")
         if alpha <= 0 or (reward_scale is not None and reward_scale <= 0):
             raise UsageError(
                 f"alpha and reward_scale must be above 0, not {alpha} and {reward_scale}"
             )
-        self.gamma = gamma
+        self.gamma = share("gamma", gamma)
         self.scale = RewardScale(gamma, reward_scale)
         n = policy.choices.n if policy.choices else 1
         k = policy.numbers.size if policy.numbers else 0
         self.kinds = [kind for kind, there in (("choice", n > 1), ("number", k > 0)) if there]
-        self.entropies = torch.tensor(
-            [
-                [choice_entropy * math.log(n), number_entropy * k],
-                [choice_entropy_end * math.log(n), number_entropy * k],
-            ],
-            device=env.device,
-        )
+        first = share("choice_entropy", choice_entropy) * math.log(n)
+        last = share("choice_entropy_end", choice_entropy_end) * math.log(n)
+        entropies = [[first, number_entropy * k], [last, number_entropy * k]]
+        self.entropies = torch.tensor(entropies, device=env.device)
         log_alpha = torch.full((2,), math.log(alpha), device=env.device)
         self.log_alpha = torch.nn.Parameter(log_alpha)
         # Of the whole policy, for it is one module; the copy's actor is never asked.

@@ -20,7 +20,6 @@ from rlmem.policies.distributions import (
 )
 from rlmem.policies.encoders import categories, mlp
 
-
 # Of the logarithm of a deviation that depends on the state (Haarnoja et al. 2018, their code).
 LOG_STD_RANGE = (-20.0, 2.0)
 
