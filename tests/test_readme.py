@@ -1,4 +1,4 @@
-"""The README's snippets run, and its commands are the ones that are run elsewhere."""
+"""The snippets of README and docs run, and their commands are the ones that are run elsewhere."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+PAGES = "\n".join([TEXT, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
 BLOCK = r"^<!-- {marker} -->\n```(bash|python)\n(.*?)^```$"
-SNIPPETS = re.findall(BLOCK.format(marker="run"), TEXT, re.M | re.S)
+SNIPPETS = re.findall(BLOCK.format(marker="run"), PAGES, re.M | re.S)
 
 
 @pytest.mark.parametrize(("language", "snippet"), SNIPPETS)
@@ -41,9 +42,9 @@ def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
 
 
 def test_every_snippet_is_marked_as_a_command_or_to_be_run() -> None:
-    fences = len(re.findall(r"^```(?:bash|python)$", TEXT, re.M))
+    fences = len(re.findall(r"^```(?:bash|python)$", PAGES, re.M))
     marked = len(SNIPPETS) + sum(len(_commands(name)) for name in ("main", "test"))
-    not_run = len(re.findall(r"^<!-- not run: .+ -->\n```(?:bash|python)$", TEXT, re.M))
+    not_run = len(re.findall(r"^<!-- not run: .+ -->\n```(?:bash|python)$", PAGES, re.M))
     assert fences == marked + not_run
     assert {language for language, _ in SNIPPETS} == {"bash", "python"}
 
@@ -70,8 +71,7 @@ def _commands(name: str) -> list[str]:
 
 
 def test_tables_are_those_that_the_scripts_wrote() -> None:
-    pages = "\n".join([TEXT, *(page.read_text() for page in (ROOT / "docs").glob("*.md"))])
-    tables = re.findall(r"^<!-- results: (\S+) -->\n(.*?)\n<!-- end -->$", pages, re.M | re.S)
+    tables = re.findall(r"^<!-- results: (\S+) -->\n(.*?)\n<!-- end -->$", PAGES, re.M | re.S)
     assert tables
     for name, text in tables:
         assert text == (ROOT / "docs" / "results" / f"{name}.md").read_text().strip(), name
