@@ -4,5 +4,13 @@ from rlmem.torchrl.env import TorchRLEnv
 from rlmem.torchrl.memory import MemoryModule
 from rlmem.torchrl.threads import keep_threads
 from rlmem.torchrl.transforms import KeepNextStates, NextStarts
+from rlmem.torchrl.windows import WindowStates
 
-__all__ = ["KeepNextStates", "MemoryModule", "NextStarts", "TorchRLEnv", "keep_threads"]
+__all__ = [
+    "KeepNextStates",
+    "MemoryModule",
+    "NextStarts",
+    "TorchRLEnv",
+    "WindowStates",
+    "keep_threads",
+]

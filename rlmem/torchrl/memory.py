@@ -188,13 +188,15 @@ class MemoryModule(TensorDictModuleBase):
             raise UsageError(f"'is_init' must be {[*lead, 1]}, not {list(start.shape)}")
         steps = (lead[:-1].numel(), lead[-1]) if time else (lead.numel(),)
         begins = lead if every else lead[:-1]
-        given = [x.reshape(*steps, -1), start.reshape(steps)]
+        given = [x.reshape(*steps, -1), start.reshape(steps).bool()]
         sizes = (self._packing.real_size, self._packing.whole_size)
         for key, vector, size in zip(self.state_keys, vectors, sizes, strict=False):
             if vector is None:
                 raise _missing(key, "module.make_tensordict_primer()")
             if vector.shape != (*begins, size):
                 raise UsageError(f"{key!r} must be {[*begins, size]}, not {list(vector.shape)}")
+            # A buffer may keep states in fewer bits than the core computes with.
+            vector = vector.to(self.core.state_dtype) if vector.is_floating_point() else vector
             given.append(vector.reshape(*(steps if every else steps[:1]), size))
         return given
 

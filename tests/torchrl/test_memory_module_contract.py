@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +24,8 @@ from rlmem.errors import UsageError
 from rlmem.torchrl import MemoryModule, keep_threads
 from tests.cores.common import INPUT, OUTPUT, B
 from tests.torchrl.memories import KEYS, collect, data, module, recurrent, rows
+
+ROOT = Path(__file__).parents[2]
 
 
 def fresh(name: str = "gru") -> tuple[MemoryModule, TensorDict]:
@@ -175,6 +180,54 @@ def test_rows_are_mapped_together_with_parameters():
     want = torch.stack([call(batch.clone(), params) for params in (own, other)])
     got = torch.vmap(call, (None, 0))(batch, torch.stack([own, other]))
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+COMPILE = """
+import torch
+from torchrl.modules import set_recurrent_mode
+from tests.torchrl.memories import collect, module, rows
+for stored, time, whole in (("steps", False, True), ("rows", True, True), ("steps", True, False)):
+    memory = module("ffm", stored=stored)
+    batch = collect(memory, *rows())
+    batch = batch.select(*memory.in_keys, "next") if time else batch[:, 1].select(*memory.in_keys)
+    torch._dynamo.reset()
+    with set_recurrent_mode(time):
+        got = torch.compile(memory, fullgraph=whole, backend="aot_eager")(batch.copy())
+        torch.testing.assert_close(got["y"], memory(batch.copy())["y"])
+        got["y"].sum().backward()
+    print(stored, time)
+"""
+
+
+def test_steps_and_rows_compile():
+    # In a process of its own: the shape checks of the tests are not made to be traced.
+    command = [sys.executable, "-W", "ignore", "-c", COMPILE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["steps", "False", "rows", "True", "steps", "True"]
+
+
+def test_states_may_be_kept_in_half_precision():
+    memory = module("ffm")
+    batch = collect(memory, *rows())
+    halved = batch.clone().set(memory.state_keys[0], batch[memory.state_keys[0]].half())
+    torch.testing.assert_close(
+        recurrent(memory, halved[:, 4:])["y"], batch["y"][:, 4:], rtol=0.01, atol=0.01
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["ffm", "gru", "titans", "aaren"])
+def test_a_gpu_computes_the_same(name):
+    memory = module(name)
+    batch = collect(memory, *rows())
+    memory.to("cuda")
+    there = batch.to("cuda")
+    torch.testing.assert_close(
+        recurrent(memory, there)["y"].cpu(), batch["y"], rtol=1e-3, atol=1e-3
+    )
+    stepped = memory(there[:, 3].select(*memory.in_keys))
+    torch.testing.assert_close(stepped["y"].cpu(), batch["y"][:, 3], rtol=1e-3, atol=1e-3)
 
 
 def test_primers_of_all_memories_are_found():
