@@ -12,10 +12,11 @@ encoder, memory and critics:
 Expectations over choices are exact (Christodoulou 2019, arXiv 1910.07207, eq. 10-12), those over
 numbers are one reparametrised draw; an action may have both, each with a temperature of its own.
 
-J_Q alone shapes encoder and memory: J_pi reads their features as they are and moves the actor only,
-for the two losses' gradients differ in size and would pull the memory apart, which is why others
-give the actor a memory of its own (Ni et al. 2022, arXiv 2110.05038; Yang and Nguyen 2021, arXiv
-2110.12628). One scan over T + 1 observations serves all three losses, a second one the targets.
+J_Q alone shapes encoder and memory; J_pi reads their features as they are and moves the actor only,
+as with pixels (Yarats et al. 2019, arXiv 1910.01741). The two gradients differ in size and would
+pull one memory apart, for which reason others give the actor a memory of its own (Ni et al. 2022,
+arXiv 2110.05038; Yang and Nguyen 2021, arXiv 2110.12628). One scan over T + 1 observations serves
+all three losses, a second one the targets.
 """
 
 from __future__ import annotations
