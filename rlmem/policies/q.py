@@ -101,10 +101,7 @@ class QPolicy(Policy):
         return self.q(self.scan_features(obs, state, start)[0])
 
     def _explore(self, choice: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-        chance = torch.rand(choice.shape, device=choice.device)
-        return torch.where(
-            chance < self.epsilon, torch.randint_like(choice, self.choices.n), choice
-        )
+        return self.choices.explore(choice, self.epsilon)
 
 
 def misfit(action_space: dict[str, gym.Space]) -> str | None:
