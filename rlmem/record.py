@@ -14,7 +14,7 @@ from torch import Tensor
 from rlmem.algos.dataset import ABOUT, FORMAT, TAPES, abouts, described, require_alike
 from rlmem.algos.replay import CHUNK, allocate
 from rlmem.algos.replay_tapes import Played, Staged, Tapes
-from rlmem.envs.base import Tensors, Transition, VecEnv
+from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv
 
 
 class Part:
@@ -26,17 +26,23 @@ class Part:
     """
 
     def __init__(
-        self, folder: Path, spaces: VecEnv, about: dict[str, Any], steps: int | None = None
+        self,
+        folder: Path,
+        observation_space: Spaces,
+        action_space: Spaces,
+        num_envs: int,
+        about: dict[str, Any],
+        steps: int | None = None,
     ) -> None:
         self.folder = folder
         self.steps = steps
-        self.num_envs = spaces.num_envs
-        self.keys = tuple(spaces.observation_space), tuple(spaces.action_space)
+        self.num_envs = num_envs
+        self.keys = tuple(observation_space), tuple(action_space)
         self.about = {
             "format": FORMAT,
-            "observation_space": described(spaces.observation_space),
-            "action_space": described(spaces.action_space),
-            "num_envs": spaces.num_envs,
+            "observation_space": described(observation_space),
+            "action_space": described(action_space),
+            "num_envs": num_envs,
             **about,
         }
         self.path: Path | None = None
@@ -44,9 +50,8 @@ class Part:
         for there in abouts(folder).values():
             require_alike(folder, there, self.about)
 
-    def write(self, staged: list[Staged]) -> None:
+    def write(self, played: Played) -> None:
         """Append steps of all environments."""
-        played = Played.of(staged, *self.keys)
         if self.path is None:
             assert self.steps is not None
             # Each step may be an episode, whose final observation has an entry too.
@@ -54,7 +59,7 @@ class Part:
             self.path = self._folder()
             self.tapes = Tapes(self.num_envs, slots, self.path / TAPES)
             self.tapes.open({k: leaf[0, 0] for k, leaf in played.leaves.items()}, allocate)
-        self.played += len(staged)
+        self.played += len(played.ends)
         if self.played > self.tapes.slots // 2:
             raise ValueError(f"{self.path} has room for {self.tapes.slots // 2} steps, no more")
         self.tapes.write(played)
@@ -86,11 +91,18 @@ class Part:
 
 
 class Recorder:
-    """The environments `env`, with every step that they play appended to a part of a dataset."""
+    """The environments `env`, with every step that they play in a new part of the dataset `folder`.
 
-    def __init__(self, env: VecEnv, part: Part) -> None:
+    `about` is what its page says beside its form; `steps` and errors are those of `Part`.
+    """
+
+    def __init__(
+        self, env: VecEnv, folder: Path, about: dict[str, Any], steps: int | None = None
+    ) -> None:
         self.env = env
-        self.part = part
+        self.part = Part(
+            folder, env.observation_space, env.action_space, env.num_envs, about, steps
+        )
         self.num_envs = env.num_envs
         self.device = env.device
         self.observation_space = env.observation_space
@@ -115,7 +127,7 @@ class Recorder:
     def flush(self) -> None:
         """Write what was kept back."""
         if self.staged:
-            self.part.write(self.staged)
+            self.part.write(Played.of(self.staged, *self.part.keys))
             self.staged = []
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
 from rlmem.log import RunLogger
 from rlmem.policies import Policy
-from rlmem.record import Part, Recorder
+from rlmem.record import Recorder
 
 
 def resolve_device(name: str) -> torch.device:
@@ -82,7 +82,7 @@ def build(cfg: DictConfig, step: int = 0) -> tuple[VecEnv, Policy, Algorithm]:
     seeds = train_seeds(cfg.seed, step + cfg.num_envs)[step:]
     folder = cfg.get("record")
     if folder is not None:
-        env = Recorder(env, Part(Path(folder), env, _about(cfg)))
+        env = Recorder(env, Path(folder), _about(cfg))
     algo = algos.make(cfg.algo.name, env=env, policy=policy, seed=seeds, **options(cfg.algo))
     if isinstance(env, Recorder):
         iterations = -(-(cfg.total_steps - step) // algo.steps_per_iteration)

@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "torchrl": FLOOR | {"cores", "envs"},
     "gym": FLOOR | {"envs"},
     "record": FLOOR | {"algos", "envs"},
+    "minari_data": FLOOR | {"algos", "envs", "record"},
     "evaluate": FLOOR | {"policies", "envs", "algos", "checkpoint", "stats", "train"},
     "train": FLOOR
     | {"policies", "envs", "algos", "checkpoint", "log", "tasks", "evaluate", "record"},

@@ -15,7 +15,7 @@ from rlmem.algos.rollout import Collector
 from rlmem.cli import main
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
-from rlmem.record import Part, Recorder
+from rlmem.record import Recorder
 from tests.algos.counting import Counting
 from tests.cli.common import SMALL
 
@@ -23,7 +23,7 @@ from tests.cli.common import SMALL
 def recorder(folder: Path, steps: int = 100) -> Recorder:
     # Row 0 is cut off after 3 steps, row 1 terminates after 4, row 2 never ends.
     env = Counting([3, 4, 10**6], [True, False, False])
-    return Recorder(env, Part(folder, env, {"algo": {"name": "none"}}, steps))
+    return Recorder(env, folder, {"algo": {"name": "none"}}, steps)
 
 
 def play(folder: Path, steps: int) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_other_experience_is_refused_and_nothing_is_touched(tmp_path: Path):
     env = Counting([3], [True])
     env.observation_space = {"obs": spaces.Box(0, 1, (3,))}
     with pytest.raises(UsageError, match="another kind of experience: its observation_space is"):
-        Part(tmp_path, env, {})
+        Recorder(env, tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["000"]
     (tmp_path / "notes").mkdir()
     with pytest.raises(UsageError, match="is not a dataset: notes is no part of one"):

@@ -21,7 +21,7 @@ from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError
 from rlmem.evaluate import per_episode, play
 from rlmem.policies.sequence import ReturnPolicy, SequencePolicy
-from rlmem.record import Part, Recorder
+from rlmem.record import Recorder
 from tests.algos.counting import Counting
 
 
@@ -29,7 +29,7 @@ def record(
     env: VecEnv, folder: Path, steps: int, choose: Callable[[int], torch.Tensor]
 ) -> list[torch.Tensor]:
     """The rewards [N] of each step."""
-    recorder = Recorder(env, Part(folder, env, {}, steps))
+    recorder = Recorder(env, folder, {}, steps)
     recorder.reset(0)
     rewards = [recorder.step({"action": choose(t)}).reward for t in range(steps)]
     recorder.close()
