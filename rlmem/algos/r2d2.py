@@ -15,7 +15,6 @@ explores with epsilon^(1 + i / (N - 1) epsilon_alpha) (Horgan et al. 2018, Ape-X
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from rlmem.algos.base import register
 from rlmem.algos.descent import Descent
 from rlmem.algos.off_policy import OffPolicy
+from rlmem.algos.replay import DEFAULTS
 from rlmem.algos.returns import n_step_returns, rescale, unrescale
 from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
@@ -32,22 +32,6 @@ from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, positive
 from rlmem.policies import QPolicy
 from rlmem.policies.q import misfit
-
-REPLAY: Mapping[str, Any] = MappingProxyType(
-    {
-        "capacity": 100_000,
-        "directory": None,
-        "batching": "segments",
-        "batch_size": 32,
-        "length": 40,
-        "burn_in": 20,
-        "stride": 20,
-        "stored_state": True,
-        "alpha": 0.9,
-        "beta": 0.6,
-        "anneal_beta": False,
-    }
-)
 
 
 @register("r2d2")
@@ -82,7 +66,7 @@ class R2D2(OffPolicy[QPolicy]):
         eta: float = 0.9,
         max_grad_norm: float = 40.0,
         adam_eps: float = 1e-8,
-        replay: Mapping[str, Any] = REPLAY,
+        replay: Mapping[str, Any] = DEFAULTS,
     ) -> None:
         for name, share in (("gamma", gamma), ("epsilon", epsilon), ("eta", eta)):
             if not 0 <= share <= 1:
