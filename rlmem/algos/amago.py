@@ -70,7 +70,8 @@ REPLAY: Mapping[str, Any] = MappingProxyType(
 class AMAGO(OffPolicy[MultiGamma]):
     """AMAGO for any core and actions; the options are described in `configs/algo/amago.yaml`.
 
-    Raises `UsageError` where an option is out of its range.
+    `gammas` and `num_critics` are the policy's, whatever is given here beside a policy. Raises
+    `UsageError` where an option is out of its range.
     """
 
     policy_type: ClassVar = MultiGamma
@@ -102,9 +103,10 @@ class AMAGO(OffPolicy[MultiGamma]):
         replay: Mapping[str, Any] = REPLAY,
     ) -> None:
         super().__init__(env, policy, seed, num_steps, num_updates, learning_starts, replay)
-        if not 1 <= num_critics_td <= num_critics:
+        self.num_critics, self.num_critics_td = policy.heads.critics.count, num_critics_td
+        if not 1 <= num_critics_td <= self.num_critics:
             raise UsageError(
-                f"num_critics_td must be from 1 to num_critics ({num_critics}), "
+                f"num_critics_td must be from 1 to num_critics ({self.num_critics}), "
                 f"not {num_critics_td}"
             )
         coefficients = {"online_coef": online_coef, "offline_coef": offline_coef}
@@ -114,7 +116,6 @@ class AMAGO(OffPolicy[MultiGamma]):
         if reward_scale <= 0:
             raise UsageError(f"reward_scale must be above 0, not {reward_scale}")
         self.gammas = torch.tensor(policy.gammas, device=env.device)
-        self.num_critics, self.num_critics_td = num_critics, num_critics_td
         self.online_coef, self.offline_coef = online_coef, offline_coef
         self.critic_coef, self.reward_scale = critic_coef, reward_scale
         self.start_e, self.end_e = share("start_e", start_e), share("end_e", end_e)
