@@ -121,8 +121,9 @@ class MemoryModule(TensorDictModuleBase):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """One step for each entry of the batch; in recurrent mode, its rows."""
-        x = tensordict.get(self.in_keys[0])
-        start = tensordict.get("is_init", None)
+        x, start = tensordict.get(self.in_keys[0], None), tensordict.get("is_init", None)
+        if x is None:
+            raise UsageError(f"MemoryModule finds no input {self.in_keys[0]!r} in its data")
         if start is None:
             raise _missing("is_init", "InitTracker()")
         vectors = [tensordict.get(key, None) for key in self.state_keys]
