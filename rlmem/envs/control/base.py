@@ -12,6 +12,9 @@ from torch import Tensor
 
 from rlmem.envs.streams import Draws
 
+# More steps than any episode has.
+NEVER = 1 << 30
+
 
 class Control(ABC):
     """The dynamics of one task. Numbers come first, environments last: states are float64 [S, N].
@@ -25,7 +28,7 @@ class Control(ABC):
     scale: ClassVar[tuple[float, ...]]
     controls: ClassVar[int] = 1
     # No episode ends before so many steps.
-    shortest: ClassVar[int] = 1
+    shortest: ClassVar[int] = NEVER
     # Whether what ends an episode solves it, so that the steps that are left are worth 1 each;
     # elsewhere it is a failure, and they are worth nothing.
     solved: ClassVar[bool] = False

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from rlmem.envs.control.base import Control, between, near, runge_kutta
+from rlmem.envs.control.base import Control, between, near
 from rlmem.envs.streams import Draws
 
 # Of each link: a rod of length 1 and mass 1, as MuJoCo would have it, in units of its own.
@@ -63,9 +63,10 @@ class Reacher(Control):
     def move(
         self, state: Float64[Tensor, "6 N"], control: Float64[Tensor, "2 N"]
     ) -> tuple[Float64[Tensor, "6 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Torques at both joints."""
-        torque = control * TORQUE
-        state[:4] = runge_kutta(lambda motion: slope(motion, torque), state[:4], SECONDS)
+        """Torques at both joints, for a step of the semi-implicit method of Euler."""
+        angles, spins = state[:2], state[2:4]
+        spins.add_(slope(state[:4], control * TORQUE)[2:], alpha=SECONDS)
+        angles.add_(spins, alpha=SECONDS)
         worth = near(torch.linalg.vector_norm(state[4:] - hand(state[0], state[1]), dim=0), HALF)
         return state, worth, torch.zeros_like(worth, dtype=torch.bool)
 

@@ -30,6 +30,9 @@ GAIN = sqrt(2)
 # Sets the numbers that matrices are made of apart from all others.
 _MATRICES = 0x5851F42D4C957F2D
 
+# Of each family by its place in `CONTROLS`: states, and whatever else is to be chosen from.
+Parts = dict[int, tuple[Tensor, ...]]
+
 
 class Task(NamedTuple):
     """Which dynamics, by its place in `CONTROLS`; which projection, by its id; its matrices."""
@@ -41,9 +44,10 @@ class Task(NamedTuple):
 
 
 class State(NamedTuple):
-    """The numbers of the dynamics that has most, and how many steps were played."""
+    """As many numbers as the dynamics with most has, and as many that are seen; steps played."""
 
     motion: Float64[Tensor, "N S"]
+    seen: Float32[Tensor, "N O"]
     steps: Int64[Tensor, "N"]
 
 
@@ -57,6 +61,9 @@ class Projection(TaskEnv[Task, State]):
 
     A step earns its worth (see `Control`) over `length`, so that returns lie between 0 and 1.
     """
+
+    # Some tasks end much earlier than others.
+    spares = 2
 
     def __init__(
         self,
@@ -104,40 +111,34 @@ class Projection(TaskEnv[Task, State]):
 
     def begin(self, task: Task, draws: Draws) -> State:
         """Each dynamics begins as it does."""
-        shape = (self.numbers, draws.size)
-        motion = torch.zeros(shape, dtype=torch.float64, device=self.device)
-        for index, dynamics in self.families.items():
-            self._put(motion, dynamics.start(draws), task.family, index)
-        return State(motion.t().contiguous(), torch.zeros_like(task.family))
+        parts: Parts = {i: (dynamics.start(draws),) for i, dynamics in self.families.items()}
+        motion, seen = self._gather(task.family, parts, self.numbers)
+        return State(motion, seen, torch.zeros_like(task.family))
 
     def play(
         self, task: Task, state: State, action: Tensors
     ) -> tuple[State, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
         """One step of each dynamics for all, of which each keeps that of its own."""
-        motion = state.motion.t().contiguous()
+        motion = state.motion.t()
         control = project(action["action"], task.grip).clamp_(-1, 1).t().to(torch.float64)
         steps = state.steps + 1
-        left = (self.length - steps).add_(1).to(torch.float64)
-        worth, ended = torch.zeros_like(left), torch.zeros_like(steps, dtype=torch.bool)
+        left = (self.length + 1 - steps).to(torch.float64)
+        parts: Parts = {}
         for index, dynamics in self.families.items():
-            mine = motion[: dynamics.numbers].clone()
-            moved, step_worth, over = dynamics.move(mine, control[: dynamics.controls])
+            mine = motion[: dynamics.numbers].contiguous()
+            moved, worth, ended = dynamics.move(mine, control[: dynamics.controls])
             if dynamics.solved:
-                step_worth = torch.where(over, left, step_worth)
-            self._put(motion, moved, task.family, index)
-            self._put(worth[None], step_worth[None], task.family, index)
-            self._put(ended[None], over[None], task.family, index)
-        reward = worth.div_(self.length).to(torch.float32)
-        return State(motion.t(), steps), reward, ended, steps == self.length
+                worth = torch.where(ended, left, worth)
+            parts[index] = (moved, worth[None], ended[None])
+        after, seen = self._gather(task.family, parts, self.numbers + 2)
+        motion, worth, ended = after.split_with_sizes((self.numbers, 1, 1), 1)
+        reward = worth[:, 0].div(self.length).to(torch.float32)
+        flags = ended[:, 0].bool(), steps == self.length
+        return State(motion.contiguous(), seen, steps), reward, *flags
 
     def see(self, task: Task, state: State) -> Tensors:
         """What is seen of each dynamics, mixed."""
-        motion = state.motion.t()
-        seen = motion.new_zeros(self.seen, motion.shape[1])
-        for index, dynamics in self.families.items():
-            shown = dynamics.see(motion[: dynamics.numbers]).div_(self.sizes[index])
-            self._put(seen, shown, task.family, index)
-        return {"obs": project(seen.t().to(torch.float32), task.sight.mT)}
+        return {"obs": project(state.seen, task.sight.mT)}
 
     def reveal(self, row: int) -> str:
         """The dynamics, and the numbers of its state."""
@@ -145,13 +146,22 @@ class Projection(TaskEnv[Task, State]):
         motion = self.state.state.motion[row, : self.families[family].numbers]
         return f"{_names()[family]} " + " ".join(f"{number:+.3f}" for number in motion.tolist())
 
-    def _put(self, whole: Tensor, part: Tensor, family: Tensor, index: int) -> None:
-        """Write `part` into the first rows of `whole` where the family is that one."""
-        rows = whole[: len(part)]
-        if len(self.families) == 1:
-            rows.copy_(part)
-        else:
-            torch.where(family == index, part, rows, out=rows)
+    def _gather(
+        self, family: Tensor, parts: Parts, width: int
+    ) -> tuple[Float64[Tensor, "N width"], Float32[Tensor, "N O"]]:
+        """Of each family's parts, of which the states come first, those of its rows; and what is
+        seen of the states.
+        """
+        whole = torch.zeros(width, len(family), dtype=torch.float64, device=self.device)
+        seen = whole.new_zeros(self.seen, len(family))
+        for index, (state, *rest) in parts.items():
+            mine = family == index
+            _put(whole[: len(state)], mine, state)
+            if rest:
+                _put(whole[self.numbers :], mine, torch.cat(rest))
+            shown = self.families[index].see(state).div_(self.sizes[index])
+            _put(seen[: len(shown)], mine, shown)
+        return whole.t().contiguous(), seen.t().to(torch.float32)
 
 
 def orthogonal(draws: Draws, rows: int, columns: int) -> Float32[Tensor, "M {rows} {columns}"]:
@@ -161,6 +171,11 @@ def orthogonal(draws: Draws, rows: int, columns: int) -> Float32[Tensor, "M {row
     q, r = torch.linalg.qr(gauss.t().reshape(-1, size, size))
     signs = torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0)
     return (q * signs[:, None])[:, :rows, :columns].contiguous()
+
+
+def _put(whole: Tensor, mine: Tensor, part: Tensor) -> None:
+    """Write `part` where it is `mine`."""
+    torch.where(mine, part, whole, out=whole)
 
 
 def project(x: Float[Tensor, "N I"], matrix: Float[Tensor, "N I O"]) -> Float[Tensor, "N O"]:
