@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem import tree
@@ -119,18 +119,17 @@ class LinearCore(MemoryCore[Tensor]):
         x: Float[Tensor, "B T I"],
         state: Tensor,
         start: Bool[Tensor, "B T"],
-        loads: tuple[Int[Tensor, "N"], Int[Tensor, "N"], Tensor] | None = None,
+        loads: tuple[Bool[Tensor, "B T"], Tensor] | None = None,
     ) -> Tensor:
         """The state after each step of a row, [B, T, D].
 
-        `loads` are rows, times after the first at which they start, and states [N, D] with which
-        they start there instead of the initial one.
+        `loads` are some of the starts, after the first step, and states [B, T, D]: there a row goes
+        on from the state that is given, instead of the initial one.
         """
         gate, value = self.encode(x)
         if loads is not None:
-            *at, first = loads
-            kept = (gate if gate.dim() < 3 else gate[tuple(at)]) * first
-            value = value.to(kept.dtype).index_put(tuple(at), kept, accumulate=True)
+            there, given = loads
+            value = value + gate * torch.where(there[..., None], given, 0)
         return linear_scan(gate, value, state, start)
 
     def scan(

@@ -55,8 +55,8 @@ class MemoryModule(TensorDictModuleBase):
 
     With `stored` = "rows" a state is read at the first step of each row alone; every later
     `is_init` begins an episode, and no next states are written in recurrent mode. States too large
-    to be kept at each step are then kept once (see `WindowStates`), and the module can be compiled
-    as one graph.
+    to be kept at each step are then kept once (see `WindowStates`). Compiled, every core is one
+    graph then; with "steps" diagonal cores are, while others look at the data.
 
     `hidden_size` is `output_size` by the name that torchrl gives it; `num_layers` of more than one
     makes a `stack` of cores.

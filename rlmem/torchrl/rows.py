@@ -47,26 +47,14 @@ def run(
     # Where no state was stored the core starts anew, and only there, whatever `start` says.
     start = torch.cat([~first.seen()[:, None], start[:, 1:]], dim=1)
     if isinstance(core, LinearCore):
-        return _run_linear(core, packing, x, start, first, (loads, stored), states)
+        # One term more of the input; what is compiled has it in any case.
+        some = torch.compiler.is_compiling() or bool(loads.any())
+        given = (loads, packing.unpack(stored)) if some else None
+        h = core.states(x, packing.unpack(first), start, given)
+        return Result(core.decode(h, x), packing.pack(h.detach(), dims=2) if states else None)
     if x.shape[1] > 1 and (cut or bool(loads.any())):
         return _run_pieces(core, packing, x, start, stored, states)
     return _run_whole(core, packing, x, start, first, states)
-
-
-def _run_linear(
-    core: LinearCore,
-    packing: Packing,
-    x: Float[Tensor, "B T I"],
-    start: Bool[Tensor, "B T"],
-    first: Stored,
-    later: tuple[Bool[Tensor, "B T"], Stored],
-    states: bool,
-) -> Result:
-    """Rows of a core to which a state in mid-row is one term more of its input."""
-    at = later[0].nonzero(as_tuple=True)
-    given = (*at, packing.unpack(later[1].at(at))) if len(at[0]) else None
-    h = core.states(x, packing.unpack(first), start, given)
-    return Result(core.decode(h, x), packing.pack(h.detach(), dims=2) if states else None)
 
 
 def _run_whole(
