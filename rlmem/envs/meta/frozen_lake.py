@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -63,9 +64,9 @@ class FrozenLake(TaskEnv[Lake, Crossing]):
     ) -> None:
         self.size, self.length = at_least("size", size, 2), positive("length", length)
         self.slippery = slippery
-        counts = [positive("maps", maps), positive("heldout_maps", heldout_maps)]
-        train, heldout = random_maps(size, frozen, sum(counts), split_seed).split(counts)
-        splits = Splits({"holes": _values(train)}, {"holes": _values(heldout)})
+        counts = positive("maps", maps), positive("heldout_maps", heldout_maps)
+        train, heldout = _lakes(size, frozen, *counts, split_seed)
+        splits = Splits({"holes": train}, {"holes": heldout})
         super().__init__(splits, Discrete(size * size), Discrete(4), **options)
         self._next_cell = neighbours(size).to(self.device)
 
@@ -144,15 +145,15 @@ def random_maps(size: int, frozen: float, count: int, seed: int) -> Int[Tensor, 
     Raises `UsageError` where there seem to be no more of them.
     """
     numbers = streams.keys([seed]).expand(count)
-    found: dict[bytes, Tensor] = {}
+    found: dict[bytes, list[int]] = {}
     for i in range(ROUNDS):
         draws = Draws(numbers, torch.arange(count) + i * count)
         holes = (draws.uniform(size * size) >= frozen).T.to(torch.uint8)
         holes[:, [0, -1]] = 0
-        for row in holes[crossable(holes, size)]:
-            found.setdefault(row.numpy().tobytes(), row)
+        for row in holes[crossable(holes, size)].numpy():
+            found.setdefault(row.tobytes(), row.tolist())
         if len(found) >= count:
-            return torch.stack([*found.values()][:count]).long()
+            return torch.tensor([*found.values()][:count])
     raise UsageError(
         f"found {len(found)} different maps of size {size}, frozen {frozen}, not {count}; "
         "maps and heldout_maps must add up to fewer"
@@ -171,5 +172,9 @@ def crossable(holes: Tensor, size: int) -> Bool[Tensor, "M"]:
     return reached[:, -1]
 
 
-def _values(maps: Int[Tensor, "M C"]) -> Values:
-    return Values.of(maps.tolist())
+# One environment is often made after another, and the maps take longer than all the rest.
+@lru_cache(maxsize=8)
+def _lakes(size: int, frozen: float, count: int, heldout: int, seed: int) -> tuple[Values, Values]:
+    """The maps of training, and those that are held out."""
+    maps = [tuple(row) for row in random_maps(size, frozen, count + heldout, seed).tolist()]
+    return Values(tuple(maps[:count])), Values(tuple(maps[count:]))

@@ -216,7 +216,7 @@ def splits_of(env: Any) -> Splits | None:
 
 
 def _tuples(values: Any) -> Any:
-    return values if isinstance(values, int | float) else tuple(map(_tuples, values))
+    return tuple(each if isinstance(each, int | float) else _tuples(each) for each in values)
 
 
 def _short(values: tuple[Any, ...]) -> str:
