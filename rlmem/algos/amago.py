@@ -45,8 +45,8 @@ from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError
+from rlmem.policies.mixed import misfit
 from rlmem.policies.multi_gamma import GAMMAS, MultiGamma
-from rlmem.policies.soft import misfit
 
 # Whole trajectories, which begin with an empty memory.
 REPLAY: Mapping[str, Any] = MappingProxyType(

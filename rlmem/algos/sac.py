@@ -40,7 +40,8 @@ from rlmem.algos.target import Target
 from rlmem.envs.base import Spaces, VecEnv
 from rlmem.errors import UsageError
 from rlmem.policies import SoftPolicy
-from rlmem.policies.soft import Plan, misfit
+from rlmem.policies.mixed import misfit
+from rlmem.policies.soft import Plan
 
 REPLAY: Mapping[str, Any] = MappingProxyType(
     {

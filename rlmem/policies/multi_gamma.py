@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlmem.errors import UsageError, positive
-from rlmem.policies.choices import Choices
 from rlmem.policies.distributions import Categorical, Joint, Normal, TanhNormal
 from rlmem.policies.ensemble import EnsembleLayer, EnsembleLinear, pick
 from rlmem.policies.heads import Actor, BoxLeaf
+from rlmem.policies.mixed import CHOICE, Mixed
 from rlmem.policies.policy import Act, Policy
-from rlmem.policies.soft import CHOICE, GAIN, Numbers
+from rlmem.policies.soft import GAIN
 
 # Grigsby et al. 2024: from the next reward alone to a thousand steps.
 GAMMAS = [0.1, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999]
@@ -118,16 +118,10 @@ class GammaHeads(nn.Module):
         num_critics: int,
     ) -> None:
         super().__init__()
-        boxes = {k: s for k, s in action_space.items() if isinstance(s, gym.spaces.Box)}
-        counted = {k: s for k, s in action_space.items() if k not in boxes}
-        self.keys = list(action_space)
         self.gammas = gammas
-        self.choices = Choices(counted) if counted else None
-        self.numbers = Numbers(boxes) if boxes else None
-        n = self.choices.n if self.choices else 1
-        k = self.numbers.size if self.numbers else 0
-        parts: dict[str, gym.Space] = {CHOICE: gym.spaces.Discrete(n)} if self.choices else {}
-        parts |= boxes
+        self.mixed = Mixed(action_space)
+        self.choices, self.numbers = self.mixed.choices, self.mixed.numbers
+        n, k, parts = self.mixed.n, self.mixed.k, self.mixed.parts
         self.actor = Actor(parts, input_size, layers, activation, state_std=True, copies=gammas)
         self.critics = GammaCritics(num_critics, input_size, k, n, gammas, layers, activation)
 
@@ -172,9 +166,7 @@ class GammaHeads(nn.Module):
         """What one of the policies would do."""
         drawn = policy.mode() if deterministic else policy.sample()
         drawn = {k: v[..., copy] if k == CHOICE else v[..., copy, :] for k, v in drawn.items()}
-        if self.choices:
-            drawn |= self.choices.action(drawn.pop(CHOICE))
-        return {key: drawn[key] for key in self.keys}
+        return self.mixed.action(drawn)
 
     def perturb(self, action: dict[str, Tensor], epsilon: Float[Tensor, "*N"]) -> dict[str, Tensor]:
         """Random choices with probability `epsilon`, noise of deviation `epsilon` in numbers.

@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlmem.errors import positive
-from rlmem.policies.choices import MOST, Choices, finite
 from rlmem.policies.distributions import Categorical, Normal, TanhNormal
 from rlmem.policies.encoders import mlp
 from rlmem.policies.heads import Actor, linear
+from rlmem.policies.mixed import CHOICE, Mixed
 from rlmem.policies.policy import Act, Policy
 
-# What the actor calls the discrete part of an action.
-CHOICE = "choice"
 # Of the critics' last layers, so that the first values say next to nothing.
 GAIN = 0.01
 
@@ -49,33 +47,6 @@ class Plan(NamedTuple):
     def value(self, q: Float[Tensor, "*N n"], alpha: Float[Tensor, "2"]) -> Float[Tensor, "*N"]:
         """`sum_d pi(d) (Q(c, d) - alpha_d log pi(d)) - alpha_c log pi(c)`: what SAC maximises."""
         return (self.log_p.exp() * q).sum(dim=-1) + self.entropy() @ alpha
-
-
-class Numbers(nn.Module):
-    """The Box leaves of an action space as one vector [*N, k], in units of half their range.
-
-    An unbounded leaf stays as it is. `log_unit` is the logarithm of the volume of one such unit.
-    """
-
-    middle: Tensor
-    radius: Tensor
-
-    def __init__(self, spaces: dict[str, gym.spaces.Box]) -> None:
-        super().__init__()
-        self.keys = list(spaces)
-        middle, half = [], []
-        for space in spaces.values():
-            low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
-            bounded = space.is_bounded("both")
-            middle.append((low + high) / 2 if bounded else torch.zeros_like(low))
-            half.append((high - low) / 2 if bounded else torch.ones_like(low))
-        self.register_buffer("middle", torch.cat(middle), persistent=False)
-        self.register_buffer("radius", torch.cat(half), persistent=False)
-        self.size = len(self.radius)
-        self.log_unit = self.radius.log().sum().item()
-
-    def forward(self, action: dict[str, Tensor]) -> Float[Tensor, "*N k"]:
-        return (torch.cat([action[key] for key in self.keys], dim=-1) - self.middle) / self.radius
 
 
 class SoftCritics(nn.Module):
@@ -114,16 +85,11 @@ class SoftPolicy(Policy):
         **options: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **options)
-        boxes = {k: s for k, s in action_space.items() if isinstance(s, gym.spaces.Box)}
-        counted = {k: s for k, s in action_space.items() if k not in boxes}
-        self.choices = Choices(counted) if counted else None
-        self.numbers = Numbers(boxes) if boxes else None
-        n = self.choices.n if self.choices else 1
-        k = self.numbers.size if self.numbers else 0
-        parts: dict[str, gym.Space] = {CHOICE: gym.spaces.Discrete(n)} if self.choices else {}
-        parts |= boxes
+        self.mixed = Mixed(action_space)
+        self.choices, self.numbers = self.mixed.choices, self.mixed.numbers
+        n, k = self.mixed.n, self.mixed.k
         heads = self.head_layers, self.activation
-        self.actor = Actor(parts, self.hidden_size, *heads, state_std=True)
+        self.actor = Actor(self.mixed.parts, self.hidden_size, *heads, state_std=True)
         self.critics = SoftCritics(
             positive("num_critics", num_critics), self.hidden_size, k, n, *heads
         )
@@ -139,9 +105,7 @@ class SoftPolicy(Policy):
         features, state = self.step_features(obs, state, start)
         actor = self.actor(features)
         drawn = actor.mode() if deterministic else actor.sample()
-        if self.choices:
-            drawn |= self.choices.action(drawn.pop(CHOICE))
-        return Act({key: drawn[key] for key in self.action_space}, state)
+        return Act(self.mixed.action(drawn), state)
 
     def plan(self, features: Float[Tensor, "*N H"]) -> Plan:
         """What the actor would do; its gradient does not reach the features."""
@@ -180,9 +144,3 @@ class SoftPolicy(Policy):
             return q.squeeze(-1)
         index = self.choices.index(action).expand(q.shape[:-1])
         return q.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-
-
-def misfit(action_space: dict[str, gym.Space]) -> str | None:
-    """What an action space lacks for a sum over its choices; None where it fits."""
-    counted = {k: s for k, s in action_space.items() if not isinstance(s, gym.spaces.Box)}
-    return None if finite(counted) else f"it needs at most {MOST} joint choices"
