@@ -119,13 +119,13 @@ class Projection(TaskEnv[Task, State]):
         self, task: Task, state: State, action: Tensors
     ) -> tuple[State, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
         """One step of each dynamics for all, of which each keeps that of its own."""
-        motion = state.motion.t()
+        motion = state.motion.t().contiguous()
         control = project(action["action"], task.grip).clamp_(-1, 1).t().to(torch.float64)
         steps = state.steps + 1
         left = (self.length + 1 - steps).to(torch.float64)
         parts: Parts = {}
         for index, dynamics in self.families.items():
-            mine = motion[: dynamics.numbers].contiguous()
+            mine = motion[: dynamics.numbers].clone()
             moved, worth, ended = dynamics.move(mine, control[: dynamics.controls])
             if dynamics.solved:
                 worth = torch.where(ended, left, worth)
