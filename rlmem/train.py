@@ -49,7 +49,8 @@ def options(node: DictConfig) -> dict[str, Any]:
 def make_env(cfg: DictConfig, num_envs: int, device: torch.device) -> VecEnv:
     """`num_envs` copies of the configured environment, telling what its agent wants to be told."""
     env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
-    if algos.reads_past(cfg.algo.name) and not isinstance(env, Trials):
+    # Whoever plays without an agent has no algorithm.
+    if "algo" in cfg and algos.reads_past(cfg.algo.name) and not isinstance(env, Trials):
         env = Trials(env, episodes=1)
     return env
 
