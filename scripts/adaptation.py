@@ -1,0 +1,101 @@
+"""The memories of an experiment side by side: how fast they train and how they adapt.
+
+    python scripts/adaptation.py [--experiment in-context] [--splits train heldout ...]
+                                 [--trials 100] [--runs DIR] [--page NAME] [key=value ...]
+
+Trains all runs of `rlmem train experiment=NAME` one after the other (or takes those in DIR), then
+plays trials on each split as `rlmem eval split=...` does, beside chance and what else is known.
+The table has the return of the first and of the last episode of a trial; the report and plot of
+every run and split stay in its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pages import publish
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--experiment", default="in-context")
+    parser.add_argument("--splits", nargs="+", default=["train", "heldout", "heldout-families"])
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--runs", type=Path, default=Path("multirun/in-context"))
+    parser.add_argument("--page", help="write docs/results/PAGE.md")
+    args, overrides = parser.parse_known_args()
+    if not args.runs.exists():
+        rlmem(
+            "train",
+            f"experiment={args.experiment}",
+            f"hydra.sweep.dir={args.runs}",
+            *overrides,
+        )
+    folders = sorted(path.parent for path in args.runs.glob("*/eval.json"))
+    rows = [row(folder, args.splits, args.trials) for folder in folders]
+    rows += references(folders[0], args.splits, list(rows[0]))
+    command = " ".join(["rlmem train", f"experiment={args.experiment}", *overrides])
+    publish(
+        f"`{command}`, then `rlmem eval split=SPLIT trials={args.trials}`: returns of the first "
+        "and the last episode of a trial, means with 95 % intervals of the last",
+        rows,
+        args.page,
+    )
+
+
+def rlmem(*arguments: str) -> None:
+    """The command line, as a user calls it."""
+    subprocess.run([sys.executable, "-m", "rlmem", *arguments], check=True)
+
+
+def row(folder: Path, splits: list[str], trials: int) -> dict[str, str]:
+    """One run: its memory, its speed, and its adaptation on each split."""
+    with (folder / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    speed = float(last["step"]) / float(last["seconds"])
+    cells = {"memory": core(folder), "steps": f"{int(last['step']):,}", "steps/s": f"{speed:,.0f}"}
+    for split in splits:
+        rlmem("eval", f"run={folder}", f"split={split}", f"trials={trials}")
+        cells[split] = adaptation(report(folder, split)["scores"]["agent"])
+    return cells
+
+
+def references(folder: Path, splits: list[str], columns: list[str]) -> list[dict[str, str]]:
+    """What the runs are compared with, on the same tasks."""
+    reports = {split: report(folder, split)["scores"] for split in splits}
+    names = [name for name in reports[splits[0]] if name != "agent"]
+    return [
+        dict.fromkeys(columns, "")
+        | {"memory": f"({name})"}
+        | {split: adaptation(scores[name]) for split, scores in reports.items()}
+        for name in names
+    ]
+
+
+def core(folder: Path) -> str:
+    """The memory of a run."""
+    from rlmem.train import load_config
+
+    return str(load_config(folder).core.name)
+
+
+def report(folder: Path, split: str) -> dict[str, Any]:
+    """What `rlmem eval` left."""
+    return dict(json.loads((folder / f"eval-{split}.json").read_text()))
+
+
+def adaptation(told: dict[str, Any]) -> str:
+    """From the first episode to the last."""
+    first = told["first_episode"][0]
+    last, low, high = told["last_episode"]
+    return f"{first:.2f} → {last:.2f} [{low:.2f}, {high:.2f}]"
+
+
+if __name__ == "__main__":
+    main()
