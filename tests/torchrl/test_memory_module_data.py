@@ -93,6 +93,29 @@ def test_advantages_are_those_of_values_step_by_step(core):
     torch.testing.assert_close(*advantage, rtol=1e-4, atol=1e-4)
 
 
+def test_gae_steps_through_memories_unless_told_otherwise():
+    # torchrl puts losses in recurrent mode, but not advantages. Step by step `is_init`, which GAE
+    # sets for what follows a start as well, forgets that first observation.
+    memory, _, critic, data = agent("ffm")
+    with torch.no_grad():
+        after = critic(data["next"].select(*memory.in_keys))["state_value"]
+    gae = GAE(gamma=0.9, lmbda=0.8, value_network=critic)
+    found = gae(data.clone())["next", "state_value"]
+    off = (found - after).abs() > 1e-4
+    assert off[data["is_init"] & ~data["next", "done"]].all()
+    assert not off[~data["is_init"]].any()
+
+
+def test_a_memory_that_is_not_in_the_policy_is_stored_as_unseen():
+    # A critic's own, for instance: its rows begin anew in mid-episode.
+    critic = MemoryModule("gru", 2, WIDTH, in_key="obs", out_key="seen")
+    env = TransformedEnv(TorchRLEnv(TASK, num_envs=2), InitTracker())
+    env.append_transform(critic.make_tensordict_primer())
+    data = env.rollout(5, break_when_any_done=False)
+    assert not data[critic.state_keys[0]].any()
+    assert not data["next", critic.state_keys[0]].any()
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_slices_of_a_replay_begin_with_their_states(core):
     memory, *_, data = agent(core)
