@@ -112,8 +112,7 @@ class SAC(OffPolicy[SoftPolicy]):
             )
         self.gamma = share("gamma", gamma)
         self.scale = RewardScale(gamma, reward_scale)
-        n = policy.choices.n if policy.choices else 1
-        k = policy.numbers.size if policy.numbers else 0
+        n, k = policy.mixed.n, policy.mixed.k
         self.kinds = [kind for kind, there in (("choice", n > 1), ("number", k > 0)) if there]
         first = share("choice_entropy", choice_entropy) * math.log(n)
         last = share("choice_entropy_end", choice_entropy_end) * math.log(n)
