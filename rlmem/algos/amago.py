@@ -195,7 +195,7 @@ class AMAGO(OffPolicy[MultiGamma]):
             | self.descent.state_dict()
             | {
                 "target": self.target.state_dict(),
-                "popart": self.popart.state_dict(),
+                "popart": dict(self.popart.state_dict()),
             }
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import jaxtyping
@@ -11,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlmem import algos
+from rlmem import algos, checkpoint
 from rlmem.algos.amago import AMAGO, td_targets
 from rlmem.algos.sequences import Sequences
 from rlmem.errors import UsageError
@@ -234,12 +235,15 @@ def test_epsilon_differs_between_environments_and_falls():
     assert amago.policy.epsilon.tolist() == pytest.approx([0.2, 0.4 / 3, 0.2 / 3, 0.0])
 
 
-def test_a_resumed_run_goes_on_as_it_would_have():
+def test_a_resumed_run_goes_on_as_it_would_have(tmp_path: Path):
     amago, other = make(), make()
     for _ in range(2):
         amago.iterate(0.0)
-    other.policy.load_state_dict(amago.policy.state_dict())
-    other.load_state_dict(copy.deepcopy(amago.state_dict()))
+    (tmp_path / "config.yaml").touch()
+    checkpoint.save(tmp_path, 1, amago.policy, {"algo": amago.state_dict()})
+    point = checkpoint.load(tmp_path)
+    point.load_weights(other.policy)
+    other.load_state_dict(point.trainer["algo"])
     batch = rows(amago)
     for each in (amago, other):
         torch.manual_seed(1)
