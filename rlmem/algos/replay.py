@@ -129,6 +129,7 @@ class Replay:
         if self.states:
             if not self.states.leaves:
                 self.states.open(staged[0].state, self.tapes.directory, allocate)
+                self.tapes.watch(self.states.leaves)
             self.states.write([each.state for each in staged], entry, played.ends)
         if self.batching != "segments":
             step, env = played.ends.nonzero().unbind(1)
@@ -154,8 +155,7 @@ class Replay:
         rows, length = self.batch_size, self.steps + 1
         unit, weight = torch.zeros(rows, dtype=torch.int64), torch.ones(rows)
         if self.batching == "tape":
-            env, entry, pieces = end_to_end(self._whole(), rows, length)
-            return self._rows(env, entry, pieces, unit, weight)
+            return self._rows(*end_to_end(self._whole(), rows, length), unit, weight)
         if self.batching == "trajectory":
             known = self._whole()
             env, first, _ = known[torch.randint(len(known), (rows,))].unbind(1)
@@ -168,7 +168,7 @@ class Replay:
             unit = self.segments.draw(rows)
             env, first = self.segments.locate(unit)
         entry = first[:, None] + torch.arange(length)
-        return self._rows(env[:, None], entry, rows, unit, weight)
+        return self._rows(env[:, None], entry, unit, weight)
 
     def update_priorities(self, unit: Tensor, priority: Tensor) -> None:
         """What rows that were sampled are worth now; nothing where all are equally likely."""
@@ -210,6 +210,7 @@ class Replay:
         self.tapes.load_state_dict(state["tapes"], allocate)
         if self.states:
             self.states.load_state_dict(state.get("states"), self.tapes.directory, allocate)
+            self.tapes.watch(self.states.leaves)
         self.episodes.load_state_dict(state["episodes"])
         self.segments.advance(self.tapes.head, self.tapes.oldest)
         if self.priorities:
@@ -236,11 +237,9 @@ class Replay:
             return self.episodes.known
         return self.episodes.followed(self.tapes.head, self.steps + 1)
 
-    def _rows(
-        self, env: Tensor, entry: Tensor, pieces: int, unit: Tensor, weight: Tensor
-    ) -> Sequences:
-        """The rows of these entries [B, T + 1], which lie in so many pieces."""
-        leaves = self.tapes.read(self.tapes.slot(env, entry), pieces)
+    def _rows(self, env: Tensor, entry: Tensor, unit: Tensor, weight: Tensor) -> Sequences:
+        """The rows of these entries [B, T + 1]."""
+        leaves = self.tapes.read(self.tapes.slot(env, entry))
         flags, steps = leaves["flags"], slice(0, self.steps)
         truncated, last = (flags & TRUNCATED).bool(), (flags & LAST).bool()
         mask = learnable(last, truncated, self.burn_in)

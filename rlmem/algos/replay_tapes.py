@@ -11,6 +11,7 @@ e % slots of its ring. Rings lie one after the other, so that a row is one piece
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +29,6 @@ Allocate = Callable[[dict[str, Tensor] | None, int, Path | None], dict[str, Tens
 
 START, TERMINATED, TRUNCATED, LAST = 1, 2, 4, 8
 
-# Pages that the kernel maps around each one that is touched, both ends of a run counted.
-AROUND = 2 * 16 * 4096
 MOST_RESIDENT = 256 * 2**20
 MADV_DONTNEED = 4
 
@@ -88,28 +87,29 @@ class Resident:
     when it is next wanted; only it counts no longer as this process's memory.
     """
 
-    def __init__(self, leaves: list[Tensor], most: int = MOST_RESIDENT) -> None:
-        self.leaves = leaves
+    def __init__(self, most: int = MOST_RESIDENT) -> None:
+        self.leaves: list[Tensor] = []
         self.most = most
-        self.touched = 0
+        self.before = mapped()
         self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-    def touch(self, runs: int, entries: int) -> None:
-        """So many entries in so many runs were read or written."""
-        for leaf in self.leaves:
-            self.touched += runs * AROUND + entries * leaf[0].nbytes
-        if self.touched > self.most:
-            self.release()
-
-    def release(self) -> None:
-        """Forget all pages."""
-        self.touched = 0
-        if self.libc is None:
+    def check(self) -> None:
+        """Forget all pages where more than `most` bytes came since that was last done."""
+        if self.libc is None or mapped() - self.before <= self.most:
             return
         for leaf in self.leaves:
             self.libc.madvise(
                 ctypes.c_void_p(leaf.data_ptr()), ctypes.c_size_t(leaf.nbytes), MADV_DONTNEED
             )
+        self.before = mapped()
+
+
+def mapped() -> int:
+    """Bytes of this process's memory that are pages of files; 0 where there is no Linux to ask."""
+    if sys.platform != "linux":
+        return 0
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[2]) * mmap.PAGESIZE
 
 
 class Tapes:
@@ -127,7 +127,7 @@ class Tapes:
         self.head = torch.zeros(num_envs, dtype=torch.int64)
         self.written = self.head
         self.leaves: dict[str, Tensor] = {}
-        self.resident: Resident | None = None
+        self.resident = Resident()
 
     @property
     def oldest(self) -> Int[Tensor, "N"]:
@@ -140,7 +140,12 @@ class Tapes:
         if self.directory is not None:
             name = str(self.directory / "written")
             self.written = torch.from_file(name, True, self.num_envs, dtype=torch.int64)
-            self.resident = Resident(list(self.leaves.values()))
+            self.watch(self.leaves)
+
+    def watch(self, leaves: dict[str, Tensor]) -> None:
+        """Keep these leaves, if they lie in files, from filling the memory."""
+        if self.directory is not None:  # other memory would be lost
+            self.resident.leaves += leaves.values()
 
     def write(self, played: Played) -> Int[Tensor, "K N"]:
         """Append to all tapes; returns the entries of the steps."""
@@ -158,8 +163,7 @@ class Tapes:
         self.leaves["flags"][final] = LAST
         self.leaves["reward"][final] = 0
         self._advance(steps + ends.sum(0))
-        if self.resident:
-            self.resident.touch(self.num_envs, entry.numel() + len(final))
+        self.resident.check()
         return entry
 
     def seal(self, obs: dict[str, Tensor]) -> Int[Tensor, "M"]:
@@ -184,10 +188,9 @@ class Tapes:
         """Where entries lie in the leaves; shapes that broadcast."""
         return self.rings[env] + entry % self.slots
 
-    def read(self, slot: Int[Tensor, "B L"], runs: int) -> dict[str, Tensor]:
-        """The leaves [B, L, ...] of these slots, which lie in so many pieces."""
-        if self.resident:
-            self.resident.touch(runs, slot.numel())
+    def read(self, slot: Int[Tensor, "B L"]) -> dict[str, Tensor]:
+        """The leaves [B, L, ...] of these slots."""
+        self.resident.check()
         flat = slot.flatten()
         return {
             name: leaf.index_select(0, flat).unflatten(0, slot.shape)

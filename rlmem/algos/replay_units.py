@@ -108,14 +108,14 @@ class Episodes:
 
 def end_to_end(
     episodes: Int[Tensor, "E 3"], rows: int, length: int
-) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"], int]:
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B L"]]:
     """Rows of episodes drawn at random, end to end, the last one cut where its row is full.
 
-    Returns the environment and the entry of each place, and how many episodes there are in all.
+    Returns the environment and the entry of each place.
     """
     most = -(-length // int(episodes[:, 2].min()))
-    env, entry, which = laid(episodes[torch.randint(len(episodes), (rows, most))], length)
-    return env, entry, int((which[:, -1] + 1).sum())
+    env, entry, _ = laid(episodes[torch.randint(len(episodes), (rows, most))], length)
+    return env, entry
 
 
 def laid(
