@@ -111,7 +111,7 @@ class FrozenLake(TaskEnv[Lake, Crossing]):
 
     def best_action(self, plan: Any, task: Lake, state: Crossing) -> Tensors:
         """What the plan says."""
-        return {"action": plan[torch.arange(len(plan)), state.t, state.cell]}
+        return {"action": plan[torch.arange(len(plan), device=plan.device), state.t, state.cell]}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The cell: row and column."""
