@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlmem.envs.meta.arms import ArmsEnv
-from rlmem.envs.meta.splits import Instances, Values
+from rlmem.envs.meta.splits import Instances, Values, pairs
 from rlmem.envs.meta.task_env import meta
 from rlmem.envs.streams import Draws, uniform
-from rlmem.errors import UsageError, positive
+from rlmem.errors import positive
 
 
 class BernoulliArms(ArmsEnv):
@@ -67,11 +67,10 @@ def beta(a: int, b: int, count: int, draws: Draws) -> Float[Tensor, "count M"]:
     return numbers[0] if a == b == 1 else numbers.kthvalue(a, 0).values
 
 
-def priors(pairs: Sequence[Sequence[int]]) -> Values:
+def priors(values: Sequence[Sequence[int]]) -> Values:
     """The priors of a split; a `UsageError` if one is not a pair of integers of at least 1."""
-    for pair in pairs:
-        if len(pair) != 2:
-            raise UsageError(f"a prior of chances is a pair of integers [a, b], not {list(pair)}")
-        for number in pair:
+    found = pairs("priors of chances are pairs of integers [a, b]", values)
+    for prior in found:
+        for number in prior:
             positive("prior", number)
-    return Values.of(pairs)
+    return Values(found)

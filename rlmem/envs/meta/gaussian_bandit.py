@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlmem.envs import streams
 from rlmem.envs.meta.arms import ArmsEnv
-from rlmem.envs.meta.splits import Instances, Values
+from rlmem.envs.meta.splits import Instances, Values, pairs
 from rlmem.envs.meta.task_env import meta
 from rlmem.envs.streams import Draws
 from rlmem.errors import UsageError
@@ -58,8 +58,8 @@ class GaussianBandit(ArmsEnv):
         return torch.add(value, self.steps.normals()[0], alpha=self.noise)
 
 
-def _priors(pairs: Sequence[Sequence[float]]) -> Values:
-    for pair in pairs:
-        if len(pair) != 2 or pair[1] <= 0:
-            raise UsageError(f"a prior of means is [mean, deviation above 0], not {list(pair)}")
-    return Values.of([[float(mean), float(deviation)] for mean, deviation in pairs])
+def _priors(values: Sequence[Sequence[float]]) -> Values:
+    found = pairs("priors of means are pairs [mean, deviation]", values)
+    if any(deviation <= 0 for _, deviation in found):
+        raise UsageError(f"deviations of priors must be above 0, not as in {list(values)}")
+    return Values(tuple((float(mean), float(deviation)) for mean, deviation in found))

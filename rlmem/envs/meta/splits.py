@@ -86,10 +86,8 @@ class Ranges(Domain):
     @classmethod
     def of(cls, intervals: Sequence[Any]) -> Ranges:
         """The intervals of a list of pairs from YAML."""
-        pairs = _tuples(intervals)
-        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-            raise UsageError(f"ranges for tasks are pairs [low, high], not {_short(pairs)}")
-        return cls(tuple((float(low), float(high)) for low, high in pairs))
+        bounds = pairs("ranges for tasks are pairs [low, high]", intervals)
+        return cls(tuple((float(low), float(high)) for low, high in bounds))
 
     def __post_init__(self) -> None:
         # As they are drawn: a range may be too narrow for float32.
@@ -213,6 +211,14 @@ def splits_of(env: Any) -> Splits | None:
     while env is not None and not isinstance(getattr(env, "splits", None), Splits):
         env = getattr(env, "env", None)
     return None if env is None else env.splits
+
+
+def pairs(what: str, values: Sequence[Any]) -> tuple[tuple[Any, Any], ...]:
+    """A list of pairs from YAML, as tuples; if it is none, a `UsageError` that begins with `what`."""
+    found = _tuples(values)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in found):
+        raise UsageError(f"{what}, not {_short(found)}")
+    return found
 
 
 def _tuples(values: Any) -> Any:
