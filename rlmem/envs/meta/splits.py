@@ -214,7 +214,7 @@ def splits_of(env: Any) -> Splits | None:
 
 
 def pairs(what: str, values: Sequence[Any]) -> tuple[tuple[Any, Any], ...]:
-    """A list of pairs from YAML, as tuples; if it is none, a `UsageError` that begins with `what`."""
+    """A list of pairs from YAML as tuples; if it is none, a `UsageError` says `what` they are."""
     found = _tuples(values)
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in found):
         raise UsageError(f"{what}, not {_short(found)}")
