@@ -115,7 +115,7 @@ def test_families_are_those_of_the_split() -> None:
 
 def test_matrices_last_for_a_trial() -> None:
     env = make(CART, 32, episodes=3)
-    action = {"action": torch.ones(32, 2)}
+    action = {"action": torch.ones(32, 1)}
     seen = set()
     for _ in range(120):
         before, sight = env.state.episode.clone(), env.task.sight.clone()

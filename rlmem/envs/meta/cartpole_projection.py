@@ -15,7 +15,7 @@ class CartPoleProjection(Projection):
     def __init__(
         self,
         obs_dim: int = 4,
-        act_dim: int = 2,
+        act_dim: int = 1,
         length: int = 200,
         projections: int | None = None,
         **options: Any,
