@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlmem import tree
+from rlmem import envs, tree
 from rlmem.algos.replay import BATCHINGS, DEFAULTS
 from rlmem.algos.sequences import Sequences
 from rlmem.errors import UsageError
@@ -193,6 +193,27 @@ def test_an_episode_inside_a_trial_ends_without_an_entry(batching: str) -> None:
         step = batch.mask & ~within
         assert torch.equal(time[:, 1:][step], time[:, :-1][step] + 1)
     assert inner > 50
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gym", {"id": "CartPole-v1"}), ("popgym-count-recall", {}), ("popgym-repeat", {})],
+)
+def test_what_environments_hand_out_is_not_written_to_again(
+    name: str, options: dict[str, Any]
+) -> None:
+    """So the replay may read it later than it came."""
+    env = envs.make(name, num_envs=3, **options)
+    seen = [env.reset([0, 1, 2])["obs"]]
+    before = [seen[0].clone()]
+    for t in range(70):
+        action = {key: torch.full((3,), t % 2) for key in env.action_space}
+        step = env.step(action)
+        new = [step.obs["obs"], step.final_obs["obs"], step.reward, step.terminated, step.truncated]
+        seen += new
+        before += [leaf.clone() for leaf in new]
+    env.close()
+    assert all(torch.equal(a, b) for a, b in zip(seen, before, strict=True))
 
 
 def test_episode_metrics_by_hand() -> None:
