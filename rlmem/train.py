@@ -47,12 +47,15 @@ def options(node: DictConfig) -> dict[str, Any]:
 
 
 def make_env(cfg: DictConfig, num_envs: int, device: torch.device) -> VecEnv:
-    """`num_envs` copies of the configured environment, telling what its agent wants to be told."""
+    """`num_envs` copies of the configured environment, as the configured algorithm wants them."""
     env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
-    # Whoever plays without an agent has no algorithm.
-    if "algo" in cfg and algos.reads_past(cfg.algo.name) and not isinstance(env, Trials):
-        env = Trials(env, episodes=1)
-    return env
+    return telling(env, cfg.algo.name) if "algo" in cfg else env
+
+
+def telling(env: VecEnv, algo: str) -> VecEnv:
+    """`env`, which tells the previous action and reward if agents of that algorithm read them."""
+    known = isinstance(env, Trials) or not algos.reads_past(algo)
+    return env if known else Trials(env, episodes=1)
 
 
 def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:

@@ -44,8 +44,8 @@ DT = ["algo=dt", "total_steps=3000000", "eval_episodes=10"]
 AD = [
     *ROOM,
     f"env.episodes={EPISODES}",
-    *["algo=ad", "algo.episode_stride=8", f"algo.length={EPISODES * LENGTH}"],
-    *["total_steps=6000000", "eval_episodes=10"],
+    *["algo=ad", "algo.episode_stride=10", f"algo.length={EPISODES * LENGTH}"],
+    *["total_steps=3000000", "eval_episodes=10"],
 ]
 
 
@@ -67,8 +67,9 @@ def main() -> None:
             rlmem(
                 "train", *options, f"algo.dataset={data}", f"core={core}", f"run_dir={run}", *more
             )
-            rows.append({"core": core} | measure(run))
-            print(*rows[-1].values(), sep=" | ", flush=True)
+            for row in measure(run):
+                rows.append({"core": core} | row)
+                print(*rows[-1].values(), sep=" | ", flush=True)
     command = " ".join(["rlmem train core=CORE algo.dataset=DIR", *options, *more])
     publish(f"`{command}`", rows, args.page)
 
@@ -107,7 +108,7 @@ def chance(data: Path) -> dict[str, str]:
     }
 
 
-def asked(run: Path) -> dict[str, str]:
+def asked(run: Path) -> list[dict[str, str]]:
     """The mean returns over 100 episodes for each return that is asked for; actions are sampled."""
     agent = evaluate.load(run)
     assert isinstance(agent.policy, ReturnPolicy)
@@ -122,25 +123,31 @@ def asked(run: Path) -> dict[str, str]:
             deterministic=False,
         )
         got.append(sum(returns) / len(returns))
-    return {
-        "asked for": ", ".join(f"{each:.2f}" for each in targets),
-        "got": ", ".join(f"{each:.2f}" for each in got),
-    }
+    return [
+        {
+            "asked for": ", ".join(f"{each:.2f}" for each in targets),
+            "got": ", ".join(f"{each:.2f}" for each in got),
+        }
+    ]
 
 
-def adapted(run: Path) -> dict[str, str]:
-    """The mean returns of the episodes of 200 trials with held-out goals."""
-    rlmem("eval", f"run={run}", "split=heldout", "trials=200")
-    returns = json.loads((run / "eval-heldout.json").read_text())["returns"]
+def adapted(run: Path) -> list[dict[str, str]]:
+    """The mean returns of the episodes of 200 trials, with goals of the histories and with others.
 
-    def mean(player: str, episode: int) -> str:
-        return f"{np.mean(returns[player], axis=(0, 1))[episode]:.2f}"
-
-    shown = (0, 1, 2, 4, 9, EPISODES - 1)
-    return {f"episode {k + 1}": mean("agent", k) for k in shown} | {
-        "chance": mean("random", 0),
-        "oracle": mean("oracle", 0),
-    }
+    Chance and the one who knows the goal have no better and no worse episodes.
+    """
+    rows = []
+    for split, goals in (("train", "of the data"), ("heldout", "held out")):
+        rlmem("eval", f"run={run}", f"split={split}", "trials=200")
+        returns = json.loads((run / f"eval-{split}.json").read_text())["returns"]
+        curves = {name: np.mean(each, axis=(0, 1)) for name, each in returns.items()}
+        shown = (0, 1, 2, 4, 9, EPISODES - 1)
+        rows.append(
+            {"goals": goals}
+            | {f"episode {k + 1}": f"{curves['agent'][k]:.2f}" for k in shown}
+            | {name: f"{curves[name].mean():.2f}" for name in ("random", "oracle")}
+        )
+    return rows
 
 
 if __name__ == "__main__":

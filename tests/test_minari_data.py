@@ -67,7 +67,7 @@ def test_it_is_the_same_after_conversion(made: Any, tmp_path: Path):
     tapes = data.parts[0].tapes
     ends = [episode.observations[-1] for episode in made.iterate_episodes()]
     last = (data.episodes[:, 1] + data.episodes[:, 2])[:, None]
-    np.testing.assert_array_equal(tapes.read(last, 5)["obs0"][:, 0].numpy(), ends)
+    np.testing.assert_array_equal(tapes.read(last)["obs0"][:, 0].numpy(), ends)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -133,3 +133,9 @@ def test_the_command_line_records_every_step_of_a_sweep(
     assert data.about["algo"]["name"] == "ppo"
     assert data.about["env"]["difficulty"] == "easy"
     assert sorted(part.about["seed"] for part in data.parts) == [0, 1]
+    dt = ["algo=dt", "algo.dataset=data", "algo.batch_size=2", "algo.length=8", "total_steps=160"]
+    small = [option for option in SMALL if not option.startswith(("algo.", "total_steps"))]
+    assert main(["train", *small, *dt, "run_dir=agent"]) == 0
+    # Who plays it later has to tell it the reward too.
+    assert main(["play", "run=agent"]) == 0
+    assert main(["eval", "run=agent", "episodes=1"]) == 0

@@ -109,11 +109,10 @@ class Dataset:
         """The rows of these entries; `which` numbers the pieces of each row."""
         leaves: dict[str, Tensor] = {}
         part, env = self.part[stream], self.env[stream]
-        pieces = int((which[:, -1] + 1).sum())
         for p in part.unique().tolist():
             here = part == p
             tapes = self.parts[p].tapes
-            read = tapes.read(tapes.slot(env[here], entry[here])[None], pieces)
+            read = tapes.read(tapes.slot(env[here], entry[here])[None])
             for name, leaf in read.items():
                 if name not in leaves:
                     leaves[name] = leaf.new_empty(*stream.shape, *leaf.shape[2:])

@@ -31,6 +31,8 @@ def run(cfg: DictConfig) -> list[float]:
     if seed is None:
         seed = 0 if cfg.run is None else train.load_config(cfg.run).seed
     env = train.make_env(cfg, 1, CPU)
+    if name == "agent":
+        env = train.telling(env, train.load_config(cfg.run).algo.name)
     try:
         words = Words(env)
         if cfg.reveal and words.env is None:
