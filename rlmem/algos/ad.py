@@ -1,6 +1,6 @@
 """Algorithm Distillation (Laskin et al. 2022, arXiv 2210.14215) with any memory core as its model.
 
-    L = -E[log pi(a[t] | o[..t], a[..t-1], r[..t-1])]                                       (eq. 4)
+    L = -E[log pi(a[t] | o[..t], a[..t-1], r[..t-1])]
 
 The rows are learning histories: what one environment did while an agent learned in it, episode
 after episode in the order of time, and the memory goes through all of them. Who predicts
@@ -8,7 +8,7 @@ the next action of an agent that gets better has to get better too: on a new tas
 from episode to episode, without any change of its weights.
 
 A row has every `episode_stride`-th episode of its history, so that learning is seen to go on within
-a row (the paper's section 4.4 does the same to learn a faster algorithm than the source's).
+a row (the paper does the same to learn a faster algorithm than the source's).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Parallel Q-networks (Gallici et al. 2024, arXiv 2407.04811): Q-learning on-policy, whole rows.
 
-    R[t] = r[t] + gamma * ((1 - q_lambda) * max_a Q(o[t+1], a) + q_lambda * R[t+1])        (eq. 7)
+    R[t] = r[t] + gamma * ((1 - q_lambda) * max_a Q(o[t+1], a) + q_lambda * R[t+1])
     L    = E[(Q(o[t], a[t]) - R[t])^2] / 2
 
 No replay and no target network: many environments and LayerNorm, which every layer of the policy's
-encoder and heads has, take their place (section 3 of the paper: regularised so, TD is stable). At
+encoder and heads has, take their place (the paper's theorem: regularised so, TD is stable). At
 the end of a row, and where an episode was truncated, R[t] = r[t] + gamma * max_a Q of what really
 followed; where it terminated, R[t] = r[t]. These are Peng's Q(lambda) returns: they go through
 actions that were drawn at random, and do so ever less as `epsilon` is annealed. They are
