@@ -1,6 +1,7 @@
 """How much memory a replay in files takes: written full and on, and sampled from all the while.
 
-    python scripts/replay_memory.py [--capacity 10000000] [--directory FOLDER] [--page replay]
+    python scripts/replay_memory.py [--capacity 10000000] [--batching segments tape]
+                                     [--directory FOLDER] [--page replay]
 
 Entries are observations of 400 bytes, an action, a reward and flags, with stored states of 4 kB at
 every 20th; episodes are of 50 steps. The files lie in a new folder in FOLDER (the system's for
@@ -79,6 +80,7 @@ def fill(replay: Replay, env: Stream, steps: int, every: int) -> tuple[float, fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--capacity", type=int, default=10_000_000)
+    parser.add_argument("--batching", nargs="+", default=["segments", "tape"])
     parser.add_argument("--directory")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
@@ -88,7 +90,7 @@ def main() -> None:
     before = resident("RSS")
     steps, every = args.capacity * 11 // 10 // NUM_ENVS, 64
     rows: list[dict[str, Any]] = []
-    for batching in ("segments", "tape"):
+    for batching in args.batching:
         with tempfile.TemporaryDirectory(dir=args.directory) as folder:
             files = Path(folder) / "replay"
             replay = Replay(

@@ -95,7 +95,9 @@ class Resident:
 
     def check(self) -> None:
         """Forget all pages where more than `most` bytes came since that was last done."""
-        if self.libc is None or mapped() - self.before <= self.most:
+        now = mapped()
+        self.before = min(self.before, now)  # what others mapped may have gone
+        if self.libc is None or now - self.before <= self.most:
             return
         for leaf in self.leaves:
             self.libc.madvise(

@@ -76,6 +76,8 @@ class Episodes:
 
     def add(self, env: Units, last: Units) -> None:
         """Episodes that ended with the entries `last`, in the order in which each tape has them."""
+        if not len(env):
+            return
         order = torch.argsort(env, stable=True)
         env, last = env[order], last[order]
         first = torch.cat([self.open[env[:1]], last[:-1] + 1])
