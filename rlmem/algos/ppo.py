@@ -50,6 +50,7 @@ class PPO(OnPolicy[ActorCritic]):
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         norm_adv: bool = True,
+        norm_value: bool = True,
         target_kl: float | None = None,
         adam_eps: float = 1e-5,
     ) -> None:
@@ -74,6 +75,7 @@ class PPO(OnPolicy[ActorCritic]):
         self.ent_coef = ent_coef
         self.vf_coef = vf_coef
         self.norm_adv = norm_adv
+        self.norm_value = norm_value
         self.target_kl = target_kl
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -87,9 +89,10 @@ class PPO(OnPolicy[ActorCritic]):
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
         )
+        unit = float(target.var().clamp(min=1)) if self.norm_value else 1.0
         metrics = self.descend(
             advantage.shape[0],
-            lambda rows: self.loss(rollout, rows, advantage[rows], target[rows]),
+            lambda rows: self.loss(rollout, rows, advantage[rows], target[rows], unit),
         )
         spread = (target - rollout.value).var() / target.var().clamp(min=1e-12)
         return metrics | {"explained_variance": 1 - spread.item()}
@@ -99,9 +102,14 @@ class PPO(OnPolicy[ActorCritic]):
         return self.target_kl is not None and bool(metrics["approx_kl"] > self.target_kl)
 
     def loss(
-        self, rollout: Rollout, rows: Tensor, advantage: Tensor, target: Tensor
+        self,
+        rollout: Rollout,
+        rows: Tensor,
+        advantage: Tensor,
+        target: Tensor,
+        value_unit: float = 1.0,
     ) -> tuple[Tensor, Metrics]:
-        """The loss on some rows, and what to report of it."""
+        """The loss on some rows, and what to report of it; of the value's per `value_unit`."""
         policy, value = self.policy(*rollout.rows(rows))
         log_ratio = policy.log_prob(_take(rollout.action, rows)) - rollout.log_prob[rows]
         ratio = log_ratio.exp()
@@ -111,7 +119,7 @@ class PPO(OnPolicy[ActorCritic]):
         policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
         value_loss = self._value_loss(value, rollout.value[rows], target)
         entropy = policy.entropy().mean()
-        loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
+        loss = policy_loss + self.vf_coef / value_unit * value_loss - self.ent_coef * entropy
         with torch.no_grad():
             metrics = {
                 "policy_loss": policy_loss,

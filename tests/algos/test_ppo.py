@@ -13,6 +13,7 @@ import torch
 from rlmem import algos
 from rlmem.algos import NonFiniteLoss
 from rlmem.algos.ppo import PPO
+from rlmem.algos.returns import discounted_sum
 from rlmem.algos.rollout import Rollout
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
@@ -58,11 +59,14 @@ def played(value: list[float]) -> Rollout:
     )
 
 
-def hand_made(ppo: PPO, advantage: list[float]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def hand_made(
+    ppo: PPO, advantage: list[float], unit: float = 1.0
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     # Ratios 2 and 1/2; values 1 and 5, which were 1 and 2.
     ppo.policy = Fixed([math.log(2), -math.log(2)], [1.0, 5.0], 0.7)  # type: ignore[assignment]
     target = torch.tensor([[0.0, 2.0]])
-    return ppo.loss(played([1.0, 2.0]), torch.tensor([0]), torch.tensor([advantage]), target)
+    rollout, rows = played([1.0, 2.0]), torch.tensor([0])
+    return ppo.loss(rollout, rows, torch.tensor([advantage]), target, unit)
 
 
 def test_loss_by_hand():
@@ -83,6 +87,37 @@ def test_the_side_that_hurts_is_never_clipped():
     _, metrics = hand_made(ppo, [-1.0, 1.0])
     # min(-2, -1.2) = -2; min(0.5, 0.8) = 0.5; the mean is -0.75.
     assert metrics["policy_loss"].item() == pytest.approx(0.75)
+
+
+def test_the_value_loss_is_counted_in_units():
+    ppo = make(clip_coef=0.2, vf_coef=0.5, ent_coef=0.1, norm_adv=False)
+    _, metrics = hand_made(ppo, [1.0, -1.0])
+    loss, same = hand_made(ppo, [1.0, -1.0], 10.0)
+    assert same["value_loss"] == metrics["value_loss"]
+    assert loss.item() == pytest.approx(-0.2 + 0.5 * 2.5 / 10 - 0.1 * 0.7)
+
+
+@pytest.mark.parametrize("norm_value", [True, False])
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_the_unit_is_the_variance_of_large_targets(
+    norm_value: bool, scale: float, monkeypatch: pytest.MonkeyPatch
+):
+    ppo = make(norm_value=norm_value, gae_lambda=1.0, num_epochs=1)
+    rollout = ppo.collector.collect()
+    rollout.reward *= scale
+    rollout.value *= scale
+    rollout.next_value *= scale
+    units, loss = [], ppo.loss
+    monkeypatch.setattr(ppo, "loss", lambda *given: units.append(given[-1]) or loss(*given))
+    ppo.update(rollout)
+    done = rollout.terminated | rollout.truncated
+    bootstrap = torch.where(rollout.terminated, 0.0, rollout.next_value)
+    ends = done.clone()
+    ends[:, -1] = True
+    reward = rollout.reward + torch.where(ends, 0.99 * bootstrap, 0.0)
+    variance = discounted_sum(reward, done, 0.99).var().item()
+    assert (variance > 1) == (scale > 1)
+    assert units == pytest.approx([variance if norm_value and scale > 1 else 1.0] * len(units))
 
 
 def test_value_clipping_by_hand():
