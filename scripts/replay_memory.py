@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -77,6 +78,37 @@ def fill(replay: Replay, env: Stream, steps: int, every: int) -> tuple[float, fl
     return adding, sampling
 
 
+def measure(batching: str, capacity: int, directory: str | None) -> dict[str, str]:
+    """One row of the table; to be called in a process of its own, whose peak is what is asked."""
+    torch.set_num_threads(1)
+    env = Stream()
+    policy = QPolicy(env.observation_space, env.action_space, core="gru", hidden_size=WIDTH)
+    before = resident("RSS")
+    steps, every = capacity * 11 // 10 // NUM_ENVS, 64
+    with tempfile.TemporaryDirectory(dir=directory) as folder:
+        files = Path(folder) / "replay"
+        replay = Replay(
+            env,  # type: ignore[arg-type]
+            policy,
+            capacity=capacity,
+            directory=str(files),
+            batching=batching,
+            batch_size=32,
+            length=80,
+        )
+        adding, sampling = fill(replay, env, steps, every)
+        size = sum(each.stat().st_size for each in files.rglob("*") if each.is_file())
+    return {
+        "batching": batching,
+        "entries": f"{int((replay.tapes.head - replay.tapes.oldest).sum()):,}",
+        "files MiB": f"{size / 2**20:,.0f}",
+        "resident before MiB": f"{before:,.0f}",
+        "peak MiB": f"{resident('HWM'):,.0f}",
+        "us per add": f"{1e6 * adding / steps:.0f}",
+        "ms per sample": f"{1e3 * sampling / (steps // every):.1f}",
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--capacity", type=int, default=10_000_000)
@@ -84,39 +116,11 @@ def main() -> None:
     parser.add_argument("--directory")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    env = Stream()
-    policy = QPolicy(env.observation_space, env.action_space, core="gru", hidden_size=WIDTH)
-    before = resident("RSS")
-    steps, every = args.capacity * 11 // 10 // NUM_ENVS, 64
-    rows: list[dict[str, Any]] = []
+    rows = []
     for batching in args.batching:
-        with tempfile.TemporaryDirectory(dir=args.directory) as folder:
-            files = Path(folder) / "replay"
-            replay = Replay(
-                env,  # type: ignore[arg-type]
-                policy,
-                capacity=args.capacity,
-                directory=str(files),
-                batching=batching,
-                batch_size=32,
-                length=80,
-            )
-            adding, sampling = fill(replay, env, steps, every)
-            size = sum(each.stat().st_size for each in files.rglob("*") if each.is_file())
-            rows.append(
-                {
-                    "batching": batching,
-                    "entries": f"{int(replay.tapes.head.sum()) - int(replay.tapes.oldest.sum()):,}",
-                    "files MiB": f"{size / 2**20:,.0f}",
-                    "resident before MiB": f"{before:,.0f}",
-                    "peak MiB": f"{resident('HWM'):,.0f}",
-                    "us per add": f"{1e6 * adding / steps:.0f}",
-                    "ms per sample": f"{1e3 * sampling / (steps // every):.1f}",
-                }
-            )
-            print(*rows[-1].values(), sep=" | ", flush=True)
-            del replay
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            rows.append(pool.submit(measure, batching, args.capacity, args.directory).result())
+        print(*rows[-1].values(), sep=" | ", flush=True)
     publish(f"replay in files, {NUM_ENVS} environments, 32 rows of 80 steps", rows, args.page)
 
 
