@@ -1,9 +1,9 @@
 """The memories of an experiment side by side: how fast they train and how they adapt.
 
     python scripts/adaptation.py [--experiment in-context] [--splits train heldout ...]
-                                 [--trials 100] [--runs DIR] [--page NAME] [key=value ...]
+                                 [--trials 200] [--runs DIR] [--page NAME] [key=value ...]
 
-Trains all runs of `rlmem train experiment=NAME` one after the other (or takes those in DIR), then
+Trains all runs of `rlmem train -m experiment=NAME` one after the other (or takes those in DIR), then
 plays trials on each split as `rlmem eval split=...` does, beside chance and what else is known.
 The table has the return of the first and of the last episode of a trial; the report and plot of
 every run and split stay in its folder.
@@ -25,25 +25,22 @@ from pages import publish
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--experiment", default="in-context")
-    parser.add_argument("--splits", nargs="+", default=["train", "heldout", "heldout-families"])
-    parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--runs", type=Path, default=Path("multirun/in-context"))
+    parser.add_argument("--splits", nargs="+", default=["train", "heldout"])
+    parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--runs", type=Path, help="instead of multirun/EXPERIMENT")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     args, overrides = parser.parse_known_args()
-    if not args.runs.exists():
-        rlmem(
-            "train",
-            f"experiment={args.experiment}",
-            f"hydra.sweep.dir={args.runs}",
-            *overrides,
-        )
-    folders = sorted(path.parent for path in args.runs.glob("*/eval.json"))
+    runs = args.runs or Path("multirun", args.experiment)
+    if not runs.exists():
+        options = [f"experiment={args.experiment}", f"hydra.sweep.dir={runs}", *overrides]
+        rlmem("train", "-m", *options)
+    folders = sorted(path.parent for path in runs.glob("*/eval.json"))
     rows = [row(folder, args.splits, args.trials) for folder in folders]
     rows += references(folders[0], args.splits, list(rows[0]))
-    command = " ".join(["rlmem train", f"experiment={args.experiment}", *overrides])
+    command = " ".join(["rlmem train -m", f"experiment={args.experiment}", *overrides])
     publish(
-        f"`{command}`, then `rlmem eval split=SPLIT trials={args.trials}`: returns of the first "
-        "and the last episode of a trial, means with 95 % intervals of the last",
+        f"`{command}`, then `rlmem eval run=RUN split=SPLIT trials={args.trials}`: returns of the "
+        "first and of the last episode of a trial with the interval of the last, and of the trial",
         rows,
         args.page,
     )
@@ -91,10 +88,10 @@ def report(folder: Path, split: str) -> dict[str, Any]:
 
 
 def adaptation(told: dict[str, Any]) -> str:
-    """From the first episode to the last."""
+    """From the first episode to the last, and the sum of all of them."""
     first = told["first_episode"][0]
     last, low, high = told["last_episode"]
-    return f"{first:.2f} → {last:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{first:.2f} → {last:.2f} [{low:.2f}, {high:.2f}], {told['mean'][0]:.2f}"
 
 
 if __name__ == "__main__":
