@@ -3,7 +3,7 @@
     python scripts/adaptation.py [--experiment in-context] [--splits train heldout ...]
                                  [--trials 200] [--runs DIR] [--page NAME] [key=value ...]
 
-Trains all runs of `rlmem train -m experiment=NAME` one after the other (or takes those in DIR), then
+Trains all runs of `rlmem train -m experiment=NAME` in turn (or takes those that are in DIR), then
 plays trials on each split as `rlmem eval split=...` does, beside chance and what else is known.
 The table has the return of the first and of the last episode of a trial; the report and plot of
 every run and split stay in its folder.

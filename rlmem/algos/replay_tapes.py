@@ -29,7 +29,7 @@ Allocate = Callable[[dict[str, Tensor] | None, int, Path | None], dict[str, Tens
 
 START, TERMINATED, TRUNCATED, LAST = 1, 2, 4, 8
 
-MOST_RESIDENT = 256 * 2**20
+MOST_RESIDENT = 128 * 2**20
 MADV_DONTNEED = 4
 
 

@@ -22,7 +22,7 @@ from tests.cli.common import SMALL
         ("algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: "),
         ("policy=dfault", "unknown policy 'dfault'; did you mean default?"),
         ("hydra/sweeper=optuna", "unknown hydra/sweeper 'optuna' (known: basic)"),
-        ("cor=gru", "unknown key 'cor'; did you mean core?"),
+        ("cor=gru", "unknown key 'cor'; did you mean core or record?"),
         ("totalsteps=10", "unknown key 'totalsteps'; did you mean total_steps?"),
         ("gamma=0.9", "unknown key 'gamma'; did you mean algo.gamma?"),
         ("core.memory_sze=3", "unknown key of core: 'memory_sze'; did you mean memory_size"),

@@ -79,7 +79,7 @@ def test_ppo_learns_from_what_two_processes_collect(core: str) -> None:
         [float(word) for word in line] for line in lines[:: len(lines) - 1]
     )
     assert first < -0.4
-    assert last > -0.38
+    assert last > first + 0.05
     assert left < 0.9 * begun
 
 
