@@ -85,6 +85,8 @@ def measure(batching: str, capacity: int, directory: str | None) -> dict[str, st
     policy = QPolicy(env.observation_space, env.action_space, core="gru", hidden_size=WIDTH)
     before = resident("RSS")
     steps, every = capacity * 11 // 10 // NUM_ENVS, 64
+    if directory:
+        Path(directory).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as folder:
         files = Path(folder) / "replay"
         replay = Replay(

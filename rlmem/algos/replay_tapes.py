@@ -103,6 +103,9 @@ class Resident:
             self.libc.madvise(
                 ctypes.c_void_p(leaf.data_ptr()), ctypes.c_size_t(leaf.nbytes), MADV_DONTNEED
             )
+        if hasattr(self.libc, "malloc_trim"):
+            # Tables of episodes, made anew whenever some are forgotten, leave holes in the heap.
+            self.libc.malloc_trim(0)
         self.before = mapped()
 
 
