@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlmem import evaluate, stats, tasks, train
 from rlmem.envs.base import VecEnv
 from rlmem.envs.meta.reference import references
-from rlmem.envs.meta.splits import Splits
+from rlmem.envs.meta.splits import TRAIN, Splits
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, unknown
 
@@ -183,6 +183,11 @@ def _common_splits(runs: Sequence[evaluate.Trained], split: str) -> Splits:
     """The splits that all runs were trained with; a `UsageError` if they are not the same."""
     splits = [_splits(each) for each in runs]
     for each, other in zip(runs, splits, strict=True):
+        trained = each.cfg.env.split
+        if TRAIN not in (trained, split):
+            raise UsageError(
+                f"{each.run_dir} was trained on the split {trained!r}: nothing is held out from it"
+            )
         if split not in other.names():
             raise unknown(f"split of {each.cfg.env.name}:", split, other.names())
         same_env = each.cfg.env.name == runs[0].cfg.env.name

@@ -113,17 +113,31 @@ def test_bad_input_is_refused(runs: list[Path], refusal: Callable[..., str], tmp
     assert "cannot be compared" in refusal("eval", both, "split=heldout")
 
 
+def copied(run: Path, folder: Path, option: str, value: object) -> Path:
+    """The run with another value of an option of its environment in its configuration."""
+    folder.mkdir()
+    for name in ("tasks.json", "checkpoints"):
+        (folder / name).symlink_to(run / name)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["env"][option] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
 def test_another_definition_of_the_splits_is_refused(
     runs: list[Path], refusal: Callable[..., str], tmp_path: Path
 ):
-    changed = tmp_path / "changed"
-    changed.mkdir()
-    for name in ("tasks.json", "checkpoints"):
-        (changed / name).symlink_to(runs[0] / name)
-    config = yaml.safe_load((runs[0] / "config.yaml").read_text())
-    config["env"]["heldout_prior"] = [[1, 4]]
-    (changed / "config.yaml").write_text(yaml.safe_dump(config))
+    changed = copied(runs[0], tmp_path / "changed", "heldout_prior", [[1, 4]])
     assert "another definition of the splits" in refusal("eval", f"run={changed}", "split=heldout")
+
+
+def test_nothing_is_held_out_from_a_run_on_held_out_tasks(
+    runs: list[Path], refusal: Callable[..., str], tmp_path: Path
+):
+    run = copied(runs[0], tmp_path / "leaky", "split", "heldout-arms")
+    assert "was trained on the split 'heldout-arms'" in refusal(
+        "eval", f"run={run}", "split=heldout"
+    )
 
 
 def test_a_run_without_tasks_has_no_split(refusal: Callable[..., str], tmp_path: Path):
