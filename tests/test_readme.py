@@ -91,6 +91,10 @@ def test_every_core_is_in_the_table_of_cores() -> None:
     assert named_in("Memory cores") == yaml("core") - {"s4"}
 
 
+def test_every_algorithm_is_in_the_table_of_algorithms() -> None:
+    assert named_in("Algorithms") == yaml("algo")
+
+
 def test_every_environment_is_in_the_table_of_environments() -> None:
     named, there = named_in("Environments"), yaml("env")
     found = {pattern: fnmatch.filter(there, pattern) for pattern in named}
