@@ -28,3 +28,10 @@ def at_least(name: str, value: int, least: int) -> int:
 def positive(name: str, value: int) -> int:
     """`value` if it is an int of at least 1; else a `UsageError` that names it."""
     return at_least(name, value, 1)
+
+
+def share(name: str, value: float) -> float:
+    """`value` if it is between 0 and 1; else a `UsageError` that names it."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} must be between 0 and 1, not {value}")
+    return value

@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from pages import publish
+from program import rlmem
 
 
 def main() -> None:
@@ -44,11 +43,6 @@ def main() -> None:
         rows,
         args.page,
     )
-
-
-def rlmem(*arguments: str) -> None:
-    """The command line, as a user calls it."""
-    subprocess.run([sys.executable, "-m", "rlmem", *arguments], check=True)
 
 
 def row(folder: Path, splits: list[str], trials: int) -> dict[str, str]:

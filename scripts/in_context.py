@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from pages import publish
+from program import rlmem
 
 from rlmem import evaluate, train
 from rlmem.algos.dataset import Dataset
@@ -72,11 +71,6 @@ def main() -> None:
                 print(*rows[-1].values(), sep=" | ", flush=True)
     command = " ".join(["rlmem train core=CORE algo.dataset=DIR", *options, *more])
     publish(f"`{command}`", rows, args.page)
-
-
-def rlmem(*arguments: str) -> None:
-    """The program, as a user would call it."""
-    subprocess.run([sys.executable, "-m", "rlmem", *arguments], check=True)
 
 
 def record_repeat(data: Path, runs: Path) -> None:

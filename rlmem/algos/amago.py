@@ -39,8 +39,8 @@ from torch import Tensor
 from rlmem.algos.base import register
 from rlmem.algos.descent import Descent
 from rlmem.algos.off_policy import OffPolicy
-from rlmem.algos.on_policy import share
 from rlmem.algos.popart import PopArt
+from rlmem.algos.schedules import Exploration
 from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
 from rlmem.envs.base import VecEnv
@@ -118,8 +118,7 @@ class AMAGO(OffPolicy[MultiGamma]):
         self.gammas = torch.tensor(policy.gammas, device=env.device)
         self.online_coef, self.offline_coef = online_coef, offline_coef
         self.critic_coef, self.reward_scale = critic_coef, reward_scale
-        self.start_e, self.end_e = share("start_e", start_e), share("end_e", end_e)
-        self.exploration_fraction = share("exploration_fraction", exploration_fraction)
+        self.exploration = Exploration(start_e, end_e, exploration_fraction)
         self.spread = torch.linspace(1, 0, env.num_envs, device=env.device)
         self.popart = PopArt(len(self.gammas), popart_beta).to(env.device)
         self.target = Target(policy.heads, tau)
@@ -127,10 +126,7 @@ class AMAGO(OffPolicy[MultiGamma]):
 
     def play(self) -> None:
         """`num_steps` steps in every environment, each with an epsilon of its own."""
-        fraction = self.exploration_fraction
-        done = min(self.progress / fraction, 1.0) if fraction else 1.0
-        epsilon = self.start_e + done * (self.end_e - self.start_e)
-        self.policy.epsilon = epsilon * self.spread
+        self.policy.epsilon = self.exploration.epsilon(self.progress) * self.spread
         super().play()
 
     def learn(self, batch: Sequences) -> tuple[dict[str, Tensor], Tensor]:

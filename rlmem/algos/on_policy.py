@@ -106,10 +106,3 @@ class OnPolicy(ABC, Generic[P]):
 def means(collected: list[Metrics]) -> Metrics:
     """The mean of each metric."""
     return {key: torch.stack([each[key] for each in collected]).mean() for key in collected[0]}
-
-
-def share(name: str, value: float) -> float:
-    """`value` if it is between 0 and 1; else a `UsageError` that names it."""
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} must be between 0 and 1, not {value}")
-    return value

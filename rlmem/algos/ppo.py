@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from rlmem.algos.base import register
-from rlmem.algos.on_policy import Metrics, OnPolicy, share
+from rlmem.algos.on_policy import Metrics, OnPolicy
 from rlmem.algos.returns import gae
 from rlmem.algos.rollout import Rollout
 from rlmem.envs.base import Tensors, VecEnv
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, share
 from rlmem.policies import ActorCritic
 
 

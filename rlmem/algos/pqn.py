@@ -19,10 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlmem.algos.base import register
-from rlmem.algos.on_policy import Metrics, OnPolicy, share
+from rlmem.algos.on_policy import Metrics, OnPolicy
 from rlmem.algos.returns import lambda_returns
 from rlmem.algos.rollout import Rollout
+from rlmem.algos.schedules import Exploration
 from rlmem.envs.base import VecEnv
+from rlmem.errors import share
 from rlmem.policies import QPolicy
 from rlmem.policies.q import misfit
 
@@ -72,18 +74,11 @@ class PQN(OnPolicy[QPolicy]):
         )
         self.gamma = share("gamma", gamma)
         self.q_lambda = share("q_lambda", q_lambda)
-        self.start_e = share("start_e", start_e)
-        self.end_e = share("end_e", end_e)
-        self.exploration_fraction = share("exploration_fraction", exploration_fraction)
-
-    def epsilon(self, progress: float) -> float:
-        """From `start_e` to `end_e` in the first `exploration_fraction` of the training."""
-        done = min(progress / self.exploration_fraction, 1.0) if self.exploration_fraction else 1.0
-        return self.start_e + done * (self.end_e - self.start_e)
+        self.exploration = Exploration(start_e, end_e, exploration_fraction)
 
     def iterate(self, progress: float) -> dict[str, float]:
         """One rollout and the epochs of updates on it."""
-        epsilon = self.epsilon(progress)
+        epsilon = self.exploration.epsilon(progress)
         self.policy.epsilon.fill_(epsilon)
         return super().iterate(progress) | {"epsilon": epsilon}
 

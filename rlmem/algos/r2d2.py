@@ -29,7 +29,7 @@ from rlmem.algos.returns import n_step_returns, rescale, unrescale
 from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
 from rlmem.envs.base import VecEnv
-from rlmem.errors import UsageError, positive
+from rlmem.errors import UsageError, positive, share
 from rlmem.policies import QPolicy
 from rlmem.policies.q import misfit
 
@@ -68,13 +68,11 @@ class R2D2(OffPolicy[QPolicy]):
         adam_eps: float = 1e-8,
         replay: Mapping[str, Any] = DEFAULTS,
     ) -> None:
-        for name, share in (("gamma", gamma), ("epsilon", epsilon), ("eta", eta)):
-            if not 0 <= share <= 1:
-                raise UsageError(f"{name} must be between 0 and 1, not {share}")
+        share("epsilon", epsilon)
         if rescale_eps is not None and rescale_eps < 0:
             raise UsageError(f"rescale_eps must be at least 0, not {rescale_eps}")
         super().__init__(env, policy, seed, num_steps, num_updates, learning_starts, replay)
-        self.gamma, self.eta, self.double = gamma, eta, double
+        self.gamma, self.eta, self.double = share("gamma", gamma), share("eta", eta), double
         self.n_step = positive("n_step", n_step)
         self.rescale_eps = rescale_eps
         policy.epsilon = epsilons(env.num_envs, epsilon, epsilon_alpha).to(env.device)

@@ -39,7 +39,7 @@ from rlmem.algos.replay_tapes import (
 from rlmem.algos.replay_units import Episodes, Segments, end_to_end, learnable
 from rlmem.algos.sequences import Sequences
 from rlmem.envs.base import Tensors, Transition, VecEnv
-from rlmem.errors import UsageError, at_least, positive, unknown
+from rlmem.errors import UsageError, at_least, positive, share, unknown
 from rlmem.policies import Policy
 
 BATCHINGS = ("segments", "tape", "trajectory")
@@ -275,8 +275,7 @@ def _check(options: Mapping[str, Any], num_envs: int) -> None:
         positive(f"replay.{name}", options[name])
     at_least("replay.burn_in", options["burn_in"], 0)
     for name in ("alpha", "beta"):
-        if not 0 <= options[name] <= 1:
-            raise UsageError(f"replay.{name} must be between 0 and 1, not {options[name]}")
+        share(f"replay.{name}", options[name])
     room, row = options["capacity"] // num_envs, options["burn_in"] + options["length"] + 1
     if room < 2 * row or room < options["stride"]:
         raise UsageError(

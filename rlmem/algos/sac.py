@@ -34,11 +34,10 @@ from rlmem import tree
 from rlmem.algos.base import register
 from rlmem.algos.descent import Descent
 from rlmem.algos.off_policy import OffPolicy
-from rlmem.algos.on_policy import share
 from rlmem.algos.sequences import Sequences
 from rlmem.algos.target import Target
 from rlmem.envs.base import Spaces, VecEnv
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, share
 from rlmem.policies import SoftPolicy
 from rlmem.policies.mixed import misfit
 from rlmem.policies.soft import Plan

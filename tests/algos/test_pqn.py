@@ -82,10 +82,12 @@ def test_loss_by_hand():
 
 def test_epsilon_falls_to_its_end_and_is_what_is_played():
     pqn = make(start_e=0.8, end_e=0.2, exploration_fraction=0.5)
-    assert [pqn.epsilon(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.8, 0.5, 0.2, 0.2])
+    assert [pqn.exploration.epsilon(p) for p in (0.0, 0.25, 0.5, 1.0)] == pytest.approx(
+        [0.8, 0.5, 0.2, 0.2]
+    )
     assert pqn.iterate(0.25)["epsilon"] == pytest.approx(0.5)
     assert pqn.policy.epsilon.item() == pytest.approx(0.5)
-    assert make(exploration_fraction=0.0, end_e=0.1).epsilon(0.0) == pytest.approx(0.1)
+    assert make(exploration_fraction=0.0, end_e=0.1).exploration.epsilon(0.0) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
