@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from rlmem import envs
+from rlmem import envs, tree
 from rlmem.envs import streams
 from rlmem.envs.control import CONTROLS
 from rlmem.envs.meta.projection import GAIN, orthogonal
@@ -94,6 +94,57 @@ def test_every_control_can_be_reached() -> None:
     action = (env.task.grip @ control[:, :, None])[:, :, 0] / GAIN**2
     assert action.abs().max() <= 1
     torch.testing.assert_close((env.task.grip.mT @ action[:, :, None])[:, :, 0], control)
+
+
+@pytest.mark.parametrize(("obs_dim", "act_dim"), [(5, 2), (8, 3)])
+def test_who_knows_the_task_earns_what_its_law_earns(obs_dim: int, act_dim: int) -> None:
+    sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "length": 50, "episodes": 1}
+    env = make(MANY, 42, families=NAMES, heldout_families=[], **sizes)
+    task = tree.map(torch.clone, env.task)
+    plan = env.plan(task)
+    state = env.state.state.motion.t().clone()
+    total, alone = torch.zeros(42), torch.zeros(42)
+    over, ended = total.bool(), total.bool()
+    for t in range(50):
+        action = env.best_action(plan, task, env.state.state)
+        assert action["action"].abs().max() <= 1
+        step = env.step(action)
+        total += torch.where(over, 0.0, step.reward)
+        over |= step.done
+        for index, name in enumerate(NAMES):
+            rows = (task.family == index).nonzero()[:, 0]
+            dynamics = CONTROLS[name]
+            motion = state[: dynamics.numbers, rows]
+            moved, worth, end = dynamics.move(motion.clone(), dynamics.steer(motion))
+            state[: dynamics.numbers, rows] = moved
+            worth = torch.where(end, 50 - t, worth) if dynamics.solved else worth
+            alone[rows] += torch.where(ended[rows], 0.0, worth / 50).float()
+            ended[rows] |= end
+    assert over.all()
+    for index in range(len(NAMES)):
+        rows = task.family == index
+        # Actions have 24 bits: where a law switches, a step may come out otherwise.
+        assert total[rows].mean().item() == pytest.approx(alone[rows].mean().item(), abs=0.01)
+
+
+def test_one_action_gives_one_control_and_comes_near_two() -> None:
+    env = make(MANY, 256, act_dim=1)
+    task, motion = env.task, env.state.state.motion
+    action = env.best_action(env.plan(task), task, env.state.state)["action"]
+    assert action.shape == (256, 1)
+    assert action.dtype == torch.float32
+    assert all(env.action_space["action"].contains(row.numpy()) for row in action)
+    missing = torch.zeros(256)
+    for index, dynamics in env.families.items():
+        rows = (task.family == index).nonzero()[:, 0]
+        control = dynamics.steer(motion[rows, : dynamics.numbers].t()).t().float()
+        grip = task.grip[rows, 0, : dynamics.controls]
+        missing[rows] = ((control - grip * action[rows]) * grip).sum(1)
+    # More of the action would bring no control nearer, unless it is at its end already.
+    full = action[:, 0].abs() == 1
+    assert 20 < full.sum() < 236
+    assert missing[~full].abs().max() < 1e-5
+    assert (missing * action[:, 0])[full].min() > -1e-5
 
 
 def test_families_are_those_of_the_split() -> None:

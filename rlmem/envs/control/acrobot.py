@@ -9,10 +9,23 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from rlmem.envs.control.base import Control, between, runge_kutta, third, wrapped
+from rlmem.envs.control.grid import Axis, Grid
 from rlmem.envs.streams import Draws
 
 # Links have length 1, mass 1 and inertia 1, and their mass halfway along.
 GRAVITY, SECONDS, SPINS = 9.8, 0.2, (4 * pi, 9 * pi)
+# It swings up without ever being as fast as it may be.
+GRID = Grid(
+    (
+        Axis(-pi, pi, 25, circle=True),
+        Axis(-pi, pi, 25, circle=True),
+        Axis(-5.0, 5.0, 21),
+        Axis(-8.0, 8.0, 21),
+    ),
+    choices=(-1.0, 1.0),
+    hold=2,
+    depth=3,
+)
 
 
 def slope(state: Float64[Tensor, "4 N"], torque: Float64[Tensor, "N"]) -> Float64[Tensor, "4 N"]:
@@ -63,3 +76,7 @@ class Acrobot(Control):
         return torch.cat(
             (torch.stack((upper.cos(), upper.sin(), lower.cos(), lower.sin())), state[2:])
         )
+
+    def steer(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "1 N"]:
+        """Dynamic programming."""
+        return GRID.steer(self, state)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import sin
+
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from rlmem.envs.control.base import Control, between, near
+from rlmem.envs.control.base import Control, approach, between, near
 from rlmem.envs.streams import Draws
 
 GRAVITY, SECONDS = 9.8, 0.02
@@ -15,6 +17,9 @@ ROLLING = 5 / 7
 # Half of the plate's side; how far and how fast the plate may be tilted.
 EDGE, TILT, RATE = 1.0, 0.25, 1.5
 HALF = 0.25
+# To brake with, the steepest tilt but for what it takes to tilt back; found by trial, as are the
+# slope of `approach` and how much harder to roll for each m/s that is missing.
+BRAKE, SLOPE, HASTE = 0.7 * ROLLING * GRAVITY * sin(TILT), 4.0, 8.0
 
 
 def slope(
@@ -62,3 +67,10 @@ class BallBalance(Control):
     def see(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "6 N"]:
         """All six numbers."""
         return state.clone()
+
+    def steer(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "2 N"]:
+        """Each axis by itself: the speed of `approach`, by the tilt that it takes."""
+        place, speed, tilt = state.split(2)
+        force = HASTE * (approach(-place, BRAKE, SLOPE) - speed)
+        steep = (force / (-ROLLING * GRAVITY)).clamp_(-TILT, TILT)
+        return (steep - tilt).div_(RATE * SECONDS).clamp_(-1, 1)

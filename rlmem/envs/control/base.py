@@ -21,6 +21,8 @@ class Control(ABC):
 
     Controls are [controls, N] in [-1, 1]; a task of few actions reads them off the control's sign.
     Each step is worth between 0, the worst, and 1, so that episodes of equal length compare.
+
+    A task is one file: how it moves, and how one who knows that steers it (`steer`).
     """
 
     # How many numbers make a state; of what size those that are seen are; how many controls.
@@ -47,6 +49,10 @@ class Control(ABC):
     def see(self, state: Float64[Tensor, "S N"]) -> Float64[Tensor, "O N"]:
         """What is seen of states, as Gymnasium shows it where it has the task; a new tensor."""
 
+    @abstractmethod
+    def steer(self, state: Float64[Tensor, "S N"]) -> Float64[Tensor, "C N"]:
+        """Controls near the best ones, of states that stay as they are: a new tensor in [-1, 1]."""
+
 
 def between(draws: Draws, *bounds: tuple[float, float]) -> Float64[Tensor, "S M"]:
     """For each pair of bounds, numbers that lie evenly between them."""
@@ -57,6 +63,16 @@ def between(draws: Draws, *bounds: tuple[float, float]) -> Float64[Tensor, "S M"
 def near(distance: Float64[Tensor, "N"], half: float) -> Float64[Tensor, "N"]:
     """1 at distance 0 and 1/2 at distance `half`: 1 / (1 + (distance / half)^2)."""
     return (distance / half).square_().add_(1).reciprocal_()
+
+
+def approach(error: Float64[Tensor, "*N"], brake: float, slope: float) -> Float64[Tensor, "*N"]:
+    """How fast to go to where `error` leads: as fast as one who decelerates by `brake` can stop.
+
+    Near by it is `slope` times the error instead, lest the control should switch in each step: the
+    proximate time-optimal servo (Workman 1987).
+    """
+    distance = error.abs()
+    return torch.minimum(distance * slope, (2 * brake * distance).sqrt()) * error.sign()
 
 
 def third(control: Float64[Tensor, "N"]) -> Float64[Tensor, "N"]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import tau as TURN
 
+import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -11,6 +13,8 @@ GRAVITY, POLE_MASS, MASS, HALF_LENGTH, PUSH, SECONDS = 9.8, 0.1, 1.1, 0.5, 10.0,
 LEVER = HALF_LENGTH * 4 / 3
 # Where the cart leaves the track, and the pole counts as fallen; what is seen may be twice as far.
 LIMITS = (2.4, 12 / 360 * TURN)
+# What a full push costs whoever plans how to balance.
+PUSHING = 0.03
 
 
 def push(
@@ -33,3 +37,31 @@ def push(
     speed.add_(pushed, alpha=SECONDS)
     spin.add_(turn, alpha=SECONDS)
     return places
+
+
+@cache
+def gains() -> tuple[float, ...]:
+    """What a full push is to be of each of the four numbers, to keep cart and pole upright.
+
+    The linear-quadratic regulator (Anderson and Moore 1990) of a step near the top. What is lost
+    there is what `SwingUp` loses, place^2 / (2 LIMITS[0]^2) + angle^2 / 4; the weight of pushes is
+    such that one that is not full holds what has come near.
+    """
+    from scipy.linalg import solve_discrete_are
+
+    swing = HALF_LENGTH * POLE_MASS / MASS
+    # Accelerations by angle and push.
+    turn = np.array([GRAVITY, -PUSH / MASS]) / (LEVER - swing)
+    drift = np.array([0, PUSH / MASS]) - swing * turn
+    step, pushed = np.eye(4), np.zeros((4, 1))
+    step[[0, 1], [2, 3]] = SECONDS
+    step[2:, 1], pushed[2:, 0] = np.stack((drift, turn), 1) * SECONDS
+    loss = np.diag([0.5 / LIMITS[0] ** 2, 0.25, 0, 0])
+    future = solve_discrete_are(step, pushed, loss, [[PUSHING]])
+    ahead = pushed.T @ future
+    return tuple(np.linalg.solve(ahead @ pushed + PUSHING, -ahead @ step)[0].tolist())
+
+
+def balance(motion: Float64[Tensor, "4 N"]) -> Float64[Tensor, "1 N"]:
+    """Pushes that keep cart and pole upright, 1 being a full one; they may be more."""
+    return motion.new_tensor(gains())[None] @ motion

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from rlmem.envs.control.base import Control, between
-from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, push
+from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, balance, push
 from rlmem.envs.streams import Draws
 
 
@@ -38,3 +38,7 @@ class CartPole(Control):
         """Position, its velocity, angle, its velocity."""
         place, angle, speed, spin = state.unbind()
         return torch.stack((place, speed, angle, spin))
+
+    def steer(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "1 N"]:
+        """To the side to which the best linear law would push."""
+        return balance(state).clamp_(-1, 1)

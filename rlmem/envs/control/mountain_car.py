@@ -6,9 +6,11 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from rlmem.envs.control.base import Control, between, third
+from rlmem.envs.control.grid import Axis, Grid
 from rlmem.envs.streams import Draws
 
 LEFT, RIGHT, GOAL, FASTEST, FORCE, GRAVITY = -1.2, 0.6, 0.5, 0.07, 0.001, 0.0025
+GRID = Grid((Axis(LEFT, RIGHT, 121), Axis(-FASTEST, FASTEST, 81)), choices=(-1.0, 1.0), hold=5)
 
 
 class MountainCar(Control):
@@ -42,3 +44,7 @@ class MountainCar(Control):
     def see(self, state: Float64[Tensor, "2 N"]) -> Float64[Tensor, "2 N"]:
         """Position and speed."""
         return state.clone()
+
+    def steer(self, state: Float64[Tensor, "2 N"]) -> Float64[Tensor, "1 N"]:
+        """Dynamic programming: to pull along the speed gets there, but less high on the way."""
+        return GRID.steer(self, state)

@@ -10,11 +10,17 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from rlmem.envs.control.base import Control, between
+from rlmem.envs.control.grid import Axis, Grid
 from rlmem.envs.streams import Draws
 
 SECONDS, TORQUE, SPIN = 0.05, 2.0, 8.0
 # The worst cost, pi^2 + 0.1 SPIN^2 + 0.001 TORQUE^2, as POPGym rounds it.
 COST = 16.2736044
+GRID = Grid(
+    (Axis(-pi, pi, 91, circle=True), Axis(-SPIN, SPIN, 91)),
+    choices=(-1.0, -0.5, 0.0, 0.5, 1.0),
+    hold=2,
+)
 
 
 def cost(motion: Float64[Tensor, "2 N"]) -> Float64[Tensor, "N"]:
@@ -55,3 +61,7 @@ class Pendulum(Control):
         """The angle's cosine and sine, and the spin."""
         angle, spin = state.unbind()
         return torch.stack((angle.cos(), angle.sin(), spin))
+
+    def steer(self, state: Float64[Tensor, "2 N"]) -> Float64[Tensor, "1 N"]:
+        """Dynamic programming."""
+        return GRID.steer(self, state)

@@ -8,13 +8,16 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from rlmem.envs.control.base import Control, between, near
+from rlmem.envs.control.base import Control, approach, between, near, wrapped
 from rlmem.envs.streams import Draws
 
 # Of each link: a rod of length 1 and mass 1, as MuJoCo would have it, in units of its own.
 TORQUE, DAMPING, SECONDS = 2.0, 1.0, 0.05
 # How far from the shoulder a target may be, and at which distance of the hand a step is worth 1/2.
 TARGETS, HALF = (0.4, 1.8), 0.3
+# Of the law, found by trial: how each joint brakes, the slope of `approach`, how much harder to
+# turn for what is missing of its speed, and how many seconds of the present spins count as done.
+BRAKES, SLOPE, HASTE, AHEAD = (1.2, 4.0), 4.5, 9.0, 0.3
 
 
 def slope(
@@ -35,6 +38,23 @@ def slope(
     turning = (first / 3 - coupling * second) / determinant
     bending = (inertia * second - coupling * first) / determinant
     return torch.stack((spin, bend, turning, bending))
+
+
+def momentum(
+    elbow: Float64[Tensor, "N"], spins: Float64[Tensor, "2 *B N"]
+) -> Float64[Tensor, "2 *B N"]:
+    """M(q) q', the M of `slope`."""
+    cosine = elbow.cos()
+    spin, bend = spins
+    coupling = 0.5 * cosine + 1 / 3
+    return torch.stack(((cosine + 5 / 3) * spin + coupling * bend, coupling * spin + bend / 3))
+
+
+def postures(target: Float64[Tensor, "2 N"]) -> Float64[Tensor, "2 2 N"]:
+    """Both pairs of angles, the second number, that bring the hand to a target in reach."""
+    bend = 2 * torch.linalg.vector_norm(target, dim=0).div(2).clamp(max=1).acos()
+    bends = torch.stack((bend, -bend))
+    return torch.stack((torch.atan2(target[1], target[0]) - bends / 2, bends))
 
 
 def hand(shoulder: Float64[Tensor, "N"], elbow: Float64[Tensor, "N"]) -> Float64[Tensor, "2 N"]:
@@ -75,3 +95,17 @@ class Reacher(Control):
         shoulder, elbow = state[:2].unbind()
         turned = torch.stack((shoulder.cos(), shoulder.sin(), elbow.cos(), elbow.sin()))
         return torch.cat((turned, state[2:4], state[4:] - hand(shoulder, elbow)))
+
+    def steer(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "2 N"]:
+        """To the nearer of both postures: the spins of `approach`, by computed torque."""
+        angles, spins, target = state.split(2)
+        errors = wrapped(postures(target) - angles[:, None])
+        # By the energy of the spins that would lead there in a second: no push at one joint makes
+        # the other posture the nearer one, as by angles it can.
+        rest = errors - AHEAD * spins[:, None]
+        energy = (rest * momentum(angles[1], rest)).sum(0)
+        error = torch.where(energy[0] <= energy[1], errors[:, 0], errors[:, 1])
+        pairs = zip(error, BRAKES, strict=True)
+        missing = torch.stack([approach(e, brake, SLOPE) for e, brake in pairs]) - spins
+        own = slope(state[:4], torch.zeros_like(spins))[2:]
+        return momentum(angles[1], HASTE * missing - own).div_(TORQUE).clamp_(-1, 1)

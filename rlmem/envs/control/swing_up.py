@@ -8,9 +8,23 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from rlmem.envs.control.base import Control, between
-from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, push
+from rlmem.envs.control.base import Control, between, wrapped
+from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, balance, push
+from rlmem.envs.control.grid import Axis, Grid
 from rlmem.envs.streams import Draws
+
+GRID = Grid(
+    (
+        Axis(-LIMITS[0], LIMITS[0], 13),
+        Axis(-pi, pi, 25, circle=True),
+        Axis(-4.0, 4.0, 11),
+        Axis(-10.0, 10.0, 21),
+    ),
+    choices=(-1.0, -0.5, 0.0, 0.5, 1.0),
+    hold=3,
+)
+# From which angle on the pole may be balanced by a linear law.
+CATCH = 0.5
 
 
 class SwingUp(Control):
@@ -42,3 +56,11 @@ class SwingUp(Control):
         """Position, its velocity, the angle's cosine and sine, its velocity."""
         place, angle, speed, spin = state.unbind()
         return torch.stack((place, speed, angle.cos(), angle.sin(), spin))
+
+    def steer(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "1 N"]:
+        """Dynamic programming, and the linear law near the top, where the grid is too coarse."""
+        place, angle, *speeds = state.unbind()
+        angle = wrapped(angle)
+        push = balance(torch.stack((place, angle, *speeds)))
+        near = (push.abs() < 1) & (angle.abs() < CATCH)
+        return torch.where(near, push, GRID.steer(self, state))

@@ -59,7 +59,8 @@ class Projection(TaskEnv[Task, State]):
     one, drawn evenly from all of them, as in the authors' code (which projects observations of its
     cart-pole only). With `projections` training has but so many, and the held-out splits others.
 
-    A step earns its worth (see `Control`) over `length`, so that returns lie between 0 and 1.
+    A step earns its worth (see `Control`) over `length`, so that returns lie between 0 and 1. Who
+    knows the task steers each dynamics by its law, and finds the actions that give its controls.
     """
 
     # Some tasks end much earlier than others.
@@ -139,6 +140,28 @@ class Projection(TaskEnv[Task, State]):
     def see(self, task: Task, state: State) -> Tensors:
         """What is seen of each dynamics, mixed."""
         return {"obs": project(state.seen, task.sight.mT)}
+
+    def plan(self, task: Task) -> Float32[Tensor, "N C act_dim"]:
+        """The smallest actions that give each control, or come nearest: the pseudo-inverse of those
+        columns of `grip` that the task's dynamics feel.
+        """
+        counts = torch.zeros_like(task.family)
+        for index, dynamics in self.families.items():
+            counts.masked_fill_(task.family == index, dynamics.controls)
+        felt = torch.arange(self.hands, device=self.device) < counts[:, None]
+        return torch.linalg.pinv(task.grip * felt[:, None])
+
+    def best_action(
+        self, plan: Float32[Tensor, "N C act_dim"], task: Task, state: State
+    ) -> Tensors:
+        """What gives the controls of each dynamics' own law."""
+        control = torch.zeros_like(plan[:, :, 0], dtype=torch.float64)
+        for index, dynamics in self.families.items():
+            rows = (task.family == index).nonzero()[:, 0]
+            if len(rows):
+                motion = state.motion[rows, : dynamics.numbers].t().contiguous()
+                control[rows, : dynamics.controls] = dynamics.steer(motion).t()
+        return {"action": project(control, plan).clamp_(-1, 1)}
 
     def reveal(self, row: int) -> str:
         """The dynamics, and the numbers of its state."""
