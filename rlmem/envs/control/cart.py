@@ -13,7 +13,7 @@ GRAVITY, POLE_MASS, MASS, HALF_LENGTH, PUSH, SECONDS = 9.8, 0.1, 1.1, 0.5, 10.0,
 LEVER = HALF_LENGTH * 4 / 3
 # Where the cart leaves the track, and the pole counts as fallen; what is seen may be twice as far.
 LIMITS = (2.4, 12 / 360 * TURN)
-# What a full push costs whoever plans how to balance.
+# What a full push costs whoever plans how to balance; a tenth or ten times as much does as well.
 PUSHING = 0.03
 
 
@@ -44,8 +44,7 @@ def gains() -> tuple[float, ...]:
     """What a full push is to be of each of the four numbers, to keep cart and pole upright.
 
     The linear-quadratic regulator (Anderson and Moore 1990) of a step near the top. What is lost
-    there is what `SwingUp` loses, place^2 / (2 LIMITS[0]^2) + angle^2 / 4; the weight of pushes is
-    such that one that is not full holds what has come near.
+    there is what `SwingUp` loses, place^2 / (2 LIMITS[0]^2) + angle^2 / 4, and PUSHING for pushes.
     """
     from scipy.linalg import solve_discrete_are
 

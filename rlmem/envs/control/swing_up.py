@@ -13,6 +13,7 @@ from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, balance, push
 from rlmem.envs.control.grid import Axis, Grid
 from rlmem.envs.streams import Draws
 
+# To be faster helps nobody, who is to stay on the track and upright.
 GRID = Grid(
     (
         Axis(-LIMITS[0], LIMITS[0], 13),
