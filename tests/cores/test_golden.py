@@ -93,8 +93,8 @@ CASES = {
         unstate=tuple,
     ),
     "s4d": Case(maker("s4d", 4, channel_states=6, glu=False), dict, x="u"),
-    "s5": Case(maker("s5", 5, ssm_size=8, block=False), s5, x="u"),
-    "s5_full": Case(maker("s5", 5, ssm_size=4, conj_sym=False, block=False), s5, x="u"),
+    "s5": Case(maker("s5", 5, ssm_size=8, blocks=1, block=False), s5, x="u"),
+    "s5_full": Case(maker("s5", 5, ssm_size=4, blocks=1, conj_sym=False, block=False), s5, x="u"),
     "lru": Case(maker("lru", 5, state_size=4, block=False), lru),
     "mingru": Case(
         maker("mingru", 6, conv_size=1, positive=True, bias=False),

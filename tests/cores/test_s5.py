@@ -19,7 +19,7 @@ def test_layer_with_a_second_norm_is_the_published_one():
     golden = Golden("s5_layer")
     leaves = golden.leaves("in", "param", "state0")
     params = under("param", leaves)
-    bare, core = (S5(6, ssm_size=8, block=block).double() for block in (False, True))
+    bare, core = (S5(6, ssm_size=8, blocks=1, block=block).double() for block in (False, True))
 
     def norm(x):
         return F.layer_norm(x, (6,), params["norm.scale"], params["norm.bias"], eps=1e-6)
@@ -38,9 +38,9 @@ def test_layer_with_a_second_norm_is_the_published_one():
 
 
 def test_block_is_norm_state_space_gelu_glu_and_skip():
-    core = S5(6, ssm_size=8, prenorm=True).double()
+    core = S5(6, ssm_size=8, blocks=1, prenorm=True).double()
     core.norm.weight.data.uniform_(0.5, 2)
-    bare = S5(6, ssm_size=8, block=False).double()
+    bare = S5(6, ssm_size=8, blocks=1, block=False).double()
     bare.load_state_dict({k: v for k, v in core.state_dict().items() if k in bare.state_dict()})
     x, start = torch.randn(2, 9, 6, dtype=torch.float64), torch.zeros(2, 9, dtype=torch.bool)
     y, final = core.scan(x, core.initial_state(2), start)
@@ -54,7 +54,7 @@ def test_block_is_norm_state_space_gelu_glu_and_skip():
 def test_zero_order_hold_is_the_published_one(name):
     golden = Golden(name)
     conj_sym = bool(golden["const.conj_sym"])
-    core = S5(5, ssm_size=8 if conj_sym else 4, conj_sym=conj_sym, block=False).double()
+    core = S5(5, ssm_size=8 if conj_sym else 4, blocks=1, conj_sym=conj_sym, block=False).double()
     core.load_state_dict(s5(under("param", golden.leaves("param"))))
     gate, B = core.discretize()
     golden.check("out.Lambda_bar", gate)
@@ -63,7 +63,7 @@ def test_zero_order_hold_is_the_published_one(name):
 
 def test_bilinear_is_the_trapezoidal_rule():
     # (1 - Lambda dt/2) h' = (1 + Lambda dt/2) h + dt B u, solved for h' as a dense system.
-    core = S5(5, ssm_size=8, discretization="bilinear").double()
+    core = S5(5, ssm_size=8, blocks=1, discretization="bilinear").double()
     gate, B = core.discretize()
     half = torch.diag(core.poles() * torch.exp(core.log_step) / 2)
     one = torch.eye(len(half), dtype=half.dtype)
@@ -80,8 +80,8 @@ def test_small_steps_lose_no_digits():
 
 
 def test_half_of_the_pairs_is_the_whole():
-    half = S5(5, ssm_size=8, block=False).double()
-    whole = S5(5, ssm_size=8, conj_sym=False, block=False).double()
+    half = S5(5, ssm_size=8, blocks=1, block=False).double()
+    whole = S5(5, ssm_size=8, blocks=1, conj_sym=False, block=False).double()
     state = half.state_dict()
     conjugate = torch.tensor([1.0, -1.0], dtype=torch.float64)
     whole.load_state_dict(
@@ -108,7 +108,7 @@ def test_poles_begin_as_blocks_of_hippo():
 
 def test_initial_map_is_real_in_the_coordinates_of_hippo():
     # Without conjugate symmetry V B is the real matrix that was drawn: B came by V^H.
-    core = S5(5, ssm_size=8, conj_sym=False)
+    core = S5(5, ssm_size=8, blocks=1, conj_sym=False)
     _, V = hippo.legs_diagonal(8)
     drawn = V.to(torch.complex64) @ torch.view_as_complex(core.B)
     assert drawn.imag.abs().max() < 1e-5
@@ -116,7 +116,7 @@ def test_initial_map_is_real_in_the_coordinates_of_hippo():
 
 
 def test_poles_stay_in_the_left_half_plane():
-    core = S5(5, ssm_size=8)
+    core = S5(5, ssm_size=8, blocks=1)
     core.Lambda_re.data = torch.tensor([3.0, 0.0, -1e-9, -0.5])
     torch.testing.assert_close(core.poles().real, torch.tensor([-3.0, -SLOWEST, -SLOWEST, -0.5]))
     assert core.discretize()[0].abs().max() < 1

@@ -139,16 +139,20 @@ def test_one_critic_is_drawn_anew_and_several_are_kept() -> None:
         value = ValueOperator(MLP(18, 1, num_cells=[]), ["memory", "action"], ["q"])
         return TensorDictSequential(memory, value)
 
-    def frequencies(given: Any) -> Tensor:
+    def parameter(name: str, given: Any) -> Tensor:
         loss_module = SACLoss(actor, given, num_qvalue_nets=2, target_entropy=-1.0)
-        return loss_module.qvalue_network_params["module", "0", "core", "Lambda_im"]
+        return loss_module.qvalue_network_params["module", "0", "core", name]
 
     loc = TensorDictModule(NormalParamExtractor(), ["obs"], ["loc", "scale"])
     actor = ProbabilisticActor(loc, ["loc", "scale"], distribution_class=TanhNormal)
     pair = [critic(), critic()]
-    want = torch.stack([each[0].core.Lambda_im for each in pair])
-    assert torch.equal(frequencies(pair), want)
-    assert (frequencies(pair[0]).std(-1) > 1.5 * want.std(-1)).all()
+    for name in ("Lambda_im", "B", "C"):
+        want = torch.stack([getattr(each[0].core, name) for each in pair])
+        assert torch.equal(parameter(name, pair), want)
+        drawn = parameter(name, pair[0])
+        assert not torch.isclose(drawn[0], want[0]).any()
+        if name != "Lambda_im":
+            assert drawn[0].std() > 1.5 * want[0].std()
 
 
 def test_the_table_says_what_is_stored() -> None:
