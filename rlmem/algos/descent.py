@@ -13,7 +13,11 @@ from rlmem.errors import UsageError
 
 
 class Descent:
-    """Adam (Kingma and Ba 2015) on some parameters, with clipped gradients."""
+    """Adam (Kingma and Ba 2015) on some parameters, with clipped gradients.
+
+    The gradient of the parameters `apart`, which are some of them, is clipped on its own: its size
+    says nothing of the others'.
+    """
 
     def __init__(
         self,
@@ -21,17 +25,19 @@ class Descent:
         learning_rate: float,
         max_grad_norm: float,
         adam_eps: float = 1e-8,
+        apart: Iterable[nn.Parameter] = (),
     ) -> None:
         if learning_rate <= 0 or max_grad_norm <= 0:
             raise UsageError(
                 "learning_rate and max_grad_norm must be above 0, "
                 f"not {learning_rate} and {max_grad_norm}"
             )
-        self.parameters = list(parameters)
+        whole, second = list(parameters), list(apart)
+        taken = set(map(id, second))
+        first = [parameter for parameter in whole if id(parameter) not in taken]
+        self.parts = [part for part in (first, second) if part]
         self.max_grad_norm = max_grad_norm
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=learning_rate, eps=adam_eps, fused=True
-        )
+        self.optimizer = torch.optim.Adam(whole, lr=learning_rate, eps=adam_eps, fused=True)
 
     @property
     def learning_rate(self) -> float:
@@ -50,7 +56,8 @@ class Descent:
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        norms = [nn.utils.clip_grad_norm_(part, self.max_grad_norm) for part in self.parts]
+        norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
         if not torch.isfinite(norm):
             raise NonFiniteLoss(
                 f"the loss is {loss.item():g} with a gradient of norm {norm.item():g} in {where}"

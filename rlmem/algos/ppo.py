@@ -31,6 +31,7 @@ class PPO(OnPolicy[ActorCritic]):
     """
 
     policy_type: ClassVar = ActorCritic
+    policy_options: ClassVar = ("separate_critic",)
 
     def __init__(
         self,
@@ -51,6 +52,7 @@ class PPO(OnPolicy[ActorCritic]):
         max_grad_norm: float = 0.5,
         norm_adv: bool = True,
         norm_value: bool = True,
+        separate_critic: bool = False,
         target_kl: float | None = None,
         adam_eps: float = 1e-5,
     ) -> None:
@@ -76,6 +78,8 @@ class PPO(OnPolicy[ActorCritic]):
         self.vf_coef = vf_coef
         self.norm_adv = norm_adv
         self.norm_value = norm_value
+        # A critic that shares the actor's memory must not drown it where returns differ little.
+        self.least_unit = 1e-8 if separate_critic else 1.0
         self.target_kl = target_kl
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -89,7 +93,7 @@ class PPO(OnPolicy[ActorCritic]):
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
         )
-        unit = float(target.var().clamp(min=1)) if self.norm_value else 1.0
+        unit = float(target.var().clamp(min=self.least_unit)) if self.norm_value else 1.0
         metrics = self.descend(
             advantage.shape[0],
             lambda rows: self.loss(rollout, rows, advantage[rows], target[rows], unit),

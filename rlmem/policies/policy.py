@@ -21,24 +21,21 @@ class Act(NamedTuple):
     state: Any
 
 
-class Policy(nn.Module, ABC):
-    """Encoder and memory core; a subclass adds heads and says how to act (`act`).
+class Trunk(nn.Module):
+    """Encoder and memory core: from what is observed to the `hidden_size` numbers that heads read.
 
     `core` is the name of a memory core and `core_options` what its constructor takes beside the
-    sizes; `layers` > 1 stacks it in residual pre-norm blocks. `head_layers` and `activation` are
-    for the heads, all of which read the core's output of `hidden_size` numbers.
+    sizes; `layers` > 1 stacks it in residual pre-norm blocks.
     """
 
     def __init__(
         self,
         observation_space: dict[str, gym.Space],
-        action_space: dict[str, gym.Space],
         core: str = "ffm",
         core_options: dict[str, Any] | None = None,
         hidden_size: int = 128,
         layers: int = 1,
         encoder_layers: int = 1,
-        head_layers: int = 1,
         activation: str = "leaky_relu",
     ) -> None:
         super().__init__()
@@ -46,12 +43,7 @@ class Policy(nn.Module, ABC):
         if positive("layers", layers) > 1:
             core_options = {"core": core, "layers": layers, "options": core_options}
             core = "stack"
-        if head_layers < 0:
-            raise UsageError(f"head_layers must be at least 0, not {head_layers}")
-        self.action_space = action_space
         self.hidden_size = hidden_size
-        self.head_layers = head_layers
-        self.activation = activation
         self.encoder = Encoder(
             observation_space, hidden_size, positive("encoder_layers", encoder_layers), activation
         )
@@ -62,16 +54,6 @@ class Policy(nn.Module, ABC):
     def initial_state(self, batch_size: int) -> Any:
         """The memory before an episode's first observation."""
         return self.core.initial_state(batch_size)
-
-    @abstractmethod
-    def act(
-        self,
-        obs: dict[str, Tensor],
-        state: Any,
-        start: Bool[Tensor, "N"],
-        deterministic: bool = False,
-    ) -> Act:
-        """One time step: sample an action (or take the best one)."""
 
     def step_features(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
@@ -84,3 +66,35 @@ class Policy(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B T H"], Any]:
         """What the heads read in a row of time steps [B, T, ...], and the memory after it."""
         return self.core.scan(self.encoder(obs), state, start)
+
+
+class Policy(Trunk, ABC):
+    """An encoder and a memory core; a subclass adds heads and says how to act (`act`).
+
+    `head_layers` and `activation` are for the heads; the other options are those of `Trunk`.
+    """
+
+    def __init__(
+        self,
+        observation_space: dict[str, gym.Space],
+        action_space: dict[str, gym.Space],
+        head_layers: int = 1,
+        activation: str = "leaky_relu",
+        **options: Any,
+    ) -> None:
+        super().__init__(observation_space, activation=activation, **options)
+        if head_layers < 0:
+            raise UsageError(f"head_layers must be at least 0, not {head_layers}")
+        self.action_space = action_space
+        self.head_layers = head_layers
+        self.activation = activation
+
+    @abstractmethod
+    def act(
+        self,
+        obs: dict[str, Tensor],
+        state: Any,
+        start: Bool[Tensor, "N"],
+        deterministic: bool = False,
+    ) -> Act:
+        """One time step: sample an action (or take the best one)."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from rlmem import tree
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
 from rlmem.policies.encoders import Encoder
@@ -45,9 +46,9 @@ def policy(**options: object) -> ActorCritic:
 
 
 @pytest.mark.parametrize("core", ["ffm", "gru"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_row_is_its_steps_for_every_kind_of_space(core: str, layers: int):
-    agent = policy(core=core, layers=layers)
+@pytest.mark.parametrize("options", [{}, {"layers": 2}, {"separate_critic": True}], ids=str)
+def test_a_row_is_its_steps_for_every_kind_of_space(core: str, options: dict[str, object]):
+    agent = policy(core=core, **options)
     obs, start = observe(3, 6), torch.rand(3, 6) < 0.3
     state = agent.initial_state(3)
     acts = []
@@ -65,15 +66,30 @@ def test_a_row_is_its_steps_for_every_kind_of_space(core: str, layers: int):
             assert space.contains(sample.astype(space.dtype)), key
 
 
-def test_value_reads_the_memory_and_leaves_it():
-    agent = policy()
+@pytest.mark.parametrize("separate", [False, True])
+def test_value_reads_the_memory_and_leaves_it(separate: bool):
+    agent = policy(separate_critic=separate)
     obs, start = observe(3), torch.tensor([True, False, False])
-    state = torch.randn_like(agent.initial_state(3))
-    before = state.clone()
+    state = tree.map(torch.randn_like, agent.initial_state(3))
+    before = tree.map(torch.clone, state)
     torch.testing.assert_close(
         agent.value(obs, state, start), agent.decide(obs, state, start).value
     )
-    assert torch.equal(state, before)
+    assert all(map(torch.equal, tree.leaves(state), tree.leaves(before)))
+
+
+def test_a_critic_of_its_own_shares_nothing_with_the_actor():
+    agent, start = policy(separate_critic=True), torch.rand(3, 6) < 0.3
+    its = set(agent.critic_parameters())
+    assert its < set(agent.parameters())
+    dist, value = agent(observe(3, 6), agent.initial_state(3), start)
+    for loss, mine in ((value.sum(), its), (dist.entropy().sum(), set(agent.parameters()) - its)):
+        agent.zero_grad()
+        loss.backward()
+        felt = {p for p in agent.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        assert felt
+        assert felt <= mine
+    assert policy().critic_parameters() == []
 
 
 def test_deterministic_actions_are_the_mode():
