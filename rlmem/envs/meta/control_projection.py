@@ -18,14 +18,15 @@ class ControlProjection(Projection):
 
     def __init__(
         self,
-        families: Sequence[str] = ("cartpole", "pendulum", "mountain-car", "acrobot", "reacher"),
-        heldout_families: Sequence[str] = ("swing-up", "ball-balance"),
+        families: Sequence[str] = ("cartpole", "mountain-car", "acrobot", "reacher"),
+        heldout_families: Sequence[str] = ("pendulum", "swing-up", "ball-balance"),
         obs_dim: int = 8,
         act_dim: int = 2,
-        length: int = 200,
+        length: int = 50,
         projections: int | None = None,
+        repeat: int = 4,
         **options: Any,
     ) -> None:
         super().__init__(
-            families, heldout_families, obs_dim, act_dim, length, projections, **options
+            families, heldout_families, obs_dim, act_dim, length, projections, repeat, **options
         )

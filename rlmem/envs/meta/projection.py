@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlmem.envs import streams
 from rlmem.envs.base import Tensors
-from rlmem.envs.control import CONTROLS
+from rlmem.envs.control import CONTROLS, Control
 from rlmem.envs.meta.splits import Instances, Splits, Values
 from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.envs.streams import Draws
@@ -59,8 +59,10 @@ class Projection(TaskEnv[Task, State]):
     one, drawn evenly from all of them, as in the authors' code (which projects observations of its
     cart-pole only). With `projections` training has but so many, and the held-out splits others.
 
-    A step earns its worth (see `Control`) over `length`, so that returns lie between 0 and 1. Who
-    knows the task steers each dynamics by its law, and finds the actions that give its controls.
+    An action lasts for `repeat` steps of the dynamics, and an episode for `length` actions, each of
+    which earns the mean worth of its steps (see `Control`) over `length`, so that returns lie
+    between 0 and 1. Who knows the task steers each dynamics by its law, and finds the actions that
+    give its controls.
     """
 
     # Some tasks end much earlier than others.
@@ -74,6 +76,7 @@ class Projection(TaskEnv[Task, State]):
         act_dim: int,
         length: int,
         projections: int | None,
+        repeat: int = 1,
         **options: Any,
     ) -> None:
         every = {_index(name): CONTROLS[name] for name in (*families, *heldout_families)}
@@ -81,9 +84,10 @@ class Projection(TaskEnv[Task, State]):
         self.numbers = max(task.numbers for task in every.values())
         self.hands = max(task.controls for task in every.values())
         self.obs_dim, self.act_dim = positive("obs_dim", obs_dim), positive("act_dim", act_dim)
-        self.length = positive("length", length)
-        self.shortest_episode = min(length, *(task.shortest for task in every.values()))
-        shape = ("control", obs_dim, self.seen, act_dim, self.hands, length)
+        self.length, self.repeat = positive("length", length), positive("repeat", repeat)
+        shortest = min(task.shortest for task in every.values())
+        self.shortest_episode = min(length, -(-shortest // repeat))
+        shape = ("control", obs_dim, self.seen, act_dim, self.hands, length, repeat)
         splits = _splits(families, heldout_families, Instances("orthogonal", shape), projections)
         super().__init__(
             splits,
@@ -119,23 +123,39 @@ class Projection(TaskEnv[Task, State]):
     def play(
         self, task: Task, state: State, action: Tensors
     ) -> tuple[State, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """One step of each dynamics for all, of which each keeps that of its own."""
+        """A step of each dynamics for all (`repeat` ones), of which each keeps that of its own."""
         motion = state.motion.t().contiguous()
         control = project(action["action"], task.grip).clamp_(-1, 1).t().to(torch.float64)
         steps = state.steps + 1
-        left = (self.length + 1 - steps).to(torch.float64)
         parts: Parts = {}
         for index, dynamics in self.families.items():
             mine = motion[: dynamics.numbers].clone()
-            moved, worth, ended = dynamics.move(mine, control[: dynamics.controls])
+            moved, worth, ended = self._repeat(dynamics, mine, control[: dynamics.controls])
             if dynamics.solved:
-                worth = torch.where(ended, left, worth)
+                worth = torch.where(ended, worth + (self.length - steps), worth)
             parts[index] = (moved, worth[None], ended[None])
         after, seen = self._gather(task.family, parts, self.numbers + 2)
         motion, worth, ended = after.split_with_sizes((self.numbers, 1, 1), 1)
         reward = worth[:, 0].div(self.length).to(torch.float32)
         flags = ended[:, 0].bool(), steps == self.length
         return State(motion.contiguous(), seen, steps), reward, *flags
+
+    def _repeat(
+        self, dynamics: Control, state: Tensor, control: Tensor
+    ) -> tuple[Float64[Tensor, "S N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
+        """`repeat` steps under one control, and their mean worth; what has ended moves no more, and
+        each step that is left is worth 1 if that solved it, else nothing.
+        """
+        state, total, over = dynamics.move(state, control)
+        if dynamics.solved:
+            total = total.masked_fill(over, 1)
+        for _ in range(self.repeat - 1):
+            moved, worth, ended = dynamics.move(state.clone(), control)
+            state = torch.where(over, state, moved)
+            paid = over | ended if dynamics.solved else over
+            total = total + worth.masked_fill(paid, float(dynamics.solved))
+            over = over | ended
+        return state, total / self.repeat, over
 
     def see(self, task: Task, state: State) -> Tensors:
         """What is seen of each dynamics, mixed."""
