@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlmem.cli_errors import GROUPS, compose, explain, leaves
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, unknown
 
 AT_LEAST_ONE = (
     "total_steps",
@@ -90,6 +91,8 @@ def _check(cfg: DictConfig, command: str) -> list[str]:
     deciding += [o for o in job.overrides.hydra if o.startswith("hydra.searchpath=")]
     defaults = dict(leaves(compose(command, deciding)))
     assert isinstance(overrides, list)
+    if any(override.startswith("tuned=") for override in overrides):
+        _known_settings(job.runtime.choices["tuned"])
     try:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
@@ -99,6 +102,13 @@ def _check(cfg: DictConfig, command: str) -> list[str]:
         if fitting is not value:
             OmegaConf.update(cfg, key, fitting)
     return overrides
+
+
+def _known_settings(name: str) -> None:
+    """A `UsageError` where `tuned` has no such member: Hydra lets optional ones be missing."""
+    names = GlobalHydra.instance().config_loader().get_group_options("tuned")
+    if name not in names:
+        raise unknown("tuned", name, names)
 
 
 def _fit(key: str, value: Any, default: Any) -> Any:

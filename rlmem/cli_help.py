@@ -64,6 +64,11 @@ def command(name: str, summary: str, arguments: Sequence[str]) -> str:
             shown = [o for o in options(member) if o.key != "name"]
             shown = [o._replace(key=f"{group.key}.{o.key}") for o in shown]
             lines += [f"{group.key}={member.stem}: {summary_of(member)}", *_option_table(shown), ""]
+    if groups:
+        tuned = CONFIGS / "tuned" / f"{chosen.get('env')}-{chosen.get('algo', 'ppo')}.yaml"
+        if tuned.exists():
+            about = f"With env={chosen['env']} (tuned=none leaves them out): {summary_of(tuned)}"
+            lines += [about, *_option_table(options(tuned)), ""]
     return "\n".join([*lines, FLAGS, *(["", THIRD_PARTY] if groups else [])])
 
 
@@ -84,9 +89,10 @@ def foreign(group: str) -> list[EntryPoint]:
 
 
 def summary_of(path: Path) -> str:
-    """The first comment line of a YAML file."""
+    """The first comment line of a YAML file, Hydra's own apart."""
     with path.open(encoding="utf-8") as file:
-        return next((line.lstrip("# ").strip() for line in file if line.startswith("#")), "")
+        said = (line.lstrip("# ").strip() for line in file if line.startswith("#"))
+        return next((line for line in said if not line.startswith("@")), "")
 
 
 def options(path: Path) -> list[Option]:

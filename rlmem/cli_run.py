@@ -127,6 +127,8 @@ def _refuse_holes(overrides: Sequence[str]) -> None:
         if override.startswith("~"):
             raise UsageError(f"{override}: an option cannot be taken away, only changed")
         key, _, value = override.partition("=")
+        if key == "tuned" and value in ("", "null"):
+            raise UsageError("tuned needs a name (tuned=none for the defaults of the groups)")
         if key in GROUPS and "=" in override and value in ("", "null"):
             raise UsageError(f"{key} needs a name (rlmem list says which there are)")
 

@@ -1,9 +1,9 @@
-"""The memories of an experiment side by side: how fast they train and how they adapt.
+"""Memories side by side: how fast they train and how they adapt.
 
-    python scripts/adaptation.py [--experiment in-context] [--splits train heldout ...]
-                                 [--trials 200] [--runs DIR] [--page NAME] [key=value ...]
+    python scripts/adaptation.py --page NAME [--splits train heldout ...] [--trials 200]
+                                 [--runs DIR] key=value ...
 
-Trains all runs of `rlmem train -m experiment=NAME` in turn (or takes those that are in DIR), then
+Trains all runs of `rlmem train -m key=value ...` in turn (or takes those that are in DIR), then
 plays trials on each split as `rlmem eval split=...` does, beside chance and what else is known.
 The table has the return of the first and of the last episode of a trial; the report and plot of
 every run and split stay in its folder.
@@ -23,20 +23,18 @@ from program import rlmem
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--experiment", default="in-context")
     parser.add_argument("--splits", nargs="+", default=["train", "heldout"])
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--runs", type=Path, help="instead of multirun/EXPERIMENT")
-    parser.add_argument("--page", help="write docs/results/PAGE.md")
+    parser.add_argument("--runs", type=Path, help="instead of multirun/PAGE")
+    parser.add_argument("--page", required=True, help="write docs/results/PAGE.md")
     args, overrides = parser.parse_known_args()
-    runs = args.runs or Path("multirun", args.experiment)
+    runs = args.runs or Path("multirun", args.page)
     if not runs.exists():
-        options = [f"experiment={args.experiment}", f"hydra.sweep.dir={runs}", *overrides]
-        rlmem("train", "-m", *options)
+        rlmem("train", "-m", f"hydra.sweep.dir={runs}", *overrides)
     folders = sorted(path.parent for path in runs.glob("*/eval.json"))
     rows = [row(folder, args.splits, args.trials) for folder in folders]
     rows += references(folders[0], args.splits, list(rows[0]))
-    command = " ".join(["rlmem train -m", f"experiment={args.experiment}", *overrides])
+    command = " ".join(["rlmem train -m", *overrides])
     publish(
         f"`{command}`, then `rlmem eval run=RUN split=SPLIT trials={args.trials}`: returns of the "
         "first and of the last episode of a trial with the interval of the last, and of the trial",

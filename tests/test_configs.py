@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from rlmem.cli_errors import compose, leaves
 from rlmem.cores.base import registry as cores
 from rlmem.registry import Registry, parameters
 
@@ -74,6 +75,20 @@ def test_values_are_the_defaults_of_what_they_configure(path):
 @pytest.mark.parametrize("group", ["core", "env", "algo"])
 def test_every_member_of_a_registry_has_a_file(group):
     assert set(registry(group).names()) <= {path.stem for path in members(group)}
+
+
+@pytest.mark.parametrize("path", members("tuned"), ids=lambda path: path.stem)
+def test_what_is_tuned_are_options_of_a_task_and_an_algorithm(path):
+    if path.stem == "none":
+        assert not OmegaConf.load(path)
+        return
+    env, _, algo = path.stem.rpartition("-")
+    known = dict(leaves(compose("train", [f"env={env}", f"algo={algo}", "tuned=none"])))
+    tuned = OmegaConf.load(path)
+    assert isinstance(tuned, DictConfig)
+    for key, value in leaves(tuned):
+        # To say a default again would be to say it in two places.
+        assert value != known[key], key
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(CONFIGS)))

@@ -51,6 +51,15 @@ def test_help_shows_the_options_of_the_core_that_is_named(
     assert "core.memory_size" not in text
 
 
+def test_help_shows_what_is_tuned_for_the_task_that_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", "env=meta-bandit", "--help"]) == 0
+    assert re.search(r"^  algo.gae_lambda=0.3 +as in RL", capsys.readouterr().out, re.M)
+    assert main(["train", "env=meta-bandit", "algo=r2d2", "--help"]) == 0
+    assert "gae_lambda" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments", ["--help", "--version", "list", "train --help", "play --help", "tarin"]
 )

@@ -30,6 +30,36 @@ def test_training_gets_the_options_as_the_types_they_have(trained: list[DictConf
     assert type(cfg.algo.gamma) is float
 
 
+def test_what_is_tuned_for_a_task_and_an_algorithm_holds_where_nothing_else_is_said(
+    trained: list[DictConfig], refusal: Callable[..., str]
+) -> None:
+    plain, tuned = (300_000, 0.99), (1_000_000, 0.95)
+    cases = {
+        "env=meta-bandit core=s5": tuned,
+        "env=meta-bandit algo.gamma=0.5": (1_000_000, 0.5),
+        "total_steps=77 env=meta-bandit": (77, 0.95),
+        "env=meta-bandit tuned=none": plain,
+        "env=meta-bandit algo=pqn": plain,
+        "env=meta-tabular-mdp": plain,
+        "env=meta-tabular-mdp tuned=meta-bandit-ppo": tuned,
+    }
+    for options, expected in cases.items():
+        assert main(["train", *options.split()]) == 0
+        assert (trained[-1].total_steps, trained[-1].algo.gamma) == expected, options
+    assert refusal("train", "tuned=meta-bandit-pqn").startswith(
+        "unknown tuned 'meta-bandit-pqn'; did you mean meta-bandit-ppo"
+    )
+    for nothing in ("tuned=", "tuned=null"):
+        assert "tuned=none" in refusal("train", nothing)
+
+
+def test_an_experiment_has_what_is_tuned_for_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "experiment=in-context", "--cfg", "job"]) == 0
+    cfg = OmegaConf.create(capsys.readouterr().out)
+    assert isinstance(cfg, DictConfig)
+    assert (cfg.env.name, cfg.layers, cfg.algo.num_steps) == ("meta-cartpole-projection", 2, 256)
+
+
 def test_the_run_folder_says_what_runs_in_it(trained: list[DictConfig], tmp_path: Path) -> None:
     assert main(["train", "seed=7", "env=popgym-autoencode", "core=lstm"]) == 0
     assert re.fullmatch(r"runs/popgym-autoencode/lstm/seed7-\d{8}-\d{6}", trained[0].run_dir)

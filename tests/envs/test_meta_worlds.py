@@ -103,7 +103,7 @@ def test_key_and_door_in_one_cell_take_a_step_each() -> None:
 
 
 def test_episodes_of_key_and_door_begin_anywhere_and_each_elsewhere() -> None:
-    env = make("dark-key-door", 3000, length=1, episodes=3)
+    env = make("dark-key-door", 3000, size=9, length=1, episodes=3)
     first = env.reset(1)["obs"]
     second = env.step({"action": torch.zeros(3000, dtype=torch.int64)}).obs["obs"]
     for position in (first, second):

@@ -35,8 +35,8 @@ class Search(NamedTuple):
 @meta("meta-dark-key-door", episodes=10)
 class DarkKeyDoor(TaskEnv[KeyDoor, Search]):
     """Dark Key-to-Door of Laskin et al. 2022, "In-context reinforcement learning with algorithm
-    distillation", arXiv 2210.14215: a room of 9x9 cells where the first step onto the key is paid
-    1 and, with the key, the first step onto the door another 1, which ends the episode.
+    distillation", arXiv 2210.14215: a room (there of 9x9 cells) where the first step onto the key
+    is paid 1 and, with the key, the first step onto the door another 1, which ends the episode.
 
     Seen is the agent's own cell, not even whether it has the key. An episode has at most `length`
     steps and begins anywhere; the moves are those of Dark Room. Held out are a share of the cells
@@ -48,8 +48,8 @@ class DarkKeyDoor(TaskEnv[KeyDoor, Search]):
 
     def __init__(
         self,
-        size: int = 9,
-        length: int = 50,
+        size: int = 5,
+        length: int = 20,
         heldout_share: float = 0.2,
         split_seed: int = 0,
         **options: Any,
