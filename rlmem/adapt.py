@@ -19,9 +19,10 @@ from numpy import ndarray
 from omegaconf import DictConfig, OmegaConf
 
 from rlmem import evaluate, stats, tasks, train
-from rlmem.envs.base import VecEnv
+from rlmem.envs.base import VecEnv, inside
 from rlmem.envs.meta.reference import references
 from rlmem.envs.meta.splits import TRAIN, Splits
+from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, unknown
 
@@ -72,7 +73,10 @@ def run(cfg: DictConfig) -> str:
         "seed": seed,
         "deterministic": greedy,
     }
-    report = about | {"scores": {each.name: describe(each, found) for each in found}}
+    report = about | {
+        "scores": {each.name: describe(each, found) for each in found},
+        "kinds": by_kind(found, _kinds(_maker(runs[0], cfg), seeds)),
+    }
     folder = Path(cfg.out) if cfg.out else _folder([each.run_dir for each in runs])
     return _leave(report, found, folder, f"eval-{cfg.split}")
 
@@ -115,20 +119,32 @@ def describe(scores: Scores, others: Sequence[Scores], seed: int = 0) -> dict[st
     return told
 
 
+def by_kind(found: Sequence[Scores], kinds: Sequence[str], seed: int = 0) -> dict[str, Any]:
+    """Of the tasks of each kind: how many trials, and every player's mean return of one."""
+    told = {}
+    for kind in sorted(set(kinds)):
+        rows = np.array([each == kind for each in kinds])
+        told[kind] = {"trials": int(rows.sum())} | {
+            each.name: stats.estimate(stats.mean, each.trials[:, rows], seed) for each in found
+        }
+    return told
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The report in a few lines of text, for a terminal."""
     head = ("", "trial mean [95 %]", "IQM", "worst 20 %", "first", "last episode", "P(agent >)")
     wins = report["scores"]["agent"]["probability_of_improvement"]
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, told in report["scores"].items():
         beats = f"{wins[name].value:.2f}" if name in wins else ""
         cells = (told[key] for key in ("iqm", "worst_20_percent", "first_episode", "last_episode"))
         rows.append((name, str(told["mean"]), *(f"{c.value:.3f}" for c in cells), beats))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = _aligned(rows)
+    if report["kinds"]:
+        kinds: list[tuple[str, ...]] = [("trial mean of", *report["scores"])]
+        for kind, told in report["kinds"].items():
+            kinds.append((f"{kind} ({told['trials']})", *(str(told[k]) for k in report["scores"])))
+        lines += ["", *_aligned(kinds)]
     how = "the best actions" if report["deterministic"] else "sampled actions"
     return "\n".join(
         [
@@ -137,6 +153,26 @@ def table(report: Mapping[str, Any]) -> str:
             *lines,
         ]
     )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def _kinds(make: Callable[[int], VecEnv], seeds: list[int]) -> list[str]:
+    """The kind of the task of each trial: which one it is depends on the seed alone."""
+    env = make(len(seeds))
+    try:
+        env.reset(seeds)
+        inner: TaskEnv[Any, Any] | None = inside(env, TaskEnv)
+        return [] if inner is None else inner.kinds(inner.task)
+    finally:
+        env.close()
 
 
 def _play_runs(

@@ -57,3 +57,15 @@ def test_what_is_said_of_scores_by_hand():
     # Chance has 1 on average, the oracle 5: 3 is half of the way.
     assert told["share_of_oracle"].value == 0.5
     assert told["mean_of_each_run"].values == [3.0]
+
+
+def test_kinds_of_tasks_are_counted_apart():
+    agent = Scores("agent", np.array([[[1.0, 3.0], [0.0, 2.0], [5.0, 5.0]]]))
+    chance = Scores("random", np.array([[[0.0, 0.0], [1.0, 1.0], [2.0, 0.0]]]))
+    told = adapt.by_kind([agent, chance], ["b", "a", "b"])
+    assert list(told) == ["a", "b"]
+    assert (told["a"]["trials"], told["b"]["trials"]) == (1, 2)
+    assert told["a"]["agent"] == (2.0, 2.0, 2.0)
+    assert told["b"]["agent"].value == 7.0
+    assert told["b"]["random"].value == 1.0
+    assert adapt.by_kind([agent, chance], []) == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import torch
@@ -67,6 +67,14 @@ class VecEnv(Protocol):
     def close(self) -> None:
         """Free what the environments hold (processes, windows)."""
         ...
+
+
+def inside(env: VecEnv, kind: type) -> Any:
+    """The environment of this class, `env` itself or one that it wraps; None if there is none."""
+    inner: Any = env
+    while inner is not None and not isinstance(inner, kind):
+        inner = getattr(inner, "env", None)
+    return inner
 
 
 registry: Registry[VecEnv] = Registry("env", "rlmem.envs")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from gymnasium.spaces import Discrete
 
-from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.base import Tensors, VecEnv, inside
 from rlmem.envs.tensor_env import TensorEnv
 
 # Numbers of a leaf that are shown, and actions whose names are.
@@ -19,11 +17,8 @@ class Words:
 
     def __init__(self, env: VecEnv) -> None:
         self.action_space = env.action_space
-        inner: Any = env
-        while not isinstance(inner, TensorEnv) and hasattr(inner, "env"):
-            inner = inner.env
         # The one that can describe itself, below what wraps it.
-        self.env = inner if isinstance(inner, TensorEnv) else None
+        self.env: TensorEnv | None = inside(env, TensorEnv)
 
     def obs(self, obs: Tensors) -> str:
         """An observation [1, ...]."""

@@ -53,6 +53,24 @@ def test_eval_of_a_split_leaves_a_report_and_a_plot(
     assert "20 trials of 6 episodes" in out
 
 
+def test_each_kind_of_task_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    families = ["env.families=[cartpole,pendulum]", "env.heldout_families=[mountain-car]"]
+    arguments = ["env=meta-control-projection", "tuned=none", "env.length=8", *families, *SMALL]
+    assert main(["train", *arguments, f"run_dir={run}"]) == 0
+    for split, kinds in (("heldout", ["cartpole", "pendulum"]), ("heldout-families", [])):
+        capsys.readouterr()
+        assert main(["eval", f"run={run}", f"split={split}", "trials=30"]) == 0
+        out = capsys.readouterr().out
+        report = json.loads((run / f"eval-{split}.json").read_text())
+        assert list(report["kinds"]) == kinds
+        assert sum(told["trials"] for told in report["kinds"].values()) == (30 if kinds else 0)
+        for told in report["kinds"].values():
+            assert told["random"][0] < told["oracle"][0]
+        for kind in kinds:
+            assert f"{kind} (" in out
+
+
 def test_longer_trials_several_runs_and_a_baseline(runs: list[Path]):
     both = f"run=[{runs[0]},{runs[1]}]"
     more = ["trial_episodes=9", "trials=8", f"baseline={runs[1]}", "references=false"]

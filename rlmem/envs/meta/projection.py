@@ -183,6 +183,11 @@ class Projection(TaskEnv[Task, State]):
                 control[rows, : dynamics.controls] = dynamics.steer(motion).t()
         return {"action": project(control, plan).clamp_(-1, 1)}
 
+    def kinds(self, task: Task) -> list[str]:
+        """Its family, where there are several."""
+        names = _names()
+        return [names[i] for i in task.family.tolist()] if len(self.families) > 1 else []
+
     def reveal(self, row: int) -> str:
         """The dynamics, and the numbers of its state."""
         family = int(self.task.family[row])

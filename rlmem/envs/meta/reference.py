@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlmem.envs.base import VecEnv
+from rlmem.envs.base import VecEnv, inside
 from rlmem.envs.meta.arms import ArmsEnv
 from rlmem.envs.meta.bandit_players import bandit_players
 from rlmem.envs.meta.players import Oracle, Player, Random, knows_best
@@ -20,14 +20,12 @@ def references(env: VecEnv) -> dict[str, Player]:
     They observe `env`, which must be wrapped in `Trials`; those that know something of the hidden
     tasks know those that it plays just now, and so play no other one.
     """
-    inner: Any = env
-    while not isinstance(inner, TaskEnv) and hasattr(inner, "env"):
-        inner = inner.env
+    inner: TaskEnv[Any, Any] | None = inside(env, TaskEnv)
     found: dict[str, Player] = {"random": Random(env)}
     if isinstance(inner, ArmsEnv):
         found |= bandit_players(inner)
     if isinstance(inner, TabularMDP):
         found["psrl"] = PSRL(inner)
-    if isinstance(inner, TaskEnv) and knows_best(inner):
+    if inner is not None and knows_best(inner):
         found["oracle"] = Oracle(inner)
     return found

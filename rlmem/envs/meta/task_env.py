@@ -105,6 +105,10 @@ class TaskEnv(StateEnv[Trial], Generic[T, S]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no player that knows the task")
 
+    def kinds(self, task: T) -> list[str]:
+        """Of which kind each task is, for reports; none where all are of one kind."""
+        return []
+
     @property
     def task(self) -> T:
         """The hidden tasks, for those who may know; a tree of tensors [N, ...]."""
