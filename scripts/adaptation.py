@@ -35,12 +35,15 @@ def main() -> None:
     rows = [row(folder, args.splits, args.trials) for folder in folders]
     rows += references(folders[0], args.splits, list(rows[0]))
     command = " ".join(["rlmem train -m", *overrides])
+    about = f"`{command}`, then `rlmem eval run=RUN split=SPLIT trials={args.trials}`"
     publish(
-        f"`{command}`, then `rlmem eval run=RUN split=SPLIT trials={args.trials}`: returns of the "
-        "first and of the last episode of a trial with the interval of the last, and of the trial",
+        f"{about}: returns of the first and of the last episode of a trial with the interval of "
+        "the last, and of the trial",
         rows,
         args.page,
     )
+    if kinds := by_kind(folders, args.splits):
+        publish(f"{about}: return of a trial by the kind of its task", kinds, f"{args.page}-kinds")
 
 
 def row(folder: Path, splits: list[str], trials: int) -> dict[str, str]:
@@ -65,6 +68,21 @@ def references(folder: Path, splits: list[str], columns: list[str]) -> list[dict
         | {split: adaptation(scores[name]) for split, scores in reports.items()}
         for name in names
     ]
+
+
+def by_kind(folders: list[Path], splits: list[str]) -> list[dict[str, str]]:
+    """A row for each kind of task, where there are several, with a column for each player."""
+    rows = []
+    for split in splits:
+        reports = [report(folder, split)["kinds"] for folder in folders]
+        for kind, told in reports[0].items():
+            players = {
+                core(f): each[kind]["agent"] for f, each in zip(folders, reports, strict=True)
+            }
+            players |= {f"({p})": v for p, v in told.items() if p not in ("trials", "agent")}
+            cells = {name: "{:.2f} [{:.2f}, {:.2f}]".format(*v) for name, v in players.items()}
+            rows.append({"split": split, "task": f"{kind} ({told['trials']})"} | cells)
+    return rows
 
 
 def core(folder: Path) -> str:
