@@ -64,11 +64,11 @@ def command(name: str, summary: str, arguments: Sequence[str]) -> str:
             shown = [o for o in options(member) if o.key != "name"]
             shown = [o._replace(key=f"{group.key}.{o.key}") for o in shown]
             lines += [f"{group.key}={member.stem}: {summary_of(member)}", *_option_table(shown), ""]
-    if groups:
-        tuned = CONFIGS / "tuned" / f"{chosen.get('env')}-{chosen.get('algo', 'ppo')}.yaml"
-        if tuned.exists():
-            about = f"With env={chosen['env']} (tuned=none leaves them out): {summary_of(tuned)}"
-            lines += [about, *_option_table(options(tuned)), ""]
+    picked = {group.key: group.default for group in groups} | chosen
+    tuned = CONFIGS / "tuned" / f"{picked.get('env')}-{picked.get('algo')}.yaml"
+    if tuned.exists():
+        about = f"tuned={tuned.stem}, taken unless tuned=none: {summary_of(tuned)}"
+        lines += [about, *_option_table(options(tuned)), ""]
     return "\n".join([*lines, FLAGS, *(["", THIRD_PARTY] if groups else [])])
 
 
