@@ -1,6 +1,6 @@
 """Memories side by side: how fast they train and how they adapt.
 
-    python scripts/adaptation.py --page NAME [--splits train heldout ...] [--trials 200]
+    python scripts/adaptation.py --page NAME [--splits train,heldout] [--trials 200]
                                  [--runs DIR] key=value ...
 
 Trains all runs of `rlmem train -m key=value ...` in turn (or takes those that are in DIR), then
@@ -23,7 +23,7 @@ from program import rlmem
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--splits", nargs="+", default=["train", "heldout"])
+    parser.add_argument("--splits", type=lambda given: given.split(","), default="train,heldout")
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--runs", type=Path, help="instead of multirun/PAGE")
     parser.add_argument("--page", required=True, help="write docs/results/PAGE.md")
