@@ -166,13 +166,18 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _kinds(make: Callable[[int], VecEnv], seeds: list[int]) -> list[str]:
     """The kind of the task of each trial: which one it is depends on the seed alone."""
+    probe = make(1)
+    draws_tasks = inside(probe, TaskEnv) is not None
+    probe.close()
+    # Of a package's environments each is a whole simulator, and none of them has kinds.
+    if not draws_tasks:
+        return []
     env = make(len(seeds))
-    try:
-        env.reset(seeds)
-        inner: TaskEnv[Any, Any] | None = inside(env, TaskEnv)
-        return [] if inner is None else inner.kinds(inner.task)
-    finally:
-        env.close()
+    env.reset(seeds)
+    inner: TaskEnv[Any, Any] = inside(env, TaskEnv)
+    kinds = inner.kinds(inner.task)
+    env.close()
+    return kinds
 
 
 def _play_runs(

@@ -69,3 +69,14 @@ def test_kinds_of_tasks_are_counted_apart():
     assert told["b"]["agent"].value == 7.0
     assert told["b"]["random"].value == 1.0
     assert adapt.by_kind([agent, chance], []) == {}
+
+
+def test_environments_that_have_no_kinds_are_not_made_for_them():
+    made: list[int] = []
+
+    def make(num_envs: int) -> Trials:
+        made.append(num_envs)
+        return Trials(Counting([2] * num_envs, [True] * num_envs), episodes=3)
+
+    assert adapt._kinds(make, [1, 2, 3]) == []
+    assert made == [1]

@@ -56,9 +56,12 @@ class OnPolicy(ABC, Generic[P]):
         self.learning_rate = learning_rate
         self.anneal_lr = anneal_lr
         self.collector = Collector(env, policy, num_steps, seed)
-        apart = policy.critic_parameters() if isinstance(policy, ActorCritic) else ()
         self.descent = Descent(
-            policy.parameters(), learning_rate, max_grad_norm, adam_eps, apart=apart
+            policy.parameters(),
+            learning_rate,
+            max_grad_norm,
+            adam_eps,
+            apart=policy.critic_parameters(),
         )
 
     @abstractmethod

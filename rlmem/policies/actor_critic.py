@@ -50,7 +50,7 @@ class ActorCritic(Policy):
     def critic_parameters(self) -> list[nn.Parameter]:
         """What the critic alone learns; nothing where it shares the actor's memory."""
         if self.critic_trunk is None:
-            return []
+            return super().critic_parameters()
         return [*self.critic_trunk.parameters(), *self.critic.parameters()]
 
     def act(

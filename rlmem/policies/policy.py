@@ -89,6 +89,10 @@ class Policy(Trunk, ABC):
         self.head_layers = head_layers
         self.activation = activation
 
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """What a critic alone learns; nothing where it shares the actor's memory."""
+        return []
+
     @abstractmethod
     def act(
         self,

@@ -165,10 +165,8 @@ class Projection(TaskEnv[Task, State]):
         """The smallest actions that give each control, or come nearest: the pseudo-inverse of those
         columns of `grip` that the task's dynamics feel.
         """
-        counts = torch.zeros_like(task.family)
-        for index, dynamics in self.families.items():
-            counts.masked_fill_(task.family == index, dynamics.controls)
-        felt = torch.arange(self.hands, device=self.device) < counts[:, None]
+        counts = torch.tensor([each.controls for each in CONTROLS.values()], device=self.device)
+        felt = torch.arange(self.hands, device=self.device) < counts[task.family][:, None]
         return torch.linalg.pinv(task.grip * felt[:, None])
 
     def best_action(
