@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the C kernels, bound by cffi, and the tag of a stable wheel."""
+"""Build settings that pyproject.toml cannot express: cffi C kernels, and an abi3 wheel tag."""
 
 from setuptools import setup
 

@@ -1,4 +1,4 @@
-"""What the torchrl examples share: the line that is changed, and the curves they print."""
+"""Shared code of the torchrl examples: the memory module, which is swapped, and printed curves."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HIDDEN = 64
 
 
 def memory(core: str, in_key: str, out_key: str) -> TensorDictModuleBase:
-    """torchrl's LSTM, or the memory `core` in its place."""
+    """The memory core named `core`, or torchrl's LSTM for "LSTMModule"."""
     if core == "LSTMModule":
-        # Two modules with the default keys would write over each other's states.
+        # Two modules with the default keys would overwrite each other's states.
         keys = [f"{out_key}_h", f"{out_key}_c"]
         return LSTMModule(
             HIDDEN,
@@ -37,9 +37,9 @@ def dense(in_key: str | list[str], size: int, out_key: str) -> TensorDictModule:
 
 @dataclass
 class Curves:
-    """Per batch of a collector: the mean return of the episodes that ended in it, the mean loss.
+    """Learning curves: per collected batch the mean return of its ended episodes and the mean loss.
 
-    Every so many batches, if `every` is not 0, a line of both is printed.
+    Prints a line every `every` batches; 0 prints nothing.
     """
 
     every: int = 10
@@ -47,7 +47,7 @@ class Curves:
     losses: list[float] = field(default_factory=list)
 
     def add(self, data: TensorDictBase, losses: list[float]) -> None:
-        """Note a batch that has `episode_reward` (of `RewardSum`), and print some of them."""
+        """Add a batch with the entry `episode_reward` (from `RewardSum`)."""
         ended = data["next", "done"]
         if ended.any():
             self.returns.append(data["next", "episode_reward"][ended].mean().item())
@@ -56,27 +56,28 @@ class Curves:
             print(self, flush=True)
 
     def __str__(self) -> str:
-        return f"batch {len(self.losses)}: return {_late(self.returns)}, loss {_late(self.losses)}"
+        returns, losses = _recent(self.returns), _recent(self.losses)
+        return f"batch {len(self.losses)}: return {returns}, loss {losses}"
 
 
-def _late(values: list[float]) -> str:
-    """The mean of the last values."""
+def _recent(values: list[float]) -> str:
+    """The mean of the last five values; "-" if there are none."""
     recent = values[-5:]
     return f"{sum(recent) / len(recent):.5f}" if recent else "-"
 
 
-def whole(steps: int, batch: int) -> int:
-    """`steps` as a number of whole batches, at least one."""
+def round_to_batches(steps: int, batch: int) -> int:
+    """`steps` rounded to a multiple of `batch`, at least one batch."""
     return batch * max(1, round(steps / batch))
 
 
 def run(train: Callable[..., Curves], steps: int, **options: int) -> None:
-    """The command line of an example, with a number for each of the further `options`."""
+    """The command line of an example; `options` are its additional integer arguments."""
     parser = argparse.ArgumentParser(description=train.__doc__)
-    parser.add_argument("--core", default="ffm", help="a memory core, or LSTMModule: torchrl's own")
-    parser.add_argument("--steps", type=int, default=steps, help="environment steps in all")
+    parser.add_argument("--core", default="ffm", help="a memory core, or torchrl's own LSTMModule")
+    parser.add_argument("--steps", type=int, default=steps, help="total environment steps")
     parser.add_argument("--seed", type=int, default=0)
     for name, default in options.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--every", type=int, default=5, help="batches for a line that is printed")
+    parser.add_argument("--every", type=int, default=5, help="print a line every so many batches")
     train(**vars(parser.parse_args()))

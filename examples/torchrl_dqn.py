@@ -14,7 +14,7 @@ from torchrl.envs import Compose, InitTracker, RewardSum, TransformedEnv
 from torchrl.modules import MLP, EGreedyModule, QValueModule, set_recurrent_mode
 from torchrl.modules.utils import get_primers_from_module
 from torchrl.objectives import DQNLoss, SoftUpdate
-from torchrl_common import HIDDEN, Curves, dense, memory, run, whole
+from torchrl_common import HIDDEN, Curves, dense, memory, round_to_batches, run
 
 from rlmem.torchrl import NextStarts, TorchRLEnv
 
@@ -22,7 +22,7 @@ NUM_ENVS, ROW = 16, 32
 
 
 def q_network(core: str, env: TorchRLEnv) -> TensorDictSequential:
-    """Values of the two actions from all that was seen."""
+    """Action values from the history of observations."""
     spec = env.action_spec_unbatched
     head = MLP(in_features=HIDDEN, out_features=spec.n, num_cells=[HIDDEN])
     return TensorDictSequential(
@@ -51,7 +51,7 @@ def train(core: str, steps: int, seed: int = 0, every: int = 5) -> Curves:
         env,
         TensorDictSequential(policy, explore),
         frames_per_batch=NUM_ENVS * ROW,
-        total_frames=whole(steps, NUM_ENVS * ROW),
+        total_frames=round_to_batches(steps, NUM_ENVS * ROW),
     )
     buffer = TensorDictReplayBuffer(
         storage=LazyTensorStorage(1000), batch_size=32, transform=NextStarts()
@@ -62,7 +62,7 @@ def train(core: str, steps: int, seed: int = 0, every: int = 5) -> Curves:
     optimizer = torch.optim.Adam(loss_module.parameters(), lr=3e-3)
     curves = Curves(every)
     for data in collector:
-        # What counts is to fall as late as possible; `episode_reward` goes on counting steps.
+        # The training reward is -1 at a fall; `episode_reward` still counts steps.
         data["next", "reward"] = -data["next", "terminated"].float()
         buffer.extend(data.exclude("features", "memory"))
         explore.step(data.numel())

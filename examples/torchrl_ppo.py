@@ -32,7 +32,7 @@ from torchrl.modules import (
 from torchrl.modules.utils import get_primers_from_module
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
-from torchrl_common import HIDDEN, Curves, dense, memory, run, whole
+from torchrl_common import HIDDEN, Curves, dense, memory, round_to_batches, run
 
 from rlmem.torchrl import TorchRLEnv, keep_threads
 
@@ -40,7 +40,7 @@ NUM_ENVS, ROW, SUITS = 64, 51, 4
 
 
 def actor_critic(core: str) -> ActorValueOperator:
-    """One memory, and on it a head for the guesses and one for the value."""
+    """One memory with two heads, for the action (the recalled card) and the value."""
     common = TensorDictSequential(
         dense(["obs"], SUITS, "features"),
         memory(core, in_key="features", out_key="memory"),
@@ -57,7 +57,7 @@ def actor_critic(core: str) -> ActorValueOperator:
 
 
 def make_env(primer: Transform, num_envs: int, seed: int) -> EnvBase:
-    """Environments whose data carry the state of the memory."""
+    """Environments whose data include the state of the memory."""
     one_hot = {"categorical_action_encoding": False, "categorical_obs_encoding": False}
     base = TorchRLEnv("popgym-repeat", num_envs=num_envs, **one_hot)
     base.set_seed(seed)
@@ -68,10 +68,10 @@ def make_env(primer: Transform, num_envs: int, seed: int) -> EnvBase:
 def make_collector(
     policy: ActorValueOperator, steps: int, seed: int, workers: int
 ) -> BaseCollector:
-    """Rows of `ROW` steps, played here or in processes of their own."""
+    """A collector of rows of `ROW` steps, in this process or in worker processes."""
     actor, primer = policy.get_policy_operator(), get_primers_from_module(policy)
     batch = NUM_ENVS * ROW
-    frames = {"frames_per_batch": batch, "total_frames": whole(steps, batch)}
+    frames = {"frames_per_batch": batch, "total_frames": round_to_batches(steps, batch)}
     if not workers:
         return Collector(make_env(primer, NUM_ENVS, seed), actor, **frames)
     each = NUM_ENVS // workers

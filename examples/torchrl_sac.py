@@ -1,4 +1,4 @@
-"""Recurrent SAC with torchrl on a pendulum without its velocity, from slices of a replay buffer.
+"""Recurrent SAC with torchrl on a pendulum without its velocity, on slices of a replay buffer.
 
 python examples/torchrl_sac.py --core ffm
 python examples/torchrl_sac.py --core LSTMModule
@@ -21,7 +21,7 @@ from torchrl.modules import (
 )
 from torchrl.modules.utils import get_primers_from_module
 from torchrl.objectives import SACLoss, SoftUpdate
-from torchrl_common import HIDDEN, Curves, dense, memory, run, whole
+from torchrl_common import HIDDEN, Curves, dense, memory, round_to_batches, run
 
 from rlmem.torchrl import TorchRLEnv
 
@@ -29,7 +29,7 @@ NUM_ENVS, ROW, SLICES, LENGTH = 16, 25, 32, 16
 
 
 def actor_network(core: str, env: TorchRLEnv) -> ProbabilisticActor:
-    """Torques from all that was seen."""
+    """The distribution of torques, from the history of observations."""
     spec = env.action_spec_unbatched
     size = 2 * spec.shape[-1]
     head = MLP(in_features=HIDDEN, out_features=size, num_cells=[HIDDEN])
@@ -52,7 +52,7 @@ def actor_network(core: str, env: TorchRLEnv) -> ProbabilisticActor:
 
 
 def q_network(core: str, env: TorchRLEnv) -> TensorDictSequential:
-    """The value of an action from all that was seen, by a memory of its own."""
+    """The value of an action from the history of observations, with its own memory."""
     size = HIDDEN + env.action_spec_unbatched.shape[-1]
     value = MLP(in_features=size, out_features=1, num_cells=[HIDDEN])
     return TensorDictSequential(
@@ -65,17 +65,17 @@ def q_network(core: str, env: TorchRLEnv) -> TensorDictSequential:
 def train(core: str, steps: int, seed: int = 0, every: int = 5) -> Curves:
     """Recurrent SAC with torchrl on a pendulum without its velocity."""
     torch.manual_seed(seed)
-    # A fifth of the gravity: strong enough to lift it, if only its speed were known.
+    # A fifth of the gravity: the torque suffices to lift the pendulum, but its speed is hidden.
     options = {"id": "Pendulum-v1", "kwargs": {"g": 2.0}, "max_episode_steps": 100}
     base = TorchRLEnv("masked", num_envs=NUM_ENVS, **options)
-    # Two critics: of one, torchrl would draw the other's weights, and its own, anew.
+    # Two critics: given a single one, torchrl would redraw the weights of both.
     actor, critics = actor_network(core, base), [q_network(core, base) for _ in range(2)]
     primers = [get_primers_from_module(each) for each in (actor, critics[0])]
     env = TransformedEnv(base, Compose(InitTracker(), RewardSum(), *primers))
     env.set_seed(seed)
-    collector = Collector(
-        env, actor, frames_per_batch=NUM_ENVS * ROW, total_frames=whole(steps, NUM_ENVS * ROW)
-    )
+    batch = NUM_ENVS * ROW
+    frames = {"frames_per_batch": batch, "total_frames": round_to_batches(steps, batch)}
+    collector = Collector(env, actor, **frames)
     buffer = TensorDictReplayBuffer(
         storage=LazyTensorStorage(4000, ndim=2),
         sampler=SliceSampler(num_slices=SLICES, traj_key=("collector", "traj_ids")),

@@ -1,7 +1,7 @@
-"""`python -m rlmem` is the same program as `rlmem`."""
+"""`python -m rlmem`: the program `rlmem`."""
 
 import sys
 
-from rlmem.cli import main
+from rlmem.cli.main import main
 
 sys.exit(main())

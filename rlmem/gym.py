@@ -1,7 +1,7 @@
-"""Importing this module gives Gymnasium all our environments, N at once, as `rlmem/NAME`.
+"""Registers all environments of rlmem as Gymnasium vector environments `rlmem/NAME`, on import.
 
-`gymnasium.make_vec("rlmem/popgym-repeat", num_envs=1024, difficulty="hard")`; the module can be
-part of the id as well: `"rlmem.gym:rlmem/popgym-repeat"`.
+`gymnasium.make_vec("rlmem/popgym-repeat", num_envs=1024, difficulty="hard")`; with the id
+`"rlmem.gym:rlmem/popgym-repeat"` Gymnasium imports this module itself.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rlmem.envs.gym_vector import GymnasiumVectorEnv
 __all__ = ["GymnasiumVectorEnv"]
 
 for _name in envs.names():
-    # Gymnasium has its own environments already.
+    # "gym" wraps Gymnasium's own environments.
     if _name != "gym":
         gymnasium.register(
             f"rlmem/{_name}",

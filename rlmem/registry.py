@@ -1,42 +1,57 @@
-"""A shelf of things made by name: cores, environments and algorithms each hang one here."""
+"""Registry: cores, environments and algorithms by name."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from rlmem.errors import UsageError, unknown
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Stands for the default of an option that must be given.
+REQUIRED = inspect.Parameter.empty
+
+
+class Entry(NamedTuple):
+    """A registered factory; its options, or None for those of its signature."""
+
+    factory: Callable[..., Any]
+    options: Mapping[str, Any] | None
+
 
 class Registry(Generic[T]):
     """Factories by name, found in the modules of one package and in an entry point group.
 
-    Nothing is imported before the first question, so that a package can hold its registry without
-    importing what hangs on it. A new entry is one file in the package; a third party adds one with
-    an entry point `name = module` (importing it must call `register`) in the group of that name.
+    Nothing is imported before the first query, so a package can hold its registry without importing
+    the registered modules. A new entry is one file in the package. A third party adds one with an
+    entry point `name = module` in the group named like the package; importing the module must call
+    `register`.
     """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self.package = package
-        self._factories: dict[str, Callable[..., T]] = {}
+        self._entries: dict[str, Entry] = {}
         self._discovered = False
 
-    def register(self, name: str) -> Callable[[F], F]:
-        """Decorator that puts a class or function on the shelf; a name taken is a ValueError."""
+    def register(self, name: str, options: Mapping[str, Any] | None = None) -> Callable[[F], F]:
+        """Decorator that registers a class or function; a ValueError if the name is taken.
+
+        `options` maps the keywords that the factory takes to their defaults (`REQUIRED` for none).
+        Without it they are read from the factory's signature.
+        """
 
         def put(factory: F) -> F:
-            if name in self._factories:
-                taken = self._factories[name]
+            if name in self._entries:
+                taken = self._entries[name].factory
                 raise ValueError(f"{self.kind} {name!r} is already registered by {taken!r}")
-            self._factories[name] = factory
+            self._entries[name] = Entry(factory, options)
             return factory
 
         return put
@@ -44,26 +59,33 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All registered names, sorted."""
         self._discover()
-        return sorted(self._factories)
+        return sorted(self._entries)
 
     def get(self, name: str) -> Callable[..., T]:
         """The factory of that name; a `UsageError` with the nearest names if there is none."""
-        self._discover()
-        if name not in self._factories:
-            raise unknown(self.kind, name, self._factories)
-        return self._factories[name]
+        return self._entry(name).factory
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The keywords that the factory of that name takes, each with its default or `REQUIRED`."""
+        entry = self._entry(name)
+        return options_of(entry.factory) if entry.options is None else dict(entry.options)
 
     def make(self, name: str, /, **kwargs: Any) -> T:
-        """Call the factory of that name; a keyword it does not take is a `UsageError`."""
-        factory = self.get(name)
-        allowed = parameters(factory)
+        """Call the factory of that name; a `UsageError` for a keyword that it does not take."""
+        factory, allowed = self.get(name), self.options(name)
         for key in kwargs:
             if key not in allowed:
                 raise unknown(f"option of {self.kind} {name!r}:", key, allowed)
-        missing = [k for k, required in allowed.items() if required and k not in kwargs]
+        missing = [k for k, default in allowed.items() if default is REQUIRED and k not in kwargs]
         if missing:
             raise UsageError(f"{self.kind} {name!r} needs {', '.join(missing)}")
         return factory(**kwargs)
+
+    def _entry(self, name: str) -> Entry:
+        self._discover()
+        if name not in self._entries:
+            raise unknown(self.kind, name, self._entries)
+        return self._entries[name]
 
     def _discover(self) -> None:
         if self._discovered:
@@ -76,10 +98,10 @@ class Registry(Generic[T]):
             entry.load()
 
 
-def parameters(factory: Callable[..., Any]) -> dict[str, bool]:
-    """Keyword names that `factory` takes, each with whether it must be given."""
+def options_of(factory: Callable[..., Any]) -> dict[str, Any]:
+    """The named keywords of a signature, each with its default or `REQUIRED`."""
     return {
-        name: parameter.default is inspect.Parameter.empty
+        name: parameter.default
         for name, parameter in inspect.signature(factory).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }

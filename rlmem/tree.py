@@ -1,4 +1,4 @@
-"""States as trees: a Tensor, or a (named) tuple of trees."""
+"""Functions on trees of tensors, such as states: a Tensor, or a (named) tuple of trees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`fn` on every leaf of `tree` (with those at the same places of `rest`), same structure."""
+    """Apply `fn` to each leaf of `tree` and the matching leaves of `rest`; same structure."""
     if isinstance(tree, Tensor):
         return fn(tree, *rest)
     nodes = [map(fn, *parts) for parts in zip(tree, *rest, strict=True)]
@@ -18,7 +18,7 @@ def map(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
-    """The tensors of `tree` in order."""
+    """The tensors of `tree`, in order."""
     if isinstance(tree, Tensor):
         yield tree
     else:
@@ -27,9 +27,9 @@ def leaves(tree: Any) -> Iterator[Tensor]:
 
 
 def select(mask: Tensor, yes: Any, no: Any) -> Any:
-    """Rows of `yes` where `mask` [B] is True, rows of `no` elsewhere, leaf by leaf.
+    """Rows of `yes` where `mask` [B] is True and rows of `no` elsewhere, for each leaf.
 
-    A selection and not a multiplication: what is not selected leaves no trace, not even a NaN.
+    This selects instead of multiplying: values not selected leave no trace, not even a NaN.
     """
 
     def pick(a: Tensor, b: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
-"""Memories side by side: how fast they train and how they adapt.
+"""Compare memories: training speed and adaptation.
 
     python scripts/adaptation.py --page NAME [--splits train,heldout] [--trials 200]
                                  [--runs DIR] key=value ...
 
-Trains all runs of `rlmem train -m key=value ...` in turn (or takes those that are in DIR), then
-plays trials on each split as `rlmem eval split=...` does, beside chance and what else is known.
-The table has the return of the first and of the last episode of a trial; the report and plot of
-every run and split stay in its folder.
+Runs `rlmem train -m key=value ...` (or takes the runs in DIR), then evaluates each split with
+`rlmem eval split=...`, which includes reference players. The table has the returns of the first and
+of the last episode of a trial. The report and the plot of each run and split stay in its folder.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--splits", type=lambda given: given.split(","), default="train,heldout")
     parser.add_argument("--trials", type=int, default=200)
-    parser.add_argument("--runs", type=Path, help="instead of multirun/PAGE")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; default multirun/PAGE")
     parser.add_argument("--page", required=True, help="write docs/results/PAGE.md")
     args, overrides = parser.parse_known_args()
     runs = args.runs or Path("multirun", args.page)
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def row(folder: Path, splits: list[str], trials: int) -> dict[str, str]:
-    """One run: its memory, its speed, and its adaptation on each split."""
+    """The row of a run: its memory, its speed, and its adaptation on each split."""
     with (folder / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
     speed = float(last["step"]) / float(last["seconds"])
@@ -59,7 +58,7 @@ def row(folder: Path, splits: list[str], trials: int) -> dict[str, str]:
 
 
 def references(folder: Path, splits: list[str], columns: list[str]) -> list[dict[str, str]]:
-    """What the runs are compared with, on the same tasks."""
+    """Rows of the reference players on the same tasks."""
     reports = {split: report(folder, split)["scores"] for split in splits}
     names = [name for name in reports[splits[0]] if name != "agent"]
     return [
@@ -71,37 +70,37 @@ def references(folder: Path, splits: list[str], columns: list[str]) -> list[dict
 
 
 def by_kind(folders: list[Path], splits: list[str]) -> list[dict[str, str]]:
-    """A row for each kind of task, where there are several, with a column for each player."""
+    """A row for each kind of task, if there are several, with a column for each player."""
     rows = []
     for split in splits:
         reports = [report(folder, split)["kinds"] for folder in folders]
-        for kind, told in reports[0].items():
+        for kind, entry in reports[0].items():
             players = {
                 core(f): each[kind]["agent"] for f, each in zip(folders, reports, strict=True)
             }
-            players |= {f"({p})": v for p, v in told.items() if p not in ("trials", "agent")}
+            players |= {f"({p})": v for p, v in entry.items() if p not in ("trials", "agent")}
             cells = {name: "{:.2f} [{:.2f}, {:.2f}]".format(*v) for name, v in players.items()}
-            rows.append({"split": split, "task": f"{kind} ({told['trials']})"} | cells)
+            rows.append({"split": split, "task": f"{kind} ({entry['trials']})"} | cells)
     return rows
 
 
 def core(folder: Path) -> str:
     """The memory of a run."""
-    from rlmem.train import load_config
+    from rlmem.runs.build import load_config
 
     return str(load_config(folder).core.name)
 
 
 def report(folder: Path, split: str) -> dict[str, Any]:
-    """What `rlmem eval` left."""
+    """The report of `rlmem eval`."""
     return dict(json.loads((folder / f"eval-{split}.json").read_text()))
 
 
-def adaptation(told: dict[str, Any]) -> str:
-    """From the first episode to the last, and the sum of all of them."""
-    first = told["first_episode"][0]
-    last, low, high = told["last_episode"]
-    return f"{first:.2f} → {last:.2f} [{low:.2f}, {high:.2f}], {told['mean'][0]:.2f}"
+def adaptation(entry: dict[str, Any]) -> str:
+    """The returns of the first and the last episode, and of the whole trial."""
+    first = entry["first_episode"][0]
+    last, low, high = entry["last_episode"]
+    return f"{first:.2f} → {last:.2f} [{low:.2f}, {high:.2f}], {entry['mean'][0]:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Every core against torch.nn.GRU and LSTM: latency of a step, throughput of a scan, the op in it.
+"""Benchmarks cores against torch.nn.GRU and LSTM: step latency, scan time, time in linear_scan.
 
     python scripts/bench_cores.py [--width 256] [--rows 64] [--time 1024] [--repeats 5]
                                   [--cores ...] [--device cpu] [--page NAME]
 
-`scan` is forward and backward over a row [rows, time, width] with a start in every 50 steps or so;
-torch's own modules cannot reset within a row and run without. `GRU cell loop` is what one writes
-who needs resets: a Python loop over torch.nn.GRUCell. All take turns; medians are printed.
+`scan` is forward and backward over rows [rows, time, width] with a start about every 50 steps.
+torch's own modules cannot reset within a row and run without resets. The loop over
+torch.nn.GRUCell is the usual way to add resets. All contestants take turns; the table has medians.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from rlmem import cores
 
-# Those that fit into 24 GiB in the shape below, all of them at once.
+# These fit together into 24 GiB with the default shape.
 CORES = [
     "none",
     "gru",
@@ -41,8 +41,8 @@ STEP_BATCHES = (1, 64, 1024)
 Run = Callable[[], object]
 
 
-class Bench:
-    """One contestant: what a step and a training scan of it are."""
+class Contestant:
+    """A model to benchmark: `step(batch)` returns a step to run, `scan` is a training scan."""
 
     def __init__(self, name: str, step: Callable[[int], Run] | None, scan: Run) -> None:
         self.name = name
@@ -50,7 +50,7 @@ class Bench:
         self.scan = scan
 
 
-def ours(name: str, x: Tensor, start: Tensor) -> Bench:
+def rlmem_core(name: str, x: Tensor, start: Tensor) -> Contestant:
     width = x.shape[-1]
     core = cores.make(name, input_size=width, output_size=width).to(x.device)
 
@@ -64,10 +64,10 @@ def ours(name: str, x: Tensor, start: Tensor) -> Bench:
         y.sum().backward()
         core.zero_grad()
 
-    return Bench(f"rlmem {name}", step, scan)
+    return Contestant(f"rlmem {name}", step, scan)
 
 
-def torchs(kind: type[nn.GRU] | type[nn.LSTM], x: Tensor) -> Bench:
+def torch_module(kind: type[nn.GRU] | type[nn.LSTM], x: Tensor) -> Contestant:
     width = x.shape[-1]
     rnn = kind(width, width, batch_first=True).to(x.device)
 
@@ -79,10 +79,10 @@ def torchs(kind: type[nn.GRU] | type[nn.LSTM], x: Tensor) -> Bench:
         rnn(x)[0].sum().backward()
         rnn.zero_grad()
 
-    return Bench(f"torch.nn.{kind.__name__}, no resets", step, scan)
+    return Contestant(f"torch.nn.{kind.__name__}, no resets", step, scan)
 
 
-def loop(x: Tensor, start: Tensor) -> Bench:
+def cell_loop(x: Tensor, start: Tensor) -> Contestant:
     width = x.shape[-1]
     cell = nn.GRUCell(width, width).to(x.device)
 
@@ -94,11 +94,11 @@ def loop(x: Tensor, start: Tensor) -> Bench:
         torch.stack(outputs, 1).sum().backward()
         cell.zero_grad()
 
-    return Bench("torch.nn.GRUCell loop, resets", None, scan)
+    return Contestant("torch.nn.GRUCell loop, resets", None, scan)
 
 
 def seconds(run: Run, device: torch.device, calls: int = 1) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     begun = time.perf_counter()
@@ -109,8 +109,8 @@ def seconds(run: Run, device: torch.device, calls: int = 1) -> float:
     return (time.perf_counter() - begun) / calls
 
 
-def scan_share(run: Run) -> float:
-    """The share of the time that the linear scan and its backward take."""
+def linear_scan_fraction(run: Run) -> float:
+    """The fraction of the time spent in `linear_scan` and its backward."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run()
     events = profiler.key_averages()
@@ -132,9 +132,9 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.randn(args.rows, args.time, args.width, device=args.device)
     start = torch.rand(args.rows, args.time, device=args.device) < 1 / 50
-    benches = [torchs(nn.GRU, x), torchs(nn.LSTM, x), loop(x, start)]
-    benches += [ours(name, x, start) for name in args.cores]
-    rows = [cells(b, *times) for b, times in measure(benches, args)]
+    contestants = [torch_module(nn.GRU, x), torch_module(nn.LSTM, x), cell_loop(x, start)]
+    contestants += [rlmem_core(name, x, start) for name in args.cores]
+    rows = [cells(c, *times) for c, times in measure(contestants, args)]
     baseline = float(rows[0]["scan ms"])
     for row in rows:
         row["x GRU"] = f"{baseline / float(row['scan ms']):.2f}"
@@ -145,33 +145,36 @@ def main() -> None:
 
 
 def measure(
-    benches: list[Bench], args: argparse.Namespace
-) -> list[tuple[Bench, tuple[dict[int, float], float, float]]]:
-    """Median seconds of steps and scans, in turns, and the share of the linear scan."""
-    scans: dict[str, list[float]] = {b.name: [] for b in benches}
+    contestants: list[Contestant], args: argparse.Namespace
+) -> list[tuple[Contestant, tuple[dict[int, float], float, float]]]:
+    """Median seconds of steps and of scans, in turns, and the fraction spent in `linear_scan`."""
+    scans: dict[str, list[float]] = {c.name: [] for c in contestants}
     for round_ in range(args.repeats + 1):
-        for b in benches:
-            taken = seconds(b.scan, args.device)
+        for c in contestants:
+            taken = seconds(c.scan, args.device)
+            # The first round warms up.
             if round_:
-                scans[b.name].append(taken)
+                scans[c.name].append(taken)
     results = []
-    for b in benches:
+    for c in contestants:
         steps = {}
         with torch.no_grad():
-            for batch in STEP_BATCHES if b.step else ():
-                run = b.step(batch)  # type: ignore[misc]
+            for batch in STEP_BATCHES if c.step else ():
+                run = c.step(batch)  # type: ignore[misc]
                 seconds(run, args.device, 5)
                 steps[batch] = statistics.median(seconds(run, args.device, 20) for _ in range(5))
-        share = scan_share(b.scan) if args.device.type == "cpu" else float("nan")
-        results.append((b, (steps, statistics.median(scans[b.name]), share)))
+        cpu = args.device.type == "cpu"
+        fraction = linear_scan_fraction(c.scan) if cpu else float("nan")
+        results.append((c, (steps, statistics.median(scans[c.name]), fraction)))
     return results
 
 
-def cells(b: Bench, steps: dict[int, float], scan: float, share: float) -> dict[str, str]:
-    row = {"core": b.name}
+def cells(c: Contestant, steps: dict[int, float], scan: float, fraction: float) -> dict[str, str]:
+    """A row of the table."""
+    row = {"core": c.name}
     for batch in STEP_BATCHES:
         row[f"step us, B={batch}"] = f"{steps[batch] * 1e6:.0f}" if batch in steps else ""
-    return row | {"scan ms": f"{scan * 1e3:.1f}", "linear_scan %": f"{100 * share:.0f}"}
+    return row | {"scan ms": f"{scan * 1e3:.1f}", "linear_scan %": f"{100 * fraction:.0f}"}
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Steps per second of POPGym's tasks on tensors, against the package.
+"""Steps per second of POPGym's tasks on tensors, compared with the package.
 
     python scripts/bench_envs.py [task ...] [--difficulty easy] [--rounds 7] [--seconds 0.2]
                                  [--threads 1] [--devices cpu cuda] [--page bench-envs]
 
-The package's own class plays alone (`package`), 64 of them as `backend=package`, and N at once as
-`backend=tensor`. All play actions that were drawn before, at random, and start again where an
-episode has ended. They take turns of at least `--seconds` and one longest episode; medians over
-the rounds are printed, with ratios to the package's one. `checked` is how much longer a step takes
-with `check_actions`, which looks at the values of all actions.
+Contenders are one environment of the package (`package`), 64 of them as `backend=package`, and N
+as `backend=tensor`. Random actions are drawn beforehand; ended episodes are followed by new ones.
+The contenders take turns of at least `--seconds` and one longest episode. Printed are medians over
+the rounds, with ratios to the single environment of the package. `checked` is the slowdown of a
+step with `check_actions`, which validates the values of all actions.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from rlmem.envs.popgym.task import DIFFICULTIES, FAMILIES
 
 SIZES = (64, 1024, 16384)
 PACKAGE = 64  # environments of the package in one batch
-CHUNK, EPISODE = 64, 832  # steps between looks at the clock, and in a turn at least
-DRAWN = 16  # batches of actions
+CHUNK, EPISODE = 64, 832  # steps between readings of the clock; fewest steps in a turn
+DRAWN = 16  # number of batches of actions
 
-# Plays that many steps.
+# Takes that many steps.
 Play = Callable[[int], object]
 
 
-class Player:
-    """One way to play a task: `num_envs` environments, and how to step them."""
+class Contender:
+    """An implementation of a task: `num_envs` environments, and a function that steps them."""
 
     def __init__(self, name: str, num_envs: int, play: Play) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Player:
         self.seconds: list[float] = []
 
     def take_turn(self, seconds: float) -> None:
-        """Note how long a step of all environments takes."""
+        """Measure and record the seconds per step of all environments."""
         synchronize()
         played, begun = 0, time.perf_counter()
         while played < EPISODE or time.perf_counter() - begun < seconds:
@@ -57,7 +57,7 @@ class Player:
 
     @property
     def step(self) -> float:
-        """Seconds."""
+        """Seconds per step, the median over turns."""
         return statistics.median(self.seconds)
 
     @property
@@ -71,8 +71,8 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def alone(task: str, difficulty: str) -> Player:
-    """The package's own class."""
+def alone(task: str, difficulty: str) -> Contender:
+    """One environment of the package."""
     env: Any = getattr(popgym.envs, FAMILIES[task] + difficulty.capitalize())()
     env.action_space.seed(0)
     actions = cycle([env.action_space.sample() for _ in range(1024)])
@@ -84,11 +84,11 @@ def alone(task: str, difficulty: str) -> Player:
             if terminated or truncated:
                 env.reset()
 
-    return Player("package", 1, play)
+    return Contender("package", 1, play)
 
 
-def together(name: str, task: str, num_envs: int, **options: Any) -> Player:
-    """One of our backends."""
+def together(name: str, task: str, num_envs: int, **options: Any) -> Contender:
+    """A batch of one of our backends."""
     env = envs.make(task, num_envs=num_envs, previous_action=False, **options)
     actions = cycle(list(draw(env)))
     env.reset(0)
@@ -97,11 +97,11 @@ def together(name: str, task: str, num_envs: int, **options: Any) -> Player:
         for action in islice(actions, steps):
             env.step(action)
 
-    return Player(name, num_envs, play)
+    return Contender(name, num_envs, play)
 
 
 def draw(env: envs.VecEnv) -> Iterator[envs.Tensors]:
-    """Batches of random actions; of many environments, each block of 256 does the same."""
+    """Batches of random actions; with many environments, blocks of 256 are equal."""
     space = env.action_space["action"]
     space.seed(0)
     for _ in range(DRAWN):
@@ -110,7 +110,7 @@ def draw(env: envs.VecEnv) -> Iterator[envs.Tensors]:
         yield {"action": action.to(env.device)}
 
 
-def players(task: str, args: argparse.Namespace) -> list[Player]:
+def contenders(task: str, args: argparse.Namespace) -> list[Contender]:
     options = {"difficulty": args.difficulty}
     found = [
         alone(task, args.difficulty),
@@ -127,22 +127,22 @@ def players(task: str, args: argparse.Namespace) -> list[Player]:
 
 def measure(task: str, args: argparse.Namespace) -> dict[str, str]:
     """A row of the table."""
-    found = players(task, args)
-    for player in found:
-        player.take_turn(0)
-        player.seconds.clear()
+    found = contenders(task, args)
+    for contender in found:
+        contender.take_turn(0)
+        contender.seconds.clear()
     for _ in range(args.rounds):
-        for player in found:
-            player.take_turn(args.seconds)
+        for contender in found:
+            contender.take_turn(args.seconds)
     one = found[0]
     row = {"task": task.removeprefix("popgym-"), "package": short(one.rate)}
-    by_name = {player.name: player for player in found[1:]}
-    for name, player in by_name.items():
+    by_name = {contender.name: contender for contender in found[1:]}
+    for name, contender in by_name.items():
         if name.endswith("checked"):
             plain = by_name[name.removesuffix(" checked")]
-            row[plain.name] += f", checked {100 * (player.step / plain.step - 1):+.0f} %"
+            row[plain.name] += f", checked {100 * (contender.step / plain.step - 1):+.0f} %"
         else:
-            row[name] = f"{short(player.rate)} ({player.rate / one.rate:.1f}x)"
+            row[name] = f"{short(contender.rate)} ({contender.rate / one.rate:.1f}x)"
     return row
 
 
@@ -157,7 +157,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("task", nargs="*", help=f"some of {', '.join(names)}; all by default")
     parser.add_argument("--difficulty", default="easy", choices=DIFFICULTIES)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.2, help="of a turn, at least")
+    parser.add_argument("--seconds", type=float, default=0.2, help="least duration of a turn")
     parser.add_argument("--threads", type=int, default=1)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--devices", nargs="+", default=devices, choices=["cpu", "cuda"])

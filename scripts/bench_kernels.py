@@ -1,13 +1,13 @@
-"""Time, bandwidth and memory of the operators, against the other ways to compute them.
+"""Benchmark of the operators: time, bandwidth and memory, for each form of each operator.
 
     python scripts/bench_kernels.py [op ...] [--quick | --shapes 16x1024x256 ...] [--device cuda]
 
-`ops/` says what each operator's shapes, variants and forms are. All forms of a case take turns, so
-that a disturbance of the machine meets them all; medians are printed. GB/s counts each input read
-once and each output written once; the share is of the bandwidth that adding two large tensors into
-a third reaches in the same turns, on one thread or on all, whichever is faster, the third one
-written before; into a fresh one is printed for comparison. Extra memory is the peak beyond the
-inputs, in tensors of the result's size.
+`ops/` defines each operator's shapes, variants and forms. The forms of a case run in turns, so that
+disturbances affect all of them; medians are printed. GB/s counts each input read once and each
+output written once. The percentage refers to the bandwidth of adding two large tensors into a third
+one, measured in the same turns with one thread and with all, the faster of the two; the third
+tensor was written before, and a fresh one is printed for comparison. Extra memory is the peak
+beyond the inputs, in tensors of the result's size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from rlmem.kernels import native
 
 PASSES = ("forward", "both")
 SHORT = 0.05  # seconds
-STREAM = 2**25  # elements of each tensor that bandwidth is measured with
+STREAM = 2**25  # elements of each tensor in the bandwidth measurement
 
 Run = Callable[[], Tensor]
 
@@ -51,7 +51,7 @@ class Result(NamedTuple):
     extra: float
 
     def figures(self) -> dict[str, float]:
-        """What is printed and written, from what was measured."""
+        """The numbers to print and write."""
         work = ops.get(self.case.op).work(self.case)
         rate = work.bytes / self.seconds
         return {
@@ -64,7 +64,7 @@ class Result(NamedTuple):
         }
 
     def names(self) -> dict[str, str]:
-        """What was measured, in words."""
+        """The description of the measurement."""
         op, shape, variant, passes = self.case
         return {
             "op": op,
@@ -76,7 +76,7 @@ class Result(NamedTuple):
 
 
 def bind(op: Op, case: Case, name: str, form: Form, device: str) -> Run:
-    """One pass, or both, over inputs made beforehand; returns the result."""
+    """One pass, or both, over prepared inputs; returns the result."""
     torch.manual_seed(0)
     arguments, grad = op.inputs(case, name, device)
     if case.passes == "forward":
@@ -92,7 +92,7 @@ def bind(op: Op, case: Case, name: str, form: Form, device: str) -> Run:
 
 
 class Memory:
-    """The most that was held beyond what was held at the beginning."""
+    """The peak of memory in use since construction, beyond the memory in use then."""
 
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
@@ -103,7 +103,7 @@ class Memory:
             self.before = torch.cuda.memory_allocated()
         elif sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             self.before = resident("VmRSS")
 
     def peak(self) -> float:
@@ -129,7 +129,7 @@ def clock(run: Callable[[], object], device: str) -> float:
 
 
 def streams(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """What bandwidth is measured with: 12 bytes per element."""
+    """Functions that measure bandwidth: 12 bytes per element."""
     a, b, out = (torch.ones(STREAM, device=args.device) for _ in range(3))
 
     def alone() -> None:
@@ -145,7 +145,7 @@ def streams(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
 
 
 def prepare(case: Case, args: argparse.Namespace) -> tuple[dict[str, Run], dict[str, float]]:
-    """Every form, compiled where it has to be and found equal to ours; and its extra memory."""
+    """Every form, compiled if needed and checked against ours; and its extra memory."""
     op = ops.get(case.op)
     runs: dict[str, Run] = {}
     extra: dict[str, float] = {}
@@ -174,7 +174,7 @@ def measure(case: Case, args: argparse.Namespace) -> list[Result]:
         for name, run in turns.items():
             if sum(seconds[name]) < args.budget:
                 if seconds[name] and seconds[name][-1] < SHORT:
-                    run()  # not the caches that the others left
+                    run()  # warm the caches, which other forms have filled
                 seconds[name].append(clock(run, args.device))
     median = {name: statistics.median(s) for name, s in seconds.items()}
     one, all_, fresh = (12 * STREAM / median[name] for name in args.streams)
@@ -202,7 +202,7 @@ def report(results: list[Result], path: Path) -> None:
 
 
 def cells(result: Result) -> dict[str, str]:
-    """A row of the page."""
+    """A row of the page's table."""
     return {**result.names(), **{name: f"{x:.2f}" for name, x in result.figures().items()}}
 
 

@@ -1,10 +1,10 @@
-"""The GRU solved over all steps at once (Newton, quasi-Newton) against the loop over time.
+"""Benchmarks parallel GRU solvers (Newton, quasi-Newton) against the loop over time.
 
     python scripts/bench_newton.py [--repeats 3] [--tolerance 1e-6] [--page newton]
 
-Two tables, and with --page the files docs/results/PAGE-iterations.md and PAGE-speed.md:
-iterations until the residual is at most the tolerance, over the length of the row and the kind of
-recurrent weights; and milliseconds of forward and of forward + backward, in turns, medians.
+Prints two tables, with --page also to docs/results/PAGE-iterations.md and PAGE-speed.md: the
+iterations until the residual is at most the tolerance, by row length and recurrent weights; and
+median milliseconds of forward and of forward + backward, measured in turns.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from torch import Tensor, nn
 
 from rlmem.kernels import gated_rnn
 from rlmem.kernels.gated_rnn.newton_bound import gru_error_bound
-from rlmem.kernels.gated_rnn.parallel import gru_parallel
+from rlmem.kernels.gated_rnn.newton_gru import gru_parallel
 
 LENGTHS = (128, 1024, 8192)
 WIDTH = 64
 SHAPES = ((1, 4096, 8), (1, 4096, 64), (1, 1024, 256), (16, 1024, 8), (64, 512, 128))
-# Newton's T D^3 operations beyond this are minutes: the table says so by leaving them out.
-MOST = 2e10
+# Newton needs T D^3 operations. Above this limit it takes minutes and is left out of the table.
+MAX_NEWTON_OPERATIONS = 2e10
 
 
 def recall(rows: int, length: int, delay: int = 3) -> tuple[Tensor, Tensor]:
-    """Cards [rows, length, 4] one-hot, and for each step the card `delay` steps before."""
+    """One-hot cards [rows, length, 4], and for each step the card `delay` steps before."""
     cards = torch.randint(4, (rows, length))
     return nn.functional.one_hot(cards, 4).float(), cards.roll(delay, dims=1)
 
 
 def trained(steps: int = 400) -> nn.GRU:
-    """A GRU that names the card of three steps ago, as in POPGym's RepeatPrevious."""
+    """A GRU trained to recall the card of three steps ago, as in POPGym's RepeatPrevious."""
     rnn, head = nn.GRU(4, WIDTH, batch_first=True), nn.Linear(WIDTH, 4)
     optimizer = torch.optim.Adam([*rnn.parameters(), *head.parameters()], 3e-3)
     for _ in range(steps):
@@ -52,7 +52,7 @@ def trained(steps: int = 400) -> nn.GRU:
 
 
 def weights() -> dict[str, nn.GRU]:
-    """Kinds of recurrent weights: untrained, trained, and untrained ones that are too large."""
+    """Kinds of recurrent weights: initial, trained, and initial ones scaled up."""
     kinds = {"initial": nn.GRU(4, WIDTH), "trained on recall": trained()}
     for scale in (2, 4, 8):
         kinds[f"initial x {scale}"] = nn.GRU(4, WIDTH)
@@ -62,7 +62,7 @@ def weights() -> dict[str, nn.GRU]:
 
 @torch.no_grad()
 def iterations(kind: str, rnn: nn.GRU, tolerance: float) -> list[dict[str, str]]:
-    """Newton's and quasi-Newton's iterations over rows without starts; '>' where they gave up."""
+    """Iterations of both solvers on rows without starts; '>' if a solver gave up."""
     rows = []
     for length in LENGTHS:
         projected = recall(1, length)[0] @ rnn.weight_ih_l0.t() + rnn.bias_ih_l0
@@ -74,7 +74,7 @@ def iterations(kind: str, rnn: nn.GRU, tolerance: float) -> list[dict[str, str]]
             for diagonal in (False, True)
         )
         for name, found in (("Newton", newton), ("quasi-Newton", quasi)):
-            row[name] = (">" if found.walked.any() else "") + str(found.iterations.item())
+            row[name] = (">" if found.sequential.any() else "") + str(found.iterations.item())
         bound = gru_error_bound(*given, start, newton.h)
         row["Newton's residual"] = f"{newton.residual.max():.1e}"
         row["largest norm of J"] = f"{bound.rho.max():.2f}"
@@ -84,8 +84,8 @@ def iterations(kind: str, rnn: nn.GRU, tolerance: float) -> list[dict[str, str]]
     return rows
 
 
-def contestants(shape: tuple[int, int, int], tolerance: float) -> dict[str, Callable[[], Tensor]]:
-    """Ways to the same states [B, T, D]; all but torch's own with starts."""
+def solvers(shape: tuple[int, int, int], tolerance: float) -> dict[str, Callable[[], Tensor]]:
+    """Functions that compute the same states [B, T, D]; all but torch's own handle starts."""
     rows, length, width = shape
     rnn = nn.GRU(width, width, batch_first=True)
     x, h0 = torch.randn(rows, length, width), torch.zeros(rows, width)
@@ -107,31 +107,36 @@ def contestants(shape: tuple[int, int, int], tolerance: float) -> dict[str, Call
             ).h
         )
 
-    ways = {
+    named = {
         "torch.nn.GRU, no starts": lambda: rnn(x)[0],
         "gated_rnn": fused,
         "quasi-Newton": parallel(True),
     }
-    return ways | ({"Newton": parallel(False)} if rows * length * width**3 <= MOST else {})
+    small = rows * length * width**3 <= MAX_NEWTON_OPERATIONS
+    return named | ({"Newton": parallel(False)} if small else {})
 
 
-def forward(way: Callable[[], Tensor]) -> None:
+def forward(solver: Callable[[], Tensor]) -> None:
+    """One forward pass."""
     with torch.no_grad():
-        way()
+        solver()
 
 
-def both(way: Callable[[], Tensor]) -> None:
-    way().sum().backward()
+def both(solver: Callable[[], Tensor]) -> None:
+    """One forward and backward pass."""
+    solver().sum().backward()
 
 
 def speed(shape: tuple[int, int, int], tolerance: float, repeats: int) -> list[dict[str, str]]:
-    ways = contestants(shape, tolerance)
+    """The rows of the table of times for one shape."""
+    named = solvers(shape, tolerance)
     taken: dict[tuple[str, str], list[float]] = {}
     for round_ in range(repeats + 1):
-        for name, way in ways.items():
+        for name, solver in named.items():
             for direction in (forward, both):
                 begun = time.perf_counter()
-                direction(way)
+                direction(solver)
+                # The first round warms up.
                 if round_:
                     each = taken.setdefault((name, direction.__name__), [])
                     each.append(time.perf_counter() - begun)
@@ -139,12 +144,12 @@ def speed(shape: tuple[int, int, int], tolerance: float, repeats: int) -> list[d
     return [
         {
             "[B, T, D]": " x ".join(map(str, shape)),
-            "way": name,
+            "solver": name,
             "forward ms": f"{ms[name, 'forward']:.1f}",
             "forward + backward ms": f"{ms[name, 'both']:.1f}",
             "x gated_rnn": f"{ms['gated_rnn', 'both'] / ms[name, 'both']:.2f}",
         }
-        for name in ways
+        for name in named
     ]
 
 

@@ -1,8 +1,8 @@
-"""A PPO update of a torchrl pipeline by its memory: our cores beside torchrl's LSTMModule.
+"""Benchmarks PPO updates of a torchrl pipeline with rlmem's cores and with torchrl's LSTMModule.
 
-All sides see the same rollout, with the states that each would have stored in it, and are updated
-by torchrl's own GAE and ClipPPOLoss; they take turns, and medians are printed with their ratios.
-torchrl's backend "triton" needs a GPU. A second table has what a step of a module costs more than
+All contestants use the same rollout, with the states that each would have stored in it, and
+torchrl's own GAE and ClipPPOLoss. They take turns; the table has medians and their ratios.
+torchrl's backend "triton" needs a GPU. A second table has the overhead of a module's step over
 `core.step`.
 
     python scripts/bench_torchrl.py [--cores ffm gru lstm s5] [--rounds 5] [--page NAME]
@@ -35,14 +35,14 @@ KEYS = {"in_key": "embed", "out_key": "memory"}
 
 
 def rollout(num_envs: int, num_steps: int) -> TensorDictBase:
-    """Random play, [num_envs, num_steps]."""
+    """A rollout of random actions, [num_envs, num_steps]."""
     env = TransformedEnv(TorchRLEnv(TASK, num_envs=num_envs), InitTracker())
     env.set_seed(0)
     return env.rollout(num_steps, break_when_any_done=False)
 
 
 def memories(names: Iterable[str]) -> dict[str, nn.Module]:
-    """torchrl's module in each of its backends, and ours."""
+    """torchrl's module with each of its backends, and a `MemoryModule` for each name."""
     sizes = {"input_size": HIDDEN, "hidden_size": HIDDEN}
     backends = ["pad", "scan", *(["triton"] if torch.cuda.is_available() else [])]
     theirs = {
@@ -53,8 +53,8 @@ def memories(names: Iterable[str]) -> dict[str, nn.Module]:
     return {**theirs, **ours}
 
 
-class Side:
-    """An agent with one memory under actor and critic, and the rollout as it would have it."""
+class Contestant:
+    """An agent whose actor and critic share one memory, and the rollout with its stored states."""
 
     def __init__(self, memory: nn.Module, data: TensorDictBase) -> None:
         self.body = TensorDictSequential(
@@ -73,20 +73,20 @@ class Side:
         critic = TensorDictSequential(
             self.body, ValueOperator(nn.Linear(HIDDEN, 1), in_keys=["memory"])
         )
-        # LSTMModule cannot be mapped.
+        # LSTMModule does not support vmap.
         theirs = isinstance(memory, LSTMModule)
         self.gae = GAE(gamma=0.99, lmbda=0.95, value_network=critic, deactivate_vmap=theirs)
         self.loss = ClipPPOLoss(actor, critic, normalize_advantage=True)
         self.adam = torch.optim.Adam(self.loss.parameters(), 3e-4)
-        self.data = collected(self.body, memory, data)
+        self.data = with_states(self.body, memory, data)
         with torch.no_grad(), set_recurrent_mode(True):
-            played = actor.get_dist(self.data.clone()).log_prob(data["action"])
-        self.data["action_log_prob"] = played
+            log_prob = actor.get_dist(self.data.clone()).log_prob(data["action"])
+        self.data["action_log_prob"] = log_prob
 
     def update(self) -> None:
         """Advantages, then one epoch of minibatches of rows."""
         data = self.data.clone()
-        # Left to itself, GAE steps through recurrent modules (see docs/torchrl.md).
+        # By default GAE steps through recurrent modules (see docs/torchrl.md).
         with torch.no_grad(), set_recurrent_mode(True):
             self.gae(data)
         for rows in torch.randperm(len(data)).chunk(MINIBATCHES):
@@ -98,17 +98,17 @@ class Side:
 
 
 @torch.no_grad()
-def collected(body: nn.Module, memory: nn.Module, data: TensorDictBase) -> TensorDictBase:
-    """The rollout with the states that a collector would have stored in it."""
+def with_states(body: nn.Module, memory: nn.Module, data: TensorDictBase) -> TensorDictBase:
+    """The rollout with the memory states that a collector would have stored."""
     primers = memory.make_tensordict_primer().primers
     state = primers.expand(len(data), *primers.shape).zero()
     steps = []
     for step in data.unbind(1):
         state = state.apply(lambda leaf, step=step: _reset(leaf, step["is_init"]))
-        done = body(step.select("obs", "is_init").update(state))
+        out = body(step.select("obs", "is_init").update(state))
         steps.append(step.copy().update(state).set("next", step["next"].copy()))
-        steps[-1]["next"].update(done["next"])
-        state = done["next"]
+        steps[-1]["next"].update(out["next"])
+        state = out["next"]
     return torch.stack(steps, 1)
 
 
@@ -116,21 +116,21 @@ def _reset(leaf: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     return leaf.masked_fill(start.reshape(-1, *(1,) * (leaf.dim() - 1)), 0)
 
 
-def medians(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each side, which take turns, after one turn that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for run in sides.values():
+def medians(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each function, run in turns after one warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
         run()
     for _ in range(rounds):
-        for name, run in sides.items():
+        for name, run in runs.items():
             begun = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(runs) for name, runs in seconds.items()}
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def overhead(names: Iterable[str], num_envs: int, rounds: int) -> list[dict[str, str]]:
-    """Microseconds of a step of the bare core and of the module, which take turns."""
+    """Microseconds of a step of the core alone, and the module's overhead, measured in turns."""
     rows = []
     for name in names:
         module = MemoryModule(name, HIDDEN, HIDDEN, **KEYS)
@@ -138,16 +138,16 @@ def overhead(names: Iterable[str], num_envs: int, rounds: int) -> list[dict[str,
         td = module.state_spec.expand(num_envs).zero()
         td.update({"embed": torch.randn(num_envs, HIDDEN), "is_init": start})
         td.update(module(td.copy())["next"])
-        given = td["embed"], module.core.initial_state(num_envs), start[:, 0]
-        sides: dict[str, Callable[[], object]] = {
-            "core": partial(module.core.step, *given),
+        args = td["embed"], module.core.initial_state(num_envs), start[:, 0]
+        runs: dict[str, Callable[[], object]] = {
+            "core": partial(module.core.step, *args),
             "module": lambda module=module, td=td: module(td.copy()),
             "copy": td.copy,
         }
         with torch.no_grad():
-            spent = {side: 1e6 * t for side, t in medians(sides, 200 * rounds).items()}
-        more = spent["module"] - spent["copy"] - spent["core"]
-        columns = {"core.step, us": spent["core"], "the module more, us": more}
+            spent = {run: 1e6 * t for run, t in medians(runs, 200 * rounds).items()}
+        extra = spent["module"] - spent["copy"] - spent["core"]
+        columns = {"core.step, us": spent["core"], "module overhead, us": extra}
         rows.append({"core": name, **{key: f"{value:.0f}" for key, value in columns.items()}})
     return rows
 
@@ -167,15 +167,15 @@ def main() -> None:
         f"A step of 8 rows, width {HIDDEN}, {threads}", steps, args.page and f"{args.page}-step"
     )
     data = rollout(args.num_envs, args.num_steps)
-    sides = {name: Side(memory, data) for name, memory in memories(args.cores).items()}
-    spent = medians({name: side.update for name, side in sides.items()}, args.rounds)
+    agents = {name: Contestant(memory, data) for name, memory in memories(args.cores).items()}
+    spent = medians({name: agent.update for name, agent in agents.items()}, args.rounds)
     best = min(seconds for name, seconds in spent.items() if name.startswith("LSTM"))
     frames = args.num_envs * args.num_steps
     rows = [
         {
             "memory": name,
             "us per frame": f"{1e6 * seconds / frames:.1f}",
-            "times faster than LSTMModule's best": f"{best / seconds:.2f}",
+            "speedup over LSTMModule's best": f"{best / seconds:.2f}",
         }
         for name, seconds in spent.items()
     ]

@@ -1,8 +1,8 @@
-"""Environment steps per second of a whole training run, against sb3-contrib's RecurrentPPO.
+"""Training speed in environment steps per second, compared with sb3-contrib's RecurrentPPO.
 
-Both sides play the same POPGym task, ours on tensors and theirs the package's, with the same number
-of environments, row length, epochs, minibatches and hidden size; they take turns in one process,
-and the medians and their ratios are printed. Needs the extra `bench`
+Both train on the same POPGym task: rlmem on its tensor environment, sb3-contrib on the package's.
+The number of environments, row length, epochs, minibatches and hidden size are equal. Iterations
+alternate in one process; prints medians and their ratios. Needs the extra `bench`
 (`pip install -c constraints.txt -e '.[bench]'`).
 
     python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 3] [--page NAME]
@@ -24,18 +24,18 @@ from pages import publish
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rlmem import train
+from rlmem.runs.build import build
 
 TASK = "popgym-RepeatPreviousEasy-v0"
 NUM_ENVS, NUM_STEPS, EPOCHS, MINIBATCHES, HIDDEN = 64, 128, 4, 8, 128
 STEPS = NUM_ENVS * NUM_STEPS
 
-# Trains for one iteration (rollout and update) of STEPS environment steps.
+# Runs one training iteration (rollout and update) of STEPS environment steps.
 Iterate = Callable[[], object]
 
 
-def ours(core: str) -> Iterate:
-    """The command line's own build, with the observations that the other side sees."""
+def rlmem_iterate(core: str) -> Iterate:
+    """rlmem as built by the command line, with the same observations as sb3-contrib."""
     overrides = [
         "env=popgym-repeat",
         "env.previous_action=false",
@@ -48,14 +48,14 @@ def ours(core: str) -> Iterate:
     ]
     with initialize_config_module("rlmem.configs", version_base="1.3"):
         cfg = compose("train", overrides)
-    _, _, algo = train.build(cfg)
+    _, _, algo = build(cfg)
     return lambda: algo.iterate(0.0)
 
 
-def theirs(batch_size: int, shared: bool = False) -> Iterate:
-    """RecurrentPPO with two LSTMs (its default) or one that actor and critic share.
+def sb3_iterate(batch_size: int, shared: bool = False) -> Iterate:
+    """RecurrentPPO with two LSTMs (its default) or one shared by actor and critic.
 
-    Its `batch_size` counts steps.
+    `batch_size` is in steps.
     """
     env = DummyVecEnv([lambda: gym.make(TASK, disable_env_checker=True)] * NUM_ENVS)
     model = RecurrentPPO(
@@ -84,17 +84,17 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", module="stable_baselines3|gymnasium")
     equal = STEPS // MINIBATCHES
-    sides: dict[str, Iterate] = {
-        "sb3-contrib, its batch_size of 128": theirs(128),
-        f"sb3-contrib, batch_size {equal} (as many minibatches)": theirs(equal),
-        "the same with one LSTM for actor and critic": theirs(equal, shared=True),
-        **{f"rlmem core={core}": ours(core) for core in args.cores},
+    trainers: dict[str, Iterate] = {
+        "sb3-contrib, its batch_size of 128": sb3_iterate(128),
+        f"sb3-contrib, batch_size {equal} (as many minibatches)": sb3_iterate(equal),
+        "the same with one LSTM for actor and critic": sb3_iterate(equal, shared=True),
+        **{f"rlmem core={core}": rlmem_iterate(core) for core in args.cores},
     }
-    speeds: dict[str, list[float]] = {name: [] for name in sides}
-    for iterate in sides.values():
+    speeds: dict[str, list[float]] = {name: [] for name in trainers}
+    for iterate in trainers.values():
         iterate()
     for _ in range(args.rounds):
-        for name, iterate in sides.items():
+        for name, iterate in trainers.items():
             begun = time.perf_counter()
             iterate()
             speeds[name].append(STEPS / (time.perf_counter() - begun))
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def report(medians: dict[str, float], rounds: int, page: str | None) -> None:
-    """Medians and their ratios to the first three rows."""
+    """Publish medians and their ratios to the first three rows."""
     default, equal, shared = list(medians.values())[:3]
     rows = [
         {

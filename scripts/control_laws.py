@@ -1,11 +1,11 @@
-"""How good the laws are that know control tasks, beside chance and what a search finds.
+"""Returns of the control laws, compared with random actions and with a search.
 
     python scripts/control_laws.py [--episodes 128] [--starts 6] [--page control-laws]
 
-Mean returns of an episode of 200 steps of the dynamics: of random actions and of the law, one
-action a step, and of the law with one action for 4 steps. From some starts, the law again and the
-best that the cross-entropy method (Rubinstein 1999) finds of changes to its controls: it begins at
-no change, so that what it adds is what the law leaves.
+Mean returns of an episode of 200 steps of the dynamics: random actions and the law with one action
+per step, and the law with one action per 4 steps. From a few initial states also the law, and the
+best changes of its controls found by the cross-entropy method (Rubinstein 1999). The search starts
+from no change, so the difference is the suboptimality of the law that it finds.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from jaxtyping import Float64
 from pages import publish
 from torch import Tensor
 
-from rlmem import envs, evaluate
-from rlmem.envs import streams
+from rlmem import envs
+from rlmem.envs import counter_rng
 from rlmem.envs.control import CONTROLS, Control
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.meta.reference import references
-from rlmem.envs.streams import Draws
+from rlmem.runs import evaluate
 
 STEPS = 200
-# A change is drawn at every KNOT-th step, and goes straight from one to the next.
+# Changes are drawn at every KNOT-th step, with linear interpolation between them.
 KNOT, SAMPLES, ELITE, ROUNDS = 8, 128, 12, 40
 
 
 def played(family: str, player: str, episodes: int, repeat: int) -> float:
-    """Of a player of the environment."""
+    """The mean return of a reference player."""
 
     def make(num_envs: int) -> envs.VecEnv:
         return envs.make(
@@ -52,10 +53,12 @@ def played(family: str, player: str, episodes: int, repeat: int) -> float:
 def returns(
     task: Control, state: Float64[Tensor, "S N"], changes: Float64[Tensor, "T C N"]
 ) -> Float64[Tensor, "N"]:
-    """Of episodes by the law, whose controls are changed."""
+    """The returns of the law with `changes` added to its controls."""
     total, going = torch.zeros_like(state[0]), torch.ones_like(state[0]).bool()
     for t, change in enumerate(changes):
-        state, worth, ended = task.move(state.clone(), (task.steer(state) + change).clamp(-1, 1))
+        state, worth, ended = task.transition(
+            state.clone(), (task.steer(state) + change).clamp(-1, 1)
+        )
         worth = torch.where(ended, STEPS - t, worth) if task.solved else worth
         total += torch.where(going, worth, 0.0)
         going &= ~ended
@@ -63,17 +66,17 @@ def returns(
 
 
 def searched(task: Control, state: Float64[Tensor, "S M"]) -> tuple[float, float]:
-    """What the law earns from these starts, and the best of all changes that were tried."""
+    """The mean returns of the law and of the best changes, from these initial states."""
     starts = state.shape[1]
     place = torch.arange(STEPS, dtype=torch.float64) / KNOT
-    before, share = place.long(), place.frac()[:, None, None]
+    before, fraction = place.long(), place.frac()[:, None, None]
     shape = (STEPS // KNOT + 2, task.controls, starts, 1)
     mean, spread = torch.zeros(shape).double(), torch.full(shape, 0.5).double()
     law = best = returns(task, state, torch.zeros(STEPS, task.controls, starts).double())
     for _ in range(ROUNDS):
         knots = mean + spread * torch.randn(*shape[:3], SAMPLES, dtype=torch.float64)
         flat = knots.flatten(2)
-        changes = torch.lerp(flat[before], flat[before + 1], share)
+        changes = torch.lerp(flat[before], flat[before + 1], fraction)
         found = returns(task, state.repeat_interleave(SAMPLES, 1), changes).view(starts, SAMPLES)
         best = torch.maximum(best, found.amax(1))
         chosen = found.topk(ELITE).indices.expand(*shape[:3], ELITE)
@@ -85,14 +88,16 @@ def searched(task: Control, state: Float64[Tensor, "S M"]) -> tuple[float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--episodes", type=int, default=128)
-    parser.add_argument("--starts", type=int, default=6, help="from which to search")
+    parser.add_argument(
+        "--starts", type=int, default=6, help="number of initial states for the search"
+    )
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for name, task in CONTROLS.items():
-        key = streams.keys(range(args.starts))
-        law, best = searched(task, task.start(Draws(key, torch.zeros_like(key))))
+        key = counter_rng.keys(range(args.starts))
+        law, best = searched(task, task.initial_state(RandomDraws(key, torch.zeros_like(key))))
         row = {
             "chance": played(name, "random", args.episodes, 1),
             "law": played(name, "oracle", args.episodes, 1),

@@ -1,12 +1,12 @@
-"""What agents learn from recorded data: Decision Transformer and Algorithm Distillation.
+"""In-context learning from recorded data: Decision Transformer and Algorithm Distillation.
 
     python scripts/in_context.py dt [--cores gru ffm transformer_xl] [--data DIR] [--page NAME]
     python scripts/in_context.py ad [--cores gru ffm transformer_xl] [--data DIR] [--page NAME]
 
-`dt` records PPO learning RepeatPrevious and asks agents trained on that for returns from low to
-high. `ad` records PPO on each of the training goals of a dark room of 5x5 cells by itself, and lets
-agents trained on these histories play trials with goals that no history was about: the returns of
-their episodes, without any change of weights. DIR keeps the data, or has it already.
+`dt` records PPO while it learns RepeatPrevious, trains agents on the data, and conditions them on
+low to high target returns. `ad` records a separate PPO run for each training goal of a dark room of
+5x5 cells, trains agents on these histories, and evaluates them on other goals, without weight
+updates. DIR is the folder of the data; existing data is used.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 from pages import publish
 from program import rlmem
 
-from rlmem import evaluate, train
-from rlmem.algos.dataset import Dataset
+from rlmem.data.dataset import Dataset
 from rlmem.envs.meta.dark_room import cells
 from rlmem.envs.meta.splits import hold_out
 from rlmem.envs.seeding import eval_seeds
 from rlmem.policies.sequence import ReturnPolicy
+from rlmem.runs import build, evaluate
 
 SIZE, LENGTH, EPISODES = 5, 10, 20
 ROOM = ["env=meta-dark-room", f"env.size={SIZE}", f"env.length={LENGTH}"]
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["dt", "ad"])
     parser.add_argument("--cores", nargs="+", default=["gru", "ffm", "transformer_xl"])
-    parser.add_argument("--data", type=Path, help="folder of the data; null = a new one")
+    parser.add_argument("--data", type=Path, help="folder of the data; default: a temporary one")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     args, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -74,12 +74,12 @@ def main() -> None:
 
 
 def record_repeat(data: Path, runs: Path) -> None:
-    """PPO while it learns RepeatPrevious."""
+    """Record PPO while it learns RepeatPrevious."""
     rlmem("train", "core=gru", f"record={data}", f"run_dir={runs / 'source'}", "eval_episodes=1")
 
 
 def record_rooms(data: Path, runs: Path) -> None:
-    """PPO while it learns each goal of the split `train`, in a room that has but this one."""
+    """Record PPO on each goal of the split `train`, in a room with this goal only."""
     known, _ = hold_out(cells(SIZE), 0.2, 0)
     seeds: dict[object, int] = {}
     for seed in range(1000):
@@ -93,7 +93,7 @@ def record_rooms(data: Path, runs: Path) -> None:
 
 
 def chance(data: Path) -> dict[str, str]:
-    """What the returns of the data are, to be held beside those that are asked for."""
+    """The returns in the data, for comparison with the target returns."""
     returns = Dataset(data).returns
     return {
         "core": "(the data: least, mean, greatest)",
@@ -103,7 +103,7 @@ def chance(data: Path) -> dict[str, str]:
 
 
 def asked(run: Path) -> list[dict[str, str]]:
-    """The mean returns over 100 episodes for each return that is asked for; actions are sampled."""
+    """Mean returns of 100 episodes with sampled actions, for each target return."""
     agent = evaluate.load(run)
     assert isinstance(agent.policy, ReturnPolicy)
     got = []
@@ -112,7 +112,7 @@ def asked(run: Path) -> list[dict[str, str]]:
         agent.policy.target_return.fill_(target)
         returns = evaluate.play(
             agent.policy,
-            lambda n: train.make_env(agent.cfg, n, agent.device),
+            lambda n: build.make_env(agent.cfg, n, agent.device),
             eval_seeds(0, 100),
             deterministic=False,
         )
@@ -126,9 +126,9 @@ def asked(run: Path) -> list[dict[str, str]]:
 
 
 def adapted(run: Path) -> list[dict[str, str]]:
-    """The mean returns of the episodes of 200 trials, with goals of the histories and with others.
+    """Mean returns of the episodes of 200 trials, with training goals and with held-out ones.
 
-    Chance and the one who knows the goal have no better and no worse episodes.
+    For the random player and the oracle the mean over all episodes is enough: they do not adapt.
     """
     rows = []
     for split, goals in (("train", "of the data"), ("heldout", "held out")):

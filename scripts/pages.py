@@ -1,4 +1,4 @@
-"""Tables of results: Markdown on the terminal, and pages in docs/results that the README quotes."""
+"""Tables of results in Markdown: printed, and written to docs/results for the README."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results"
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
+    """Versions and hardware of this machine, for captions."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return f"rlmem {__version__}, torch {torch.__version__}, {device}, {os.cpu_count()} CPU cores"
 
 
-def publish(about: str, rows: Sequence[Mapping[str, str]], page: str | None) -> None:
-    """Print `about` and a table with a column for each key; also to docs/results/`page`.md."""
+def publish(caption: str, rows: Sequence[Mapping[str, str]], page: str | None) -> None:
+    """`write` a table with results of this machine, which the caption names."""
+    write(f"{caption}; {machine()}", rows, page)
+
+
+def write(caption: str, rows: Sequence[Mapping[str, str]], page: str | None) -> None:
+    """Print `caption` and a table with one column per key; also to docs/results/`page`.md."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     cells = ["| " + " | ".join(line) + " |" for line in lines]
-    text = "\n".join([f"{about}; {machine()}", "", *cells, ""])
+    text = "\n".join([caption, "", *cells, ""])
     print(text)
     if page:
         RESULTS.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
-"""State tracking, supervised: the parity of a stream of bits, five times longer than in training.
+"""Supervised state tracking: the parity of a stream of bits, five times longer than in training.
 
     python scripts/parity.py [--cores slstm deltanet ...] [--seeds 0 1 2] [--page parity]
                              [--steps 1500] [--width 32] [--rows 16] [--learning-rate 0.01]
 
-Every core alone, one layer between an embedding of the bit and a linear map, learns to say after
-each bit whether the ones since the start are odd: on rows in which episodes of 40 bits lie end to
-end. It is tested on 1,000 rows of 200 bits; a row is right if the answers after all 200 are. The
-settings are the same for all, and were chosen for deltanet with negative eigenvalues, by rows of
-200 bits: others might do better with others. `core:option=value` sets an option of a core.
+Each model is one core between an embedding of the bit and a linear map. After each bit it predicts
+the parity of the bits since the start. Training rows hold episodes of 40 bits, end to end. The test
+has 1,000 rows of 200 bits; a row is right if all its 200 answers are. All cores use the same
+settings, which were tuned for deltanet with negative eigenvalues on rows of 200 bits, so other
+cores may do better with other settings. `core:option=value` sets an option of a core.
 
-A linear recurrence can do this where a step can turn the sign of what it holds, and not by its
-gates alone (Merrill et al. 2024, arXiv 2404.08819; Grazzi et al. 2024, arXiv 2411.12537).
+A linear recurrence can solve this if a step can flip the sign of its state; gates alone are not
+enough (Merrill et al. 2024, arXiv 2404.08819; Grazzi et al. 2024, arXiv 2411.12537).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 import torch
 from omegaconf import OmegaConf
 from pages import publish
-from supervised import Reader, Rows, fit
+from supervised import Reader, TokenBatch, fit
 
 CORES = [
     "slstm",
@@ -33,21 +33,23 @@ CORES = [
     "gru",
     "lstm",
 ]
-EPISODE, EPISODES = 40, 2  # bits, in a row of training
-TESTED, TEST_ROWS = 200, 1000
+EPISODE, EPISODES = 40, 2  # bits per episode, episodes per training row
+TEST_LENGTH, TEST_ROWS = 200, 1000  # bits per test row, number of test rows
 
 
-def draw(rows: int, length: int, episodes: int, generator: torch.Generator) -> Rows:
-    """Rows of `episodes` episodes of `length` bits each, end to end; to be answered after each bit
-    is the parity of those since the last start."""
+def draw(rows: int, length: int, episodes: int, generator: torch.Generator) -> TokenBatch:
+    """Random rows of `episodes` episodes of `length` bits, end to end.
+
+    The answer after each bit is the parity of the bits since the last start.
+    """
     bits = torch.randint(2, (rows, episodes, length), generator=generator)
     start = torch.zeros_like(bits, dtype=torch.bool)
     start[..., 0] = True
-    return Rows(*(x.flatten(1) for x in (bits, start, bits.cumsum(-1) % 2)))
+    return TokenBatch(*(x.flatten(1) for x in (bits, start, bits.cumsum(-1) % 2)))
 
 
 def score(model: Reader, steps: int) -> tuple[float, float]:
-    """Percent of rows of one episode that are right at every step, and of answers."""
+    """Percentages of rows with all answers right, and of right answers, on rows of one episode."""
     x = draw(TEST_ROWS, steps, 1, torch.Generator().manual_seed(2**31))
     with torch.no_grad():
         right = model(x).argmax(-1) == x.answer
@@ -65,15 +67,16 @@ def measure(core: str, seed: int, args: argparse.Namespace) -> dict[str, str]:
         model, lambda: draw(args.rows, EPISODE, EPISODES, generator), args.steps, args.learning_rate
     )
     seconds = time.perf_counter() - begun
-    (seen, _), (long, answers) = score(model, EPISODE), score(model, TESTED)
+    short_rows, _ = score(model, EPISODE)
+    long_rows, long_answers = score(model, TEST_LENGTH)
     return {
         "core": name,
         "option": text,
         "seed": str(seed),
         "last loss": f"{loss:.1e}",
-        f"rows of {EPISODE} right %": f"{seen:.1f}",
-        f"rows of {TESTED} right %": f"{long:.1f}",
-        f"answers of {TESTED} right %": f"{answers:.1f}",
+        f"rows of {EPISODE} right %": f"{short_rows:.1f}",
+        f"rows of {TEST_LENGTH} right %": f"{long_rows:.1f}",
+        f"answers of {TEST_LENGTH} right %": f"{long_answers:.1f}",
         "seconds": f"{seconds:.0f}",
     }
 
@@ -94,11 +97,11 @@ def main() -> None:
         for seed in args.seeds:
             table.append(measure(core, seed, args))
             print(*table[-1].values(), sep=" | ", flush=True)
-    about = (
+    caption = (
         f"parity after every bit, learned from {EPISODE} bits, width {args.width}, {args.steps} "
         f"batches of {args.rows} x {EPISODES} episodes, Adam {args.learning_rate:g}, 1 thread"
     )
-    publish(about, table, args.page)
+    publish(caption, table, args.page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line, as a user calls it."""
+"""Runs the command line program from a script."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import sys
 
 
 def rlmem(*arguments: str) -> None:
-    """Run `rlmem` with these arguments; raises CalledProcessError where it fails."""
+    """Run `rlmem` with these arguments; raises `CalledProcessError` if it fails."""
     subprocess.run([sys.executable, "-m", "rlmem", *arguments], check=True)

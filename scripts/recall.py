@@ -1,14 +1,14 @@
-"""Associative recall, supervised: pairs of a key and a value, then each key again in any order.
+"""Supervised associative recall: key-value pairs, then all keys again in random order.
 
     python scripts/recall.py [--cores titans transformer_xl ...] [--pairs 8 16 32] [--page recall]
                              [--seeds 0] [--steps 1500] [--width 64] [--rows 32]
                              [--learning-rate 0.003]
 
-The multi-query associative recall of Arora et al. 2023 (arXiv 2312.04927) in one layer: a step
-shows a key and its value together, so that nothing has to be bound from one step to the next, and
-a query shows a key alone. Keys and values are drawn from 64 each, keys without repetition. Every
-core alone learns it between an embedding and a linear map, with the same settings. The table says
-how many of the answers to new rows are right: how a memory's capacity runs out as pairs are added.
+The multi-query associative recall of Arora et al. 2023 (arXiv 2312.04927) in one layer. A step
+shows a key together with its value, so that no binding across steps is needed; a query shows a key
+alone. Keys and values are drawn from 64 each, keys without repetition. Each core is trained alone,
+between an embedding and a linear map, with the same settings. The table has the accuracy on new
+rows, which shows how the capacity of a memory runs out as pairs are added.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import time
 
 import torch
 from pages import publish
-from supervised import Reader, Rows, fit
+from supervised import Reader, TokenBatch, fit
 
 CORES = ["titans", "transformer_xl", "gated_deltanet", "deltanet", "mlstm", "ffm", "s5", "gru"]
 KEYS = VALUES = 64
 TEST_ROWS = 1000
 
 
-def draw(rows: int, pairs: int, generator: torch.Generator) -> Rows:
-    """Rows of 2 * `pairs` steps; tokens are pairs of a key and a value, the last value is none."""
+def draw(rows: int, pairs: int, generator: torch.Generator) -> TokenBatch:
+    """Rows of 2 * `pairs` steps with two tokens each: a key, and a value or the token for none."""
     keys = torch.rand(rows, KEYS, generator=generator).argsort(1)[:, :pairs]
     values = torch.randint(VALUES, (rows, pairs), generator=generator)
     order = torch.rand(rows, pairs, generator=generator).argsort(1)
@@ -36,11 +36,11 @@ def draw(rows: int, pairs: int, generator: torch.Generator) -> Rows:
     start = torch.zeros_like(shown, dtype=torch.bool)
     start[:, 0] = True
     answer = torch.cat([torch.full_like(values, -1), values.gather(1, order)], 1)
-    return Rows(tokens, start, answer)
+    return TokenBatch(tokens, start, answer)
 
 
 def measure(core: str, pairs: int, seed: int, args: argparse.Namespace) -> float:
-    """Percent of the answers that are right."""
+    """Accuracy on test rows after training, in percent."""
     torch.manual_seed(seed)
     model = Reader(core, {}, KEYS + VALUES + 1, VALUES, args.width)
     generator = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def main() -> None:
             table.append(row | {"seconds": seconds})
             print(*table[-1].values(), sep=" | ", flush=True)
     about = (
-        f"recall of keys' values, width {args.width}, {args.steps} batches of {args.rows} rows, "
+        f"associative recall, width {args.width}, {args.steps} batches of {args.rows} rows, "
         f"Adam {args.learning_rate:g}, 1 thread"
     )
     publish(about, table, args.page)

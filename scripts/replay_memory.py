@@ -1,12 +1,13 @@
-"""How much memory a replay in files takes: written full and on, and sampled from all the while.
+"""Resident memory of a process with a replay in files, while it is filled, overwritten and sampled.
 
     python scripts/replay_memory.py [--capacity 10000000] [--batching segments tape]
                                      [--directory FOLDER] [--page replay]
 
-Entries are observations of 400 bytes, an action, a reward and flags, with stored states of 4 kB at
-every 20th; episodes are of 50 steps. The files lie in a new folder in FOLDER (the system's for
-temporary files) and are deleted at the end. Resident memory is that of the whole process, before
-the replay and at its peak after that, as Linux counts it, pages of mapped files included.
+An entry has an observation of 400 bytes, an action, a reward and flags; every 20th entry also has a
+stored state of 4 kB. Episodes have 50 steps. The files are in a new folder in FOLDER (default: the
+system's folder for temporary files), which is deleted at the end. Resident memory is that of the
+whole process as reported by Linux, which includes pages of mapped files: before the replay is
+created, and the peak after that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gymnasium import spaces
 from pages import publish
 from torch import Tensor
 
-from rlmem.algos.replay import Replay
+from rlmem.data.replay import Replay
 from rlmem.envs.base import Tensors, Transition
 from rlmem.policies import QPolicy
 
@@ -33,7 +34,7 @@ WIDTH = 1024
 
 
 class Stream:
-    """Environments that show random numbers, drawn once: nothing but the replay takes time."""
+    """Environments with precomputed random observations, so that only the replay takes time."""
 
     num_envs = NUM_ENVS
     device = torch.device("cpu")
@@ -41,25 +42,25 @@ class Stream:
     action_space = {"action": spaces.Discrete(4)}  # noqa: RUF012
 
     def __init__(self) -> None:
-        self.seen = torch.randn(64, NUM_ENVS, 100)
+        self.observations = torch.randn(64, NUM_ENVS, 100)
         self.time = 0
 
     def step(self) -> Transition:
-        """The next step of all."""
+        """The next step of all environments."""
         self.time += 1
-        obs = {"obs": self.seen[self.time % 64]}
+        obs = {"obs": self.observations[self.time % 64]}
         over = torch.full((NUM_ENVS,), self.time % EPISODE == 0)
-        return Transition(obs, torch.ones(NUM_ENVS), over, ~over & over, obs)
+        return Transition(obs, torch.ones(NUM_ENVS), over, ~over & over, obs, over)
 
 
-def resident(what: str) -> float:
-    """MiB of memory: `RSS` now, or `HWM`, the most there ever was."""
+def resident(kind: str) -> float:
+    """Resident memory in MiB: `RSS` (current) or `HWM` (peak)."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split(f"Vm{what}:")[1].split()[0]) / 1024
+    return int(status.split(f"Vm{kind}:")[1].split()[0]) / 1024
 
 
 def fill(replay: Replay, env: Stream, steps: int, every: int) -> tuple[float, float]:
-    """Play so many steps, and sample now and then; returns the seconds of each."""
+    """Add `steps` steps, sample after every `every`; returns the seconds of adding and sampling."""
     action: Tensors = {"action": torch.zeros(NUM_ENVS, dtype=torch.int64)}
     state: Tensor = replay.policy.initial_state(NUM_ENVS)
     obs, start = env.step().obs, torch.ones(NUM_ENVS, dtype=torch.bool)
@@ -68,18 +69,18 @@ def fill(replay: Replay, env: Stream, steps: int, every: int) -> tuple[float, fl
         begun = time.perf_counter()
         step = env.step()
         replay.add(obs, start, state, action, step)
-        obs, start = step.obs, step.starts
+        obs, start = step.obs, step.memory_reset
         adding += time.perf_counter() - begun
         if t % every == every - 1 and replay.ready:
             begun = time.perf_counter()
             batch = replay.sample(0.0)
-            replay.update_priorities(batch.unit, torch.rand(len(batch.unit)))
+            replay.update_priorities(batch.segment, torch.rand(len(batch.segment)))
             sampling += time.perf_counter() - begun
     return adding, sampling
 
 
 def measure(batching: str, capacity: int, directory: str | None) -> dict[str, str]:
-    """One row of the table; to be called in a process of its own, whose peak is what is asked."""
+    """One row of the table; must run in its own process, whose peak memory it measures."""
     torch.set_num_threads(1)
     env = Stream()
     policy = QPolicy(env.observation_space, env.action_space, core="gru", hidden_size=WIDTH)
@@ -102,7 +103,7 @@ def measure(batching: str, capacity: int, directory: str | None) -> dict[str, st
         size = sum(each.stat().st_size for each in files.rglob("*") if each.is_file())
     return {
         "batching": batching,
-        "entries": f"{int((replay.tapes.head - replay.tapes.oldest).sum()):,}",
+        "entries": f"{int((replay.storage.head - replay.storage.oldest).sum()):,}",
         "files MiB": f"{size / 2**20:,.0f}",
         "resident before MiB": f"{before:,.0f}",
         "peak MiB": f"{resident('HWM'):,.0f}",

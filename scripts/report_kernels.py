@@ -1,10 +1,10 @@
-"""Compile every Triton kernel ahead of time, on a machine without a GPU, and print what it takes.
+"""Compile every Triton kernel ahead of time, without a GPU, and print its resources.
 
 `python scripts/report_kernels.py [op ...] [--arch 90] [--dtype float32]` calls the kernels' own
-launchers on CPU tensors of shapes that reach every configuration of their tables (`ops/` says
-which). A stand-in for the driver names the architecture, so that what is compiled is just what a
-GPU of that kind would run; nothing is launched. Registers, stack and shared memory are read from
-the binaries by Triton's own `cuobjdump`, spills from their instructions.
+launchers on CPU tensors with shapes (in `ops/`) that cover every configuration of their tables. A
+stand-in for the driver names the architecture, so that the compiler produces exactly the code for
+such a GPU; nothing is launched. Registers, stack and shared memory are read from the binaries by
+Triton's own `cuobjdump`, spills from their instructions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rich.table import Table
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-# Compute capability -> shared memory that one block may have, in bytes.
+# Compute capability: shared memory available to a block, in bytes.
 ARCHITECTURES = {80: 166_912, 90: 232_448}
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -53,13 +53,13 @@ class Row(NamedTuple):
         return dict(self.settings)[key] if isinstance(key, str) else tuple(self)[key]
 
     def cells(self) -> list[str]:
-        """As printed."""
+        """The cells of its table row."""
         settings = ", ".join(f"{key} {value}" for key, value in self.settings if value != "")
         return [settings if field is self.settings else str(field) for field in tuple(self)]
 
 
 class Driver:
-    """Stands in for a CUDA driver as far as compiling asks for one."""
+    """A stand-in for a CUDA driver, as far as the compiler needs one."""
 
     def __init__(self, arch: int) -> None:
         self.arch = arch
@@ -68,7 +68,7 @@ class Driver:
         return GPUTarget("cuda", self.arch, 32)
 
     def get_current_device(self) -> int:
-        # Triton keeps compiled kernels by device: one device for each architecture.
+        # Triton caches compiled kernels by device: one device per architecture.
         return self.arch
 
     def get_current_stream(self, device: int) -> int:
@@ -76,7 +76,7 @@ class Driver:
 
 
 class Recorder:
-    """A kernel that is compiled where it would be launched."""
+    """A kernel that is compiled instead of launched."""
 
     def __init__(self, op: Op, kernel: Any, arch: int, rows: list[Row]) -> None:
         self.op = op
@@ -103,7 +103,7 @@ class Recorder:
 
 
 def kernels(op: Op) -> dict[str, Any]:
-    """An operator's kernels by name."""
+    """The operator's kernels by name."""
     modules = op.modules()
     named = vars(modules[1]) if modules else {}
     return {name: kernel for name, kernel in named.items() if name.endswith("_kernel")}
@@ -111,7 +111,7 @@ def kernels(op: Op) -> dict[str, Any]:
 
 @contextmanager
 def recording(op: Op, arch: int) -> Iterator[list[Row]]:
-    """Launches of the operator's `gpu` inside are compiled for `arch` and listed, not run."""
+    """Compile the launches of the operator's `triton_form` for `arch`; lists them, runs none."""
     rows: list[Row] = []
     modules = op.modules()
     if modules is None:
@@ -120,7 +120,7 @@ def recording(op: Op, arch: int) -> Iterator[list[Row]]:
     before = driver._active
     driver.set_active(Driver(arch))
     try:
-        with mock.patch.object(modules[0], "gpu_kernels", SimpleNamespace(**recorders)):
+        with mock.patch.object(modules[0], "triton_kernels", SimpleNamespace(**recorders)):
             yield rows
     finally:
         driver.set_active(before)
@@ -141,7 +141,7 @@ def usage(binary: Any) -> dict[str, int]:
         text = _cuobjdump("-res-usage", file.name)
         found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
         stack = found["STACK"] + found["LOCAL"]
-        # What is spilled lies on the stack: without one there is no need to disassemble.
+        # Spills are on the stack: without a stack there is no need to disassemble.
         code = _cuobjdump("-sass", file.name) if stack else ""
     return {
         "registers": found["REG"],
@@ -152,7 +152,7 @@ def usage(binary: Any) -> dict[str, int]:
 
 
 def misfits(rows: list[Row]) -> list[Row]:
-    """The kernels that use a stack, spill, or want more than a block may have."""
+    """The kernels that use a stack, spill, or need more shared memory than a block has."""
     return [
         row
         for row in rows
@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("op", nargs="*", help=f"some of {', '.join(ops.names())}; all by default")
     parser.add_argument("--arch", type=int, choices=ARCHITECTURES, action="append")
-    parser.add_argument("--dtype", action="append", help="as torch names it; all by default")
+    parser.add_argument("--dtype", action="append", help="torch's name of it; all by default")
     options = parser.parse_args()
     table = Table(*Row._fields)
     for op in map(ops.get, options.op or ops.names()):

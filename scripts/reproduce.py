@@ -1,11 +1,11 @@
-"""What the library says of learning, measured by the command that a user would type.
+"""Learning results of the README, measured with the command line program.
 
     python scripts/reproduce.py [--env popgym-repeat ...] [--cores ffm gru none ...] [--seeds 0 1 2]
                                 [--page NAME] [--jobs 1] [key=value ...]
 
-Runs `rlmem train` for every environment, core and seed, prints a table of greedy returns on unseen
-seeds, wall and CPU times (start-up included), and writes it to docs/results/NAME.md if a page is
-named.
+Runs `rlmem train` for every environment, core and seed. Prints a table of greedy returns on unseen
+seeds and of wall and CPU times (including start-up); `--page` also writes it to
+docs/results/NAME.md.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ def main() -> None:
     parser.add_argument("--cores", nargs="+", default=["ffm", "gru", "none"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--page", help="write docs/results/PAGE.md")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (wall times suffer)")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs (increases wall times)")
     args, overrides = parser.parse_known_args()
 
-    def one(choice: tuple[str, str, int]) -> dict[str, str]:
+    def train_and_print(choice: tuple[str, str, int]) -> dict[str, str]:
         row = train(*choice, overrides)
         print(*row.values(), sep=" | ", flush=True)
         return row
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        rows = list(pool.map(one, product(args.env, args.cores, args.seeds)))
+        rows = list(pool.map(train_and_print, product(args.env, args.cores, args.seeds)))
     command = " ".join(["rlmem train env=ENV core=CORE seed=SEED", *overrides])
     publish(f"`{command}`, {args.jobs} at once", rows, args.page)
 
 
 def train(env: str, core: str, seed: int, overrides: list[str]) -> dict[str, str]:
-    """One run of the command line."""
+    """Run `rlmem train` once; returns a row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         options = [f"env={env}", f"core={core}", f"seed={seed}", f"run_dir={run_dir}", *overrides]

@@ -1,4 +1,4 @@
-"""What the supervised tests of memories share: a core between an embedding and a linear map."""
+"""Shared code of the supervised memory tests: a core between an embedding and a linear map."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch.nn import functional as F
 from rlmem import cores
 
 
-class Rows(NamedTuple):
-    """What is read, [B, T] or [B, T, n] tokens that are seen at once; where episodes start; what is
-    to be answered, [B, T], or -1 where nothing is.
+class TokenBatch(NamedTuple):
+    """A batch of token sequences with targets.
+
+    `tokens` is [B, T], or [B, T, n] for n tokens per step; `start` [B, T] marks episode starts;
+    `answer` [B, T] is the target of each step, or -1 for none.
     """
 
     tokens: Tensor
@@ -23,7 +25,7 @@ class Rows(NamedTuple):
 
 
 class Reader(nn.Module):
-    """A core alone, of one width."""
+    """An embedding, a core of the same width, and a linear map to the answers."""
 
     def __init__(
         self, core: str, options: dict[Any, Any], tokens: int, answers: int, width: int
@@ -33,18 +35,18 @@ class Reader(nn.Module):
         self.core = cores.make(core, input_size=width, **options)
         self.head = nn.Linear(width, answers)
 
-    def forward(self, x: Rows) -> Tensor:
+    def forward(self, x: TokenBatch) -> Tensor:
         """Logits [B, T, answers]."""
-        seen = self.embed(x.tokens)
-        if seen.dim() == 4:
-            seen = seen.sum(2)
-        y, _ = self.core.scan(seen, self.core.initial_state(len(seen)), x.start)
+        embedded = self.embed(x.tokens)
+        if embedded.dim() == 4:
+            embedded = embedded.sum(2)
+        y, _ = self.core.scan(embedded, self.core.initial_state(len(embedded)), x.start)
         logits: Tensor = self.head(y)
         return logits
 
 
-def fit(model: Reader, draw: Callable[[], Rows], steps: int, learning_rate: float) -> float:
-    """Adam over `steps` batches, the rate in one cycle; returns the loss of the last batch."""
+def fit(model: Reader, draw: Callable[[], TokenBatch], steps: int, learning_rate: float) -> float:
+    """Train with Adam and a one-cycle learning rate; returns the loss of the last batch."""
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.1

@@ -1,18 +1,19 @@
-"""Passive T-maze: whether what was seen in the first step is still known a corridor later.
+"""Passive T-maze: whether the cue of the first step is remembered at the end of the corridor.
 
     python scripts/t_maze.py [--length 100] [--cores deltanet ...] [--seeds 0 1 2] [--page t-maze]
                              [key=value ...]
 
 Runs `rlmem train env=tmaze-passive algo=amago` for every core and seed, and prints a table of
-greedy returns on unseen seeds: 1 is both ways known, 0.5 the best there is without memory. The
-corridor's penalty pays for every step, so that a short horizon is enough to walk it; what is long
-here is what has to be remembered.
+greedy returns on unseen seeds. 1 means both goals are reached, 0.5 is the optimum without memory.
+The penalty gives feedback in every step, so a short horizon is enough to learn to walk. Only the
+memory has to span the whole corridor.
 
-A single false step loses an episode. So the goal is found only where the one step at random is the
-one at the junction: however much is strayed, in fewer than one of 250 episodes. That asks for many
-environments that stray little, and for learning from the few that were a surprise: a segment is an
-episode, drawn by priority. Cloning counts little: after a false step all actions are equally good,
-and which of them seem better is noise. With the default weight the corridor was lost at times.
+A single wrong step loses the goal. So exploration finds the goal only if its one random step is the
+turn at the junction: in fewer than one of 250 episodes, for any exploration rate. This needs many
+environments with little exploration, and prioritised replay of the few surprising episodes (a
+segment is an episode). The weight of cloning is small: after a wrong step all actions are equally
+good, and their estimated differences are noise. With the default weight, agents sometimes unlearned
+the corridor.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pages import publish
 from reproduce import train
 
 NUM_ENVS = 256
-EPISODES = 8  # that the replay keeps of each environment
+EPISODES = 8  # episodes of each environment in the replay
 SETTINGS = [
     "algo=amago",
     f"num_envs={NUM_ENVS}",
@@ -45,7 +46,7 @@ SETTINGS = [
 
 
 def settings(length: int) -> list[str]:
-    """What every run is told: a segment is an episode, with its last observation an entry more."""
+    """Options of every run: a segment is an episode, one entry longer for its last observation."""
     steps = length + 1
     sizes = {
         "env.corridor_length": length,

@@ -1,13 +1,13 @@
-"""Tape batching against segments with an empty memory, at equal transitions per update.
+"""Tape batching compared with segments from the initial state, at equal transitions per update.
 
     python scripts/tape.py [--env popgym-count-recall] [--core ffm] [--seeds 0 1 2]
                            [--transitions 1280] [--segment 20] [--tape 160] [--steps 150000]
                            [--page tape] [option=value ...]
 
-Recurrent Q-learning (`algo=r2d2`) learns from the same number of steps at every update: from rows
-that begin anywhere, with an empty memory, or from rows of whole episodes end to end (Morad et al.
-2024, arXiv 2402.09900). Both draw uniformly; all else is equal. More words set further options of
-the algorithm. The table says what the greedy agents get on unseen seeds.
+Recurrent Q-learning (`algo=r2d2`) uses the same number of steps in every update: either segments
+that start anywhere in an episode, from the initial state, or tapes of whole episodes, end to end
+(Morad et al. 2024, arXiv 2402.09900). Both are sampled uniformly; all else is equal. Further
+arguments set options of the algorithm. The table has the greedy returns on unseen seeds.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import torch
 from omegaconf import OmegaConf
 from pages import publish
 
-from rlmem import algos, envs, evaluate
+from rlmem import algos, envs
 from rlmem.envs.seeding import eval_seeds, train_seeds
 from rlmem.policies import QPolicy
+from rlmem.runs import evaluate
 
 NUM_ENVS = 64
 EPISODES = 200
 
 
 def batchings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The replay's options by the name of what is compared."""
+    """The replay options of each compared batching."""
     shared = {"burn_in": 0, "alpha": 0.0, "stored_state": False}
     sizes = {
         "segments": {"batching": "segments", "length": args.segment, "stride": args.segment},
@@ -43,7 +44,7 @@ def batchings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def train(args: argparse.Namespace, replay: dict[str, Any], seed: int) -> tuple[float, float]:
-    """The greedy return after training, and the seconds that the training took."""
+    """Train once; returns the greedy return, and the training time in seconds."""
     torch.manual_seed(seed)
     env = envs.make(args.env, num_envs=NUM_ENVS)
     policy = QPolicy(env.observation_space, env.action_space, core=args.core)
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--tape", type=int, default=160)
     parser.add_argument("--steps", type=int, default=150_000)
     parser.add_argument("--page", help="write docs/results/PAGE.md")
-    parser.add_argument("options", nargs="*", help="of the algorithm: option=value")
+    parser.add_argument("options", nargs="*", help="options of the algorithm: option=value")
     args = parser.parse_args()
     torch.set_num_threads(1)
     table = []
@@ -93,11 +94,11 @@ def main() -> None:
                 }
             )
             print(*table[-1].values(), sep=" | ", flush=True)
-    about = (
+    caption = (
         f"`r2d2` on {args.env} (easy) with {args.core}, {args.steps:,} steps, "
         f"{args.transitions} transitions in every update, greedy return of {EPISODES} episodes"
     )
-    publish(about, table, args.page)
+    publish(caption, table, args.page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plan of the house: no import runs upward, rooms stay small and light to enter."""
+"""Rooms of the package: no import runs upward or in a circle, files and functions are short."""
 
 from __future__ import annotations
 
@@ -17,40 +17,31 @@ ALL_SOURCES = SOURCES + sorted(
     p for part in ("tests", "scripts", "examples") for p in ROOT.glob(f"{part}/**/*.py")
 )
 
-# From the ground up: each room and what it may import, all of it further down.
-FLOOR = {"errors", "tree", "registry"}
+# From the floor upward: each room and the rooms that it may import, all of them below it.
+TOOLS = {"errors", "files", "registry", "tree"}
 MAY_IMPORT = {
     "configs": set(),
     "errors": set(),
+    "files": set(),
     "tree": set(),
     "registry": {"errors"},
     "kernels": {"errors"},
-    "cores": FLOOR | {"kernels"},
-    "policies": FLOOR | {"kernels", "cores"},
-    "envs": FLOOR,
-    "algos": FLOOR | {"kernels", "cores", "policies", "envs.base"},
-    "stats": FLOOR,
-    "checkpoint": FLOOR,
-    "log": FLOOR,
-    "tasks": FLOOR | {"envs"},
-    "torchrl": FLOOR | {"cores", "envs"},
-    "gym": FLOOR | {"envs"},
-    "record": FLOOR | {"algos", "envs"},
-    "minari_data": FLOOR | {"algos", "envs", "record"},
-    "evaluate": FLOOR | {"policies", "envs", "algos", "checkpoint", "stats", "train"},
-    "train": FLOOR
-    | {"policies", "envs", "algos", "checkpoint", "log", "tasks", "evaluate", "record"},
-    "plot": FLOOR | {"stats"},
-    "adapt": FLOOR | {"envs", "evaluate", "stats", "tasks", "train", "plot"},
-    "play": FLOOR | {"policies", "envs", "checkpoint", "train"},
-    "cli": FLOOR | {"envs", "checkpoint", "log", "train", "evaluate", "adapt", "play"},
+    "cores": TOOLS | {"kernels"},
+    "policies": TOOLS | {"cores"},
+    "envs": TOOLS,
+    "data": TOOLS | {"kernels", "policies", "envs"},
+    "algos": TOOLS | {"data", "policies", "envs.base"},
+    "torchrl": TOOLS | {"cores", "envs"},
+    "gym": TOOLS | {"envs"},
+    "runs": TOOLS | {"policies", "envs", "data", "algos"},
+    "cli": TOOLS | {"policies", "envs", "runs"},
 }
 
 
 def room(path: Path) -> str:
-    """The room that a file of the package lies in: its sub-package, or its own name."""
+    """The room of a file: its sub-package of rlmem, or its own name."""
     name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "cli" if name.startswith("cli_") or name == "__main__" else name
+    return "cli" if name == "__main__" else name
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -64,8 +55,20 @@ def imports(path: Path) -> Iterator[str]:
                 package = ["rlmem", *path.relative_to(PACKAGE).parts[:-1]]
                 above = package[: len(package) - node.level + 1]
                 base = ".".join([*above, *filter(None, [base])])
-            # What is imported from the package itself is a room.
-            yield from ([f"rlmem.{a.name}" for a in node.names] if base == "rlmem" else [base])
+            submodules = [f"{base}.{alias.name}" for alias in node.names]
+            found = [name for name in submodules if name in MODULES]
+            # `from package import name` also imports the package, if a name is not a module.
+            yield from found
+            if len(found) < len(submodules):
+                yield base
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path): path for path in SOURCES}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -75,28 +78,46 @@ def test_no_import_runs_upward(path):
         return
     here = room(path)
     assert here in MAY_IMPORT, f"give {here} its place among the rooms"
-    for module in imports(path):
-        if not module.startswith("rlmem.") or module == "rlmem.__version__":
+    for name in imports(path):
+        if not name.startswith("rlmem."):
             continue
-        inside = module.removeprefix("rlmem.")
-        there = "cli" if inside.startswith("cli_") else inside.split(".")[0]
-        fine = there == here or there in MAY_IMPORT[here] or inside in MAY_IMPORT[here]
-        assert fine, f"{here} must not know {module}"
+        inside = name.removeprefix("rlmem.")
+        there = inside.split(".")[0]
+        allowed = there == here or there in MAY_IMPORT[here] or inside in MAY_IMPORT[here]
+        assert allowed, f"{here} must not import {name}"
 
 
-def test_the_plan_itself_has_no_way_up():
+def test_the_rooms_are_in_order():
     order = list(MAY_IMPORT)
     for here, others in MAY_IMPORT.items():
         for there in {other.split(".")[0] for other in others}:
-            # Training evaluates, and evaluation builds what was trained: one floor.
-            level = {here, there} == {"train", "evaluate"}
-            assert level or order.index(there) < order.index(here), f"{here} sees {there}"
+            assert order.index(there) < order.index(here), f"{here} imports {there}"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # `from package import name` runs the package's own file, and its imports, before anything else.
+    graph = {
+        name: {other for other in imports(path) if other in MODULES and other != name}
+        for name, path in MODULES.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail[trail.index(name) :], name])
+        if name in done:
+            return
+        for other in sorted(graph[name]):
+            visit(other, (*trail, name))
+        done.add(name)
+
+    for name in sorted(graph):
+        visit(name, ())
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_the_side_door_imports_torchrl(path):
-    # Replay keeps its steps in torchrl's storages.
-    if room(path) != "torchrl" and path != PACKAGE / "algos" / "replay.py":
+    # Replay uses torchrl's storages.
+    if room(path) != "torchrl" and path != PACKAGE / "data" / "replay.py":
         foreign = {module.split(".")[0] for module in imports(path)}
         assert not foreign & {"torchrl", "tensordict"}
     assert path.stem not in ("torch", "triton", "gymnasium"), "hides the package of that name"

@@ -1,4 +1,4 @@
-"""A new core is one Python file and one YAML: the command line, the laws and the list know it."""
+"""A new core needs one Python file and one YAML file: for list, command line and core tests."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Leaky(LinearCore):
 YAML = """\
 # a leaky average
 name: leaky  # rlmem.cores registry name
-leak: 0.1  # share of the new input
+leak: 0.1  # weight of the new input
 """
 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the library and its tests with two more files, and not one changed."""
+    """A copy of the library and its tests with two new files and no changed file."""
     root = tmp_path_factory.mktemp("extended")
     for name in ("rlmem", "tests"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -73,19 +73,19 @@ def run(root: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_list_names_it(extended: Path):
+def test_list_shows_the_new_core(extended: Path):
     assert ["leaky", "a", "leaky", "average"] in [
         line.split() for line in run(extended, "rlmem", "list").splitlines()
     ]
 
 
-def test_the_command_line_trains_with_it(extended: Path):
+def test_the_command_line_trains_the_new_core(extended: Path):
     sizes = ["num_envs=8", "algo.num_steps=16", "total_steps=256", "eval_episodes=2"]
     run(extended, "rlmem", "train", "core=leaky", "core.leak=0.3", "run_dir=run", *sizes)
     assert "leak: 0.3" in (extended / "run" / "config.yaml").read_text()
 
 
-def test_the_laws_hold_it(extended: Path):
+def test_the_core_tests_cover_the_new_core(extended: Path):
     report = run(extended, "pytest", "tests/cores/test_laws.py", "-k", "leaky", "-p", "no:xdist")
     assert " passed" in report
     assert "failed" not in report

@@ -1,4 +1,8 @@
-"""The snippets of README and docs run, and their commands are the ones that are run elsewhere."""
+"""README and docs: snippets run, commands match the continuous integration, tables match results.
+
+Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- file: NAME -->`
+(a file for the snippets), `<!-- command: NAME -->` (run elsewhere) or `<!-- not run: REASON -->`.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +16,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
 TEXT = (ROOT / "README.md").read_text()
 PAGES = "\n".join([TEXT, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
-BLOCK = r"^<!-- {marker} -->\n```(bash|python)\n(.*?)^```$"
-SNIPPETS = re.findall(BLOCK.format(marker="run"), PAGES, re.M | re.S)
 
 
-@pytest.mark.parametrize(("language", "snippet"), SNIPPETS)
+def blocks(marker: str) -> list[tuple[str, ...]]:
+    """Groups of `marker` (a pattern), language and text of the marked blocks."""
+    pattern = rf"^<!-- {marker} -->\n```(bash|python)\n(.*?)^```$"
+    return re.findall(pattern, PAGES, re.M | re.S)
+
+
+SNIPPETS = blocks("run")
+FILES = {name: text for name, _, text in blocks(r"file: (\S+)")}
+
+
+@pytest.mark.parametrize(("language", "snippet"), SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "rlmem"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rlmem "$@"\n')
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" -m rlmem "$@"\n'
+    )
     program.chmod(0o755)
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     command = {
         "bash": ["bash", "-euo", "pipefail", "-c", snippet],
         "python": [sys.executable, "-c", snippet],
@@ -32,7 +49,7 @@ def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{program.parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        # The tests share the machine.
+        # Other tests run at the same time.
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
@@ -41,44 +58,57 @@ def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_snippet_is_marked_as_a_command_or_to_be_run() -> None:
+def test_every_block_is_marked() -> None:
     fences = len(re.findall(r"^```(?:bash|python)$", PAGES, re.M))
-    marked = len(SNIPPETS) + sum(len(_commands(name)) for name in ("main", "test"))
-    not_run = len(re.findall(r"^<!-- not run: .+ -->\n```(?:bash|python)$", PAGES, re.M))
-    assert fences == marked + not_run
+    assert fences == len(blocks(r"(run|file: \S+|command: \S+|not run: [^\n]+)"))
     assert {language for language, _ in SNIPPETS} == {"bash", "python"}
 
 
 @pytest.mark.parametrize("name", ["main", "test"])
-def test_a_command_is_one_line_that_sets_everything_up(name: str) -> None:
-    (command,) = _commands(name)
+def test_commands_are_one_line_and_set_everything_up(name: str) -> None:
+    (command,) = commands(name)
     assert command.count("\n") == 1
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
     assert "-c constraints.txt" in command
 
 
-def test_continuous_integration_runs_the_very_test_command() -> None:
+def test_continuous_integration_runs_the_test_command() -> None:
     printed = subprocess.run(
         [ROOT / ".ci" / "run", "--print"], capture_output=True, text=True, check=True
     )
-    assert [printed.stdout] == _commands("test")
+    assert [printed.stdout] == commands("test")
 
 
-def _commands(name: str) -> list[str]:
-    return [
-        text for _, text in re.findall(BLOCK.format(marker=f"command: {name}"), TEXT, re.M | re.S)
-    ]
+def commands(name: str) -> list[str]:
+    return [text for _, text in blocks(f"command: {name}")]
 
 
-def test_tables_are_those_that_the_scripts_wrote() -> None:
+def test_readme_is_short() -> None:
+    assert len(TEXT.splitlines()) <= 150
+
+
+def test_links_lead_to_files() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        prose = re.sub(r"```.*?```|`[^`]+`", "", page.read_text(), flags=re.S)
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_tables_equal_the_recorded_results() -> None:
     tables = re.findall(r"^<!-- results: (\S+) -->\n(.*?)\n<!-- end -->$", PAGES, re.M | re.S)
     assert tables
     for name, text in tables:
-        assert text == (ROOT / "docs" / "results" / f"{name}.md").read_text().strip(), name
+        assert text == (RESULTS / f"{name}.md").read_text().strip(), name
+
+
+def test_means_over_seeds_equal_the_recorded_runs() -> None:
+    command = [sys.executable, "scripts/average_seeds.py", "popgym-repeat", "popgym-repeat-more"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert printed.stdout.strip() == (RESULTS / "popgym-repeat-means.md").read_text().strip()
 
 
 def named_in(section: str) -> set[str]:
-    """What the first column of a section's table names."""
+    """The names in the first column of a section's table in the README."""
     table = TEXT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
     return set(re.findall(r"`([^`]+)`", "".join(re.findall(r"^\| `.*?\|", table, re.M))))
 
@@ -88,7 +118,8 @@ def yaml(group: str) -> set[str]:
 
 
 def test_every_core_is_in_the_table_of_cores() -> None:
-    assert named_in("Memory cores") == yaml("core") - {"s4"}
+    # `s4` is another name of `s4d`.
+    assert named_in("Cores") == yaml("core") - {"s4"}
 
 
 def test_every_algorithm_is_in_the_table_of_algorithms() -> None:

@@ -1,6 +1,6 @@
-"""The wheel: what is in it, and that it works where the checkout is not.
+"""The wheel: its files, and an installation outside the checkout.
 
-It takes minutes and a package index, so it runs only with RLMEM_TEST_WHEEL=1 (`.ci/run` does).
+It takes minutes and needs a package index, so it runs only with RLMEM_TEST_WHEEL=1 (`.ci/run`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(
-    os.environ.get("RLMEM_TEST_WHEEL") != "1", reason="RLMEM_TEST_WHEEL=1 runs it"
+    os.environ.get("RLMEM_TEST_WHEEL") != "1", reason="needs RLMEM_TEST_WHEEL=1"
 )
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what git holds or would add, without what earlier builds left."""
+    """A wheel built from a copy of all files that git does not ignore, without earlier builds."""
     copy, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in _files("--others", "--exclude-standard", "--cached"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a clean environment in which the wheel is installed."""
+    """The `bin` folder of a clean environment with the wheel installed."""
     venv = tmp_path_factory.mktemp("venv")
     _run(sys.executable, "-m", "venv", str(venv), cwd=venv)
     constraints = str(ROOT / "constraints.txt")
@@ -45,7 +45,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin"
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_contains_only_the_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0].split("-")[0] for name in names} == {"rlmem"}
     wanted = {n for n in _files("--cached", "rlmem") if n.endswith((".py", ".yaml", ".typed"))}
@@ -56,7 +56,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 
 
-def test_the_program_works_outside_the_checkout(environment: Path, tmp_path: Path) -> None:
+def test_the_program_runs_outside_the_checkout(environment: Path, tmp_path: Path) -> None:
     where = _run(
         str(environment / "python"), "-c", "import rlmem; print(rlmem.__file__)", cwd=tmp_path
     )

@@ -3,12 +3,11 @@
 from rlmem.algos.base import (
     Algorithm,
     NonFiniteLoss,
-    policy_options,
-    policy_type,
-    reads_past,
+    Requirements,
     register,
     registry,
-    require_fit,
+    require_supported,
+    requirements,
 )
 
 make = registry.make
@@ -17,11 +16,10 @@ names = registry.names
 __all__ = [
     "Algorithm",
     "NonFiniteLoss",
+    "Requirements",
     "make",
     "names",
-    "policy_options",
-    "policy_type",
-    "reads_past",
     "register",
-    "require_fit",
+    "require_supported",
+    "requirements",
 ]

@@ -2,39 +2,39 @@
 
     L = -E[log pi(a[t] | o[..t], a[..t-1], r[..t-1])]
 
-The rows are learning histories: what one environment did while an agent learned in it, episode
-after episode in the order of time, and the memory goes through all of them. Who predicts
-the next action of an agent that gets better has to get better too: on a new task the model improves
-from episode to episode, without any change of its weights.
+Rows are learning histories: the experience of one environment while an agent learned in it, episode
+after episode in order of time, with one memory through all of them. A model that predicts the next
+action of an improving agent must improve too: on a new task it gets better from episode to
+episode, without a change of its weights.
 
-A row has every `episode_stride`-th episode of its history, so that learning is seen to go on within
-a row (the paper does the same to learn a faster algorithm than the source's).
+A row has every `episode_stride`-th episode of its history, so that a row shows progress (the paper
+does the same to learn a faster algorithm than the source's).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlmem.algos.base import register
-from rlmem.algos.offline import Offline
+from rlmem.algos.action_prediction import action_loss, open_dataset
+from rlmem.algos.base import Requirements, register
+from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
+from rlmem.data.segments import pack
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, positive
 from rlmem.policies.sequence import SequencePolicy
 
 
-@register("ad")
-class AD(Offline[SequencePolicy]):
-    """AD for any core and any actions; the options are described in `configs/algo/ad.yaml`.
+@register("ad", Requirements(SequencePolicy, needs_history=True))
+class AD:
+    """AD for any core and any actions; `configs/algo/ad.yaml` describes the options.
 
-    Raises `UsageError` where an option is out of its range or the dataset does not fit.
+    The environment only supplies the spaces; it is not stepped, and `seed` is not read. Raises
+    `UsageError` for an option out of its range or a dataset of other spaces.
     """
-
-    policy_type: ClassVar = SequencePolicy
-    resets: ClassVar = False
 
     def __init__(
         self,
@@ -51,18 +51,13 @@ class AD(Offline[SequencePolicy]):
         max_grad_norm: float = 1.0,
         adam_eps: float = 1e-8,
     ) -> None:
-        super().__init__(
-            env,
-            policy,
-            dataset,
-            batch_size=batch_size,
-            length=length,
-            num_updates=num_updates,
-            learning_rate=learning_rate,
-            anneal_lr=anneal_lr,
-            max_grad_norm=max_grad_norm,
-            adam_eps=adam_eps,
-        )
+        self.policy = policy
+        self.device = env.device
+        self.batch_size = positive("batch_size", batch_size)
+        self.length = positive("length", length)
+        self.num_updates = positive("num_updates", num_updates)
+        self.steps_per_iteration = batch_size * length * num_updates
+        self.dataset = open_dataset(dataset, env, policy)
         self.episodes, left = chains(
             self.dataset.episodes, positive("episode_stride", episode_stride)
         )
@@ -72,22 +67,42 @@ class AD(Offline[SequencePolicy]):
                 f"the longest history of {dataset} has {int(left.max())} steps in every "
                 f"{episode_stride}. episode, which is less than length ({length})"
             )
+        self.optimizer = ClippedAdam(
+            policy.parameters(), learning_rate, max_grad_norm, adam_eps, anneal_lr
+        )
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """`num_updates` updates, each on a batch of rows."""
+        learning_rate = self.optimizer.anneal(progress)
+        updates: list[Metrics] = []
+        for update in range(1, self.num_updates + 1):
+            rows = self.dataset.read(*pack(self.draw(), self.length))
+            loss, metrics = action_loss(self.policy, rows, self.device, reset_memory=False)
+            metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of AD")
+            updates.append(metrics)
+        return {**mean_metrics(updates), "learning_rate": learning_rate}
 
     def draw(self) -> Int[Tensor, "B P 3"]:
-        """Histories from any episode on, each equally likely."""
+        """Histories from a random episode on, with at least `length` steps in each row."""
         begin = self.begins[torch.randint(len(self.begins), (self.batch_size,))]
         most = -(-self.length // int(self.episodes[:, 2].min()))
-        # Where a row is full before that, what comes then is of another history and not read.
+        # Pieces beyond the end of a full row are of another history; they are not read.
         piece = (begin[:, None] + torch.arange(most)).clamp(max=len(self.episodes) - 1)
         return self.episodes[piece]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def chains(
     episodes: Int[Tensor, "E 3"], stride: int
 ) -> tuple[Int[Tensor, "E 3"], Int[Tensor, "E"]]:
-    """Episodes in such an order that every `stride`-th of each stream are neighbours.
+    """Episodes sorted into chains: every `stride`-th episode of a stream is one chain.
 
-    Returns them, and the steps from each on to the end of its chain.
+    Returns the episodes, and the number of steps from each one to the end of its chain.
     """
     stream = episodes[:, 0].contiguous()
     index = torch.arange(len(stream))

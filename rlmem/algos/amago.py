@@ -12,71 +12,61 @@ in one update of one loss, for all discounts gamma_g at once:
     L        = L_actor + critic_coef L_critic
 
 M is a random subset of `num_critics_td` critics (REDQ; Chen et al. 2021, arXiv 2101.05982, alg. 1).
-The second actor loss clones what was done where it was better than the actor ("filtered behaviour
+The second actor loss clones replayed actions better than the actor's ("filtered behaviour
 cloning", binary CRR; Wang et al. 2020, arXiv 2006.15134). With online_coef = 0 this is the policy
-learning of AMAGO-2 (arXiv 2411.11188). In the actor loss Q has no gradient but that to the action.
+learning of AMAGO-2 (arXiv 2411.11188). In the actor loss, Q has gradients for the action only.
 
-Only the heads have slow copies: the target reads the features that the memory has now, as
-in the authors' implementation (a single pass of the sequence model). That saves a second scan, and
-the target actor and critics see features that they can read, because they were made by the same
-memory; the price is that the target moves with the memory, which the low `tau` of the heads and
-the normalised values make up for.
+Only the heads have slow copies: targets use the current features of the memory, as in the authors'
+implementation (a single pass of the sequence model). This saves a second scan, and target actor and
+critics read features of the memory they were trained on. The cost is a target that moves with the
+memory; the low `tau` of the heads and the normalised values compensate.
 
-The agent plays for the largest gamma_g. How far it strays is different in every environment, from
-epsilon in the first one to not at all in the last one: a long way is lost by a single false step.
+The agent acts for the largest gamma_g. Exploration differs between environments, from epsilon in
+the first one to none in the last one: a long trajectory needs some episodes without a random step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlmem.algos.base import register
-from rlmem.algos.descent import Descent
-from rlmem.algos.off_policy import OffPolicy
+from rlmem.algos.base import Requirements, register
+from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.popart import PopArt
 from rlmem.algos.schedules import Exploration
-from rlmem.algos.sequences import Sequences
-from rlmem.algos.target import Target
+from rlmem.algos.target_network import TargetNetwork
+from rlmem.data.batch import SequenceBatch
+from rlmem.data.replay import replay_options
+from rlmem.data.replay_collector import ReplayCollector
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError
-from rlmem.policies.mixed import misfit
+from rlmem.policies.action_space import hybrid_unsupported_reason
 from rlmem.policies.multi_gamma import GAMMAS, MultiGamma
 
 # Whole trajectories, which begin with an empty memory.
-REPLAY: Mapping[str, Any] = MappingProxyType(
-    {
-        "capacity": 100_000,
-        "directory": None,
-        "batching": "trajectory",
-        "batch_size": 24,
-        "length": 128,
-        "burn_in": 0,
-        "stride": 20,
-        "stored_state": False,
-        "alpha": 0.0,
-        "beta": 0.0,
-        "anneal_beta": False,
-    }
+REPLAY = replay_options(
+    batching="trajectory",
+    batch_size=24,
+    length=128,
+    burn_in=0,
+    stored_state=False,
+    alpha=0.0,
+    beta=0.0,
 )
+NEEDS = Requirements(MultiGamma, ("gammas", "num_critics"), False, hybrid_unsupported_reason)
 
 
-@register("amago")
-class AMAGO(OffPolicy[MultiGamma]):
-    """AMAGO for any core and actions; the options are described in `configs/algo/amago.yaml`.
+@register("amago", NEEDS)
+class AMAGO:
+    """AMAGO for any core and actions; `configs/algo/amago.yaml` describes the options.
 
-    `gammas` and `num_critics` are the policy's, whatever is given here beside a policy. Raises
-    `UsageError` where an option is out of its range.
+    `gammas` and `num_critics` are those of the policy; the arguments here are not read. Raises
+    `UsageError` for an option out of its range.
     """
-
-    policy_type: ClassVar = MultiGamma
-    policy_options: ClassVar = ("gammas", "num_critics")
-    misfit: ClassVar = staticmethod(misfit)
 
     def __init__(
         self,
@@ -102,7 +92,11 @@ class AMAGO(OffPolicy[MultiGamma]):
         exploration_fraction: float = 0.5,
         replay: Mapping[str, Any] = REPLAY,
     ) -> None:
-        super().__init__(env, policy, seed, num_steps, num_updates, learning_starts, replay)
+        self.policy = policy
+        self.collector = ReplayCollector(
+            env, policy, seed, num_steps, num_updates, learning_starts, replay
+        )
+        self.steps_per_iteration = self.collector.steps
         self.num_critics, self.num_critics_td = policy.heads.critics.count, num_critics_td
         if not 1 <= num_critics_td <= self.num_critics:
             raise UsageError(
@@ -119,35 +113,46 @@ class AMAGO(OffPolicy[MultiGamma]):
         self.online_coef, self.offline_coef = online_coef, offline_coef
         self.critic_coef, self.reward_scale = critic_coef, reward_scale
         self.exploration = Exploration(start_e, end_e, exploration_fraction)
-        self.spread = torch.linspace(1, 0, env.num_envs, device=env.device)
+        self.exploration_spread = torch.linspace(1, 0, env.num_envs, device=env.device)
         self.popart = PopArt(len(self.gammas), popart_beta).to(env.device)
-        self.target = Target(policy.heads, tau)
-        self.descent = Descent(policy.parameters(), learning_rate, max_grad_norm)
+        self.target = TargetNetwork(policy.heads, tau)
+        self.optimizer = ClippedAdam(policy.parameters(), learning_rate, max_grad_norm)
 
-    def play(self) -> None:
-        """`num_steps` steps in every environment, each with an epsilon of its own."""
-        self.policy.epsilon = self.exploration.epsilon(self.progress) * self.spread
-        super().play()
+    def iterate(self, progress: float) -> dict[str, float]:
+        """Collect some steps, then learn from some batches of the replay."""
+        self.policy.epsilon = self.exploration.epsilon(progress) * self.exploration_spread
+        self.collector.collect()
+        episodes = self.collector.episode_metrics()
+        updates: list[Metrics] = []
+        for batch in self.collector.batches(progress):
+            metrics, error = self.learn(batch)
+            self.collector.replay.update_priorities(batch.segment, error)
+            updates.append(metrics)
+        return {**episodes, **mean_metrics(updates)}
 
-    def learn(self, batch: Sequences) -> tuple[dict[str, Tensor], Tensor]:
-        """One update from a batch: metrics, and how wrong each row's values are."""
-        features, _ = self.policy.scan_features(batch.obs, batch.state, batch.start)
+    def learn(self, batch: SequenceBatch) -> tuple[Metrics, Float[Tensor, "B"]]:
+        """One update from a batch: its metrics, and the error of Q in each row."""
+        features, _ = self.policy.core.scan(
+            self.policy.encoder(batch.obs), batch.state, batch.start
+        )
         target = self.targets(batch, features[:, 1:].detach())
         change = self.popart.update(target, batch.mask)
         for heads in (self.policy.heads, self.target.network):
             heads.critics.out.rescale(*change)
-        # A selection: what is masked may be anything, and leaves no trace.
+        # Select before any arithmetic: masked entries may hold anything, also NaN.
         target = torch.where(batch.mask[..., None], self.popart.normalise(target), 0)
         loss, metrics, error = self.loss(batch, features[:, :-1], target)
-        metrics["grad_norm"] = self.descent.step(loss, f"update {self.updates + 1} of AMAGO")
+        metrics["grad_norm"] = self.optimizer.step(
+            loss, f"update {self.collector.updates} of AMAGO"
+        )
         self.target.update()
         return metrics, error
 
     @torch.no_grad()
     def targets(
-        self, batch: Sequences, following: Float[Tensor, "B T H"]
+        self, batch: SequenceBatch, following: Float[Tensor, "B T H"]
     ) -> Float[Tensor, "B T G"]:
-        """y_g, from the features of what follows each step; in the rewards' units."""
+        """y_g in units of the rewards, from the features after each step."""
         members = torch.randperm(self.num_critics, device=following.device)[: self.num_critics_td]
         heads = self.target.network
         value = heads.value(following, heads.actor(following), members)
@@ -155,9 +160,9 @@ class AMAGO(OffPolicy[MultiGamma]):
         return td_targets(reward, batch.terminated, self.popart.denormalise(value), self.gammas)
 
     def loss(
-        self, batch: Sequences, features: Float[Tensor, "B T H"], target: Float[Tensor, "B T G"]
-    ) -> tuple[Tensor, dict[str, Tensor], Float[Tensor, "B"]]:
-        """The loss, what to report of it, and each row's error; `target` is normalised."""
+        self, batch: SequenceBatch, features: Float[Tensor, "B T H"], target: Float[Tensor, "B T G"]
+    ) -> tuple[Tensor, Metrics, Float[Tensor, "B"]]:
+        """The loss, its metrics, and each row's error; `target` is normalised."""
         heads = self.policy.heads
         actor = heads.actor(features)
         q, expected = heads.judge(features, actor, batch.action)
@@ -186,18 +191,16 @@ class AMAGO(OffPolicy[MultiGamma]):
         return mean(each), metrics, rows.sqrt()
 
     def state_dict(self) -> dict[str, Any]:
-        return (
-            super().state_dict()
-            | self.descent.state_dict()
-            | {
-                "target": self.target.state_dict(),
-                "popart": dict(self.popart.state_dict()),
-            }
-        )
+        return {
+            **self.collector.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "target": self.target.state_dict(),
+            "popart": dict(self.popart.state_dict()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.descent.load_state_dict(state)
+        self.collector.load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
         self.target.load_state_dict(state["target"])
         self.popart.load_state_dict(state["popart"])
 

@@ -3,37 +3,37 @@
     R[t] = r[t] + r[t+1] + .. up to the episode's end                       (the return to go)
     L    = -E[log pi(a[t] | R[..t], o[..t], a[..t-1], r[..t-1])]
 
-Rows are whole episodes drawn at random, end to end; the memory begins anew with each. To play is to
-ask for a return: R[0] = target_return, R[t+1] = R[t] - r[t].
+Rows are random whole episodes, end to end; the memory is reset at the start of each. To act, the
+agent asks for a return: R[0] = target_return, R[t+1] = R[t] - r[t].
 
-One time step of the model is one of the environment, where the paper has three tokens; and the
-likelihood of the actions is learned for continuous ones too, where the paper has their mean.
+One time step of the model is one of the environment; the paper has three tokens. The loss is the
+likelihood of the actions, also of continuous ones; the paper has the squared error of their mean.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlmem.algos.base import register
-from rlmem.algos.offline import Offline
+from rlmem.algos.action_prediction import action_loss, open_dataset
+from rlmem.algos.base import Requirements, register
+from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
+from rlmem.data.segments import pack
 from rlmem.envs.base import VecEnv
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, positive
 from rlmem.policies.sequence import ReturnPolicy
 
 
-@register("dt")
-class DT(Offline[ReturnPolicy]):
-    """DT for any core and any actions; the options are described in `configs/algo/dt.yaml`.
+@register("dt", Requirements(ReturnPolicy, needs_history=True))
+class DT:
+    """DT for any core and any actions; `configs/algo/dt.yaml` describes the options.
 
-    Raises `UsageError` where an option is out of its range or the dataset does not fit.
+    The environment only supplies the spaces; it is not stepped, and `seed` is not read. Raises
+    `UsageError` for an option out of its range or a dataset of other spaces.
     """
-
-    policy_type: ClassVar = ReturnPolicy
-    resets: ClassVar = True
 
     def __init__(
         self,
@@ -50,27 +50,42 @@ class DT(Offline[ReturnPolicy]):
         max_grad_norm: float = 0.25,
         adam_eps: float = 1e-8,
     ) -> None:
-        super().__init__(
-            env,
-            policy,
-            dataset,
-            batch_size=batch_size,
-            length=length,
-            num_updates=num_updates,
-            learning_rate=learning_rate,
-            anneal_lr=anneal_lr,
-            max_grad_norm=max_grad_norm,
-            adam_eps=adam_eps,
-        )
+        self.policy = policy
+        self.device = env.device
+        self.batch_size = positive("batch_size", batch_size)
+        self.length = positive("length", length)
+        self.num_updates = positive("num_updates", num_updates)
+        self.steps_per_iteration = batch_size * length * num_updates
+        self.dataset = open_dataset(dataset, env, policy)
         self.episodes = self.dataset.episodes[self.dataset.whole]
         if not len(self.episodes):
-            raise UsageError(f"{dataset} holds no episode that was played to its end")
+            raise UsageError(f"{dataset} has no complete episode")
         returns = self.dataset.returns
         best = returns.max().item() if target_return is None else target_return
         policy.target_return.fill_(best)
         policy.return_scale.fill_(returns.abs().max().clamp(min=1e-6))
+        self.optimizer = ClippedAdam(
+            policy.parameters(), learning_rate, max_grad_norm, adam_eps, anneal_lr
+        )
+
+    def iterate(self, progress: float) -> dict[str, float]:
+        """`num_updates` updates, each on a batch of rows."""
+        learning_rate = self.optimizer.anneal(progress)
+        updates: list[Metrics] = []
+        for update in range(1, self.num_updates + 1):
+            rows = self.dataset.read(*pack(self.draw(), self.length))
+            loss, metrics = action_loss(self.policy, rows, self.device, reset_memory=True)
+            metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of DT")
+            updates.append(metrics)
+        return {**mean_metrics(updates), "learning_rate": learning_rate}
 
     def draw(self) -> Int[Tensor, "B P 3"]:
-        """Whole episodes, each equally likely."""
+        """Random complete episodes for each row, with at least `length` steps in all."""
         most = -(-self.length // int(self.episodes[:, 2].min()))
         return self.episodes[torch.randint(len(self.episodes), (self.batch_size, most))]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])

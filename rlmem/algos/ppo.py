@@ -4,34 +4,33 @@
     L_clip = -E[min(ratio A, clip(ratio, 1 - clip_coef, 1 + clip_coef) A)]                 (eq. 7)
     L      = L_clip + vf_coef E[(V - R)^2] / 2 - ent_coef E[H(pi)]                         (eq. 9)
 
-over the rows that `on_policy.py` speaks of.
+A row is the experience of one environment in `num_steps` steps: episodes end to end, a start flag
+at each episode's first step, and the memory before the row. One scan reads a whole row, without
+splitting, padding or a loop over time. A minibatch is a set of whole rows.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlmem.algos.base import register
-from rlmem.algos.on_policy import Metrics, OnPolicy
-from rlmem.algos.returns import gae
-from rlmem.algos.rollout import Rollout
-from rlmem.envs.base import Tensors, VecEnv
-from rlmem.errors import UsageError, share
+from rlmem.algos.base import Requirements, register
+from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
+from rlmem.data.returns import gae
+from rlmem.data.rollout import Collector, Rollout, minibatches
+from rlmem.envs.base import VecEnv
+from rlmem.errors import UsageError, fraction, positive
 from rlmem.policies import ActorCritic
 
 
-@register("ppo")
-class PPO(OnPolicy[ActorCritic]):
-    """PPO for any core and any action space; the options are described in `configs/algo/ppo.yaml`.
+@register("ppo", Requirements(ActorCritic, policy_options=("separate_critic",)))
+class PPO:
+    """PPO for any core and any action space; `configs/algo/ppo.yaml` describes the options.
 
-    Raises `UsageError` where an option is out of its range.
+    Raises `UsageError` for an option out of its range.
     """
-
-    policy_type: ClassVar = ActorCritic
-    policy_options: ClassVar = ("separate_critic",)
 
     def __init__(
         self,
@@ -56,34 +55,35 @@ class PPO(OnPolicy[ActorCritic]):
         target_kl: float | None = None,
         adam_eps: float = 1e-5,
     ) -> None:
-        super().__init__(
-            env,
-            policy,
-            seed,
-            num_steps=num_steps,
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
-            learning_rate=learning_rate,
-            anneal_lr=anneal_lr,
-            max_grad_norm=max_grad_norm,
-            adam_eps=adam_eps,
-        )
         if clip_coef <= 0:
             raise UsageError(f"clip_coef must be above 0, not {clip_coef}")
-        self.gamma = share("gamma", gamma)
-        self.gae_lambda = share("gae_lambda", gae_lambda)
-        self.clip_coef = clip_coef
-        self.clip_value = clip_value
-        self.ent_coef = ent_coef
-        self.vf_coef = vf_coef
-        self.norm_adv = norm_adv
-        self.norm_value = norm_value
-        # A critic that shares the actor's memory must not drown it where returns differ little.
-        self.least_unit = 1e-8 if separate_critic else 1.0
+        self.policy = policy
+        self.num_epochs = positive("num_epochs", num_epochs)
+        self.num_minibatches = num_minibatches
+        self.gamma = fraction("gamma", gamma)
+        self.gae_lambda = fraction("gae_lambda", gae_lambda)
+        self.clip_coef, self.clip_value = clip_coef, clip_value
+        self.ent_coef, self.vf_coef = ent_coef, vf_coef
+        self.norm_adv, self.norm_value = norm_adv, norm_value
+        # Small returns must not make the value loss dominate a memory shared with the actor.
+        self.min_value_scale = 1e-8 if separate_critic else 1.0
         self.target_kl = target_kl
+        self.collector = Collector(env, policy, num_steps, seed)
+        self.collector.require_divisible(num_minibatches)
+        self.steps_per_iteration = self.collector.steps
+        self.optimizer = ClippedAdam(
+            policy.parameters(),
+            learning_rate,
+            max_grad_norm,
+            adam_eps,
+            anneal_lr,
+            separate_group=policy.critic_parameters(),
+        )
 
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """Epochs of minibatches over the rows of one rollout."""
+    def iterate(self, progress: float) -> dict[str, float]:
+        """Collect one rollout, then some epochs of minibatch updates on it."""
+        learning_rate = self.optimizer.anneal(progress)
+        rollout = self.collector.collect()
         advantage, target = gae(
             rollout.reward,
             rollout.value,
@@ -93,17 +93,28 @@ class PPO(OnPolicy[ActorCritic]):
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
         )
-        unit = float(target.var().clamp(min=self.least_unit)) if self.norm_value else 1.0
-        metrics = self.descend(
-            advantage.shape[0],
-            lambda rows: self.loss(rollout, rows, advantage[rows], target[rows], unit),
-        )
-        spread = (target - rollout.value).var() / target.var().clamp(min=1e-12)
-        return metrics | {"explained_variance": 1 - spread.item()}
+        value_scale = 1.0
+        if self.norm_value:
+            value_scale = float(target.var().clamp(min=self.min_value_scale))
 
-    def enough(self, metrics: Metrics) -> bool:
-        """Whether the policy has moved as far as it may."""
-        return self.target_kl is not None and bool(metrics["approx_kl"] > self.target_kl)
+        updates: list[Metrics] = []
+        for epoch in range(1, self.num_epochs + 1):
+            for rows in minibatches(advantage, self.num_minibatches):
+                loss, metrics = self.loss(rollout, rows, advantage[rows], target[rows], value_scale)
+                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PPO")
+                updates.append(metrics)
+            if self.target_kl is not None:
+                kl = mean_metrics(updates[-self.num_minibatches :])["approx_kl"]
+                if kl > self.target_kl:
+                    break
+        unexplained = (target - rollout.value).var() / target.var().clamp(min=1e-12)
+        return {
+            **mean_metrics(updates),
+            "epochs": float(epoch),
+            "explained_variance": 1 - unexplained.item(),
+            "learning_rate": learning_rate,
+            **self.collector.episode_metrics(),
+        }
 
     def loss(
         self,
@@ -111,19 +122,19 @@ class PPO(OnPolicy[ActorCritic]):
         rows: Tensor,
         advantage: Tensor,
         target: Tensor,
-        value_unit: float = 1.0,
+        value_scale: float = 1.0,
     ) -> tuple[Tensor, Metrics]:
-        """The loss on some rows, and what to report of it; of the value's per `value_unit`."""
+        """The loss of some rows, and its metrics; `value_scale` divides the value loss."""
         policy, value = self.policy(*rollout.rows(rows))
-        log_ratio = policy.log_prob(_take(rollout.action, rows)) - rollout.log_prob[rows]
+        log_ratio = policy.log_prob(rollout.actions(rows)) - rollout.log_prob[rows]
         ratio = log_ratio.exp()
         if self.norm_adv:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
         policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
-        value_loss = self._value_loss(value, rollout.value[rows], target)
+        value_loss = self.value_loss(value, rollout.value[rows], target)
         entropy = policy.entropy().mean()
-        loss = policy_loss + self.vf_coef / value_unit * value_loss - self.ent_coef * entropy
+        loss = policy_loss + self.vf_coef / value_scale * value_loss - self.ent_coef * entropy
         with torch.no_grad():
             metrics = {
                 "policy_loss": policy_loss,
@@ -135,13 +146,16 @@ class PPO(OnPolicy[ActorCritic]):
             }
         return loss, {key: metric.detach() for key, metric in metrics.items()}
 
-    def _value_loss(self, value: Tensor, old: Tensor, target: Tensor) -> Tensor:
+    def value_loss(self, value: Tensor, old: Tensor, target: Tensor) -> Tensor:
+        """Half the mean squared error; with `clip_value` the larger one of both, as in PPO2."""
         error = (value - target).square()
         if self.clip_value is not None:
             near = old + (value - old).clamp(-self.clip_value, self.clip_value)
             error = torch.max(error, (near - target).square())
         return 0.5 * error.mean()
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
 
-def _take(leaves: Tensors, index: Tensor) -> Tensors:
-    return {key: leaf[index] for key, leaf in leaves.items()}
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])

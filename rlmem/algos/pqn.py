@@ -1,45 +1,39 @@
-"""Parallel Q-networks (Gallici et al. 2024, arXiv 2407.04811): Q-learning on-policy, whole rows.
+"""Parallel Q-networks (Gallici et al. 2024, arXiv 2407.04811): on-policy Q-learning over rows.
 
     R[t] = r[t] + gamma * ((1 - q_lambda) * max_a Q(o[t+1], a) + q_lambda * R[t+1])
     L    = E[(Q(o[t], a[t]) - R[t])^2] / 2
 
-No replay and no target network: many environments and LayerNorm, which every layer of the policy's
-encoder and heads has, take their place (the paper's theorem: regularised so, TD is stable). At
-the end of a row, and where an episode was truncated, R[t] = r[t] + gamma * max_a Q of what really
-followed; where it terminated, R[t] = r[t]. These are Peng's Q(lambda) returns: they go through
-actions that were drawn at random, and do so ever less as `epsilon` is annealed. They are
-computed once for a rollout, over the rows that `on_policy.py` speaks of.
+No replay and no target network. Many environments and LayerNorm in every layer replace them: TD
+learning is stable under this regularisation (the paper's theorem). At the end of a row, and at a
+truncated step, R[t] = r[t] + gamma * max_a Q of the observation that followed; at a terminated
+step, R[t] = r[t]. These are Peng's Q(lambda) returns: they include exploratory actions, fewer and
+fewer as `epsilon` falls. They are computed once per rollout. A row is described in `ppo.py`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from rlmem.algos.base import register
-from rlmem.algos.on_policy import Metrics, OnPolicy
-from rlmem.algos.returns import lambda_returns
-from rlmem.algos.rollout import Rollout
+from rlmem.algos.base import Requirements, register
+from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.schedules import Exploration
+from rlmem.data.returns import lambda_returns
+from rlmem.data.rollout import Collector, Rollout, minibatches
 from rlmem.envs.base import VecEnv
-from rlmem.errors import share
+from rlmem.errors import fraction, positive
 from rlmem.policies import QPolicy
-from rlmem.policies.q import misfit
+from rlmem.policies.action_space import discrete_unsupported_reason
 
 
-@register("pqn")
-class PQN(OnPolicy[QPolicy]):
-    """PQN for any core and finite actions; the options are described in `configs/algo/pqn.yaml`.
+@register("pqn", Requirements(QPolicy, ("dueling",), False, discrete_unsupported_reason))
+class PQN:
+    """PQN for any core and discrete actions; `configs/algo/pqn.yaml` describes the options.
 
-    `dueling` is an option of the policy, which is made with it. Raises `UsageError` where an option
-    is out of its range.
+    `dueling` is an option of the policy. Raises `UsageError` for an option out of its range.
     """
-
-    policy_type: ClassVar = QPolicy
-    policy_options: ClassVar = ("dueling",)
-    misfit: ClassVar = staticmethod(misfit)
 
     def __init__(
         self,
@@ -60,35 +54,43 @@ class PQN(OnPolicy[QPolicy]):
         max_grad_norm: float = 10.0,
         adam_eps: float = 1e-5,
     ) -> None:
-        super().__init__(
-            env,
-            policy,
-            seed,
-            num_steps=num_steps,
-            num_epochs=num_epochs,
-            num_minibatches=num_minibatches,
-            learning_rate=learning_rate,
-            anneal_lr=anneal_lr,
-            max_grad_norm=max_grad_norm,
-            adam_eps=adam_eps,
-        )
-        self.gamma = share("gamma", gamma)
-        self.q_lambda = share("q_lambda", q_lambda)
+        self.policy = policy
+        self.num_epochs = positive("num_epochs", num_epochs)
+        self.num_minibatches = num_minibatches
+        self.gamma = fraction("gamma", gamma)
+        self.q_lambda = fraction("q_lambda", q_lambda)
         self.exploration = Exploration(start_e, end_e, exploration_fraction)
+        self.collector = Collector(env, policy, num_steps, seed)
+        self.collector.require_divisible(num_minibatches)
+        self.steps_per_iteration = self.collector.steps
+        self.optimizer = ClippedAdam(
+            policy.parameters(), learning_rate, max_grad_norm, adam_eps, anneal_lr
+        )
 
     def iterate(self, progress: float) -> dict[str, float]:
-        """One rollout and the epochs of updates on it."""
+        """Collect one rollout, then some epochs of minibatch updates on it."""
         epsilon = self.exploration.epsilon(progress)
         self.policy.epsilon.fill_(epsilon)
-        return super().iterate(progress) | {"epsilon": epsilon}
-
-    def update(self, rollout: Rollout) -> dict[str, float]:
-        """Epochs of minibatches over the rows of one rollout."""
+        learning_rate = self.optimizer.anneal(progress)
+        rollout = self.collector.collect()
         target = self.target(rollout)
-        return self.descend(target.shape[0], lambda rows: self.loss(rollout, rows, target[rows]))
+
+        updates: list[Metrics] = []
+        for epoch in range(1, self.num_epochs + 1):
+            for rows in minibatches(target, self.num_minibatches):
+                loss, metrics = self.loss(rollout, rows, target[rows])
+                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PQN")
+                updates.append(metrics)
+        return {
+            **mean_metrics(updates),
+            "epochs": float(self.num_epochs),
+            "learning_rate": learning_rate,
+            **self.collector.episode_metrics(),
+            "epsilon": epsilon,
+        }
 
     def target(self, rollout: Rollout) -> Float[Tensor, "B T"]:
-        """What the values of the actions that were played ought to be."""
+        """The returns R, targets of the values of the chosen actions."""
         return lambda_returns(
             rollout.reward,
             rollout.next_value,
@@ -99,9 +101,14 @@ class PQN(OnPolicy[QPolicy]):
         )
 
     def loss(self, rollout: Rollout, rows: Tensor, target: Tensor) -> tuple[Tensor, Metrics]:
-        """The loss on some rows, and what to report of it."""
-        action = {key: leaf[rows] for key, leaf in rollout.action.items()}
-        choice = self.policy.choices.index(action)
-        value = self.policy(*rollout.rows(rows)).gather(-1, choice[..., None]).squeeze(-1)
+        """The loss of some rows, and its metrics."""
+        chosen = self.policy.discrete.index(rollout.actions(rows))
+        value = self.policy(*rollout.rows(rows)).gather(-1, chosen[..., None]).squeeze(-1)
         loss = 0.5 * (value - target).square().mean()
         return loss, {"q_loss": loss.detach(), "q": value.detach().mean()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])

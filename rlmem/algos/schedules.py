@@ -1,18 +1,18 @@
-"""What changes while an algorithm trains."""
+"""Schedules of exploration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlmem.errors import share
+from rlmem.errors import fraction
 
 
 @dataclass(frozen=True)
 class Exploration:
-    """An epsilon that goes from `start_e` to `end_e`, linearly, and then stays.
+    """Linear annealing of epsilon from `start_e` to `end_e`, then constant.
 
-    It gets there in the first `exploration_fraction` of the training. Raises `UsageError` where one
-    of them is not between 0 and 1.
+    It reaches `end_e` after `exploration_fraction` of the training. Raises `UsageError` if one of
+    them is not between 0 and 1.
     """
 
     start_e: float
@@ -21,10 +21,10 @@ class Exploration:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            share(name, value)
+            fraction(name, value)
 
     def epsilon(self, progress: float) -> float:
-        """How likely an action is random after this share (0 to 1) of the training."""
-        fraction = self.exploration_fraction
-        done = min(progress / fraction, 1.0) if fraction else 1.0
+        """The probability of a random action after this fraction (0 to 1) of the training."""
+        duration = self.exploration_fraction
+        done = min(progress / duration, 1.0) if duration else 1.0
         return self.start_e + done * (self.end_e - self.start_e)

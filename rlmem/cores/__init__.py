@@ -1,4 +1,4 @@
-"""Memory cores: `make(name, input_size=..., **options)`, `names()`, `register(name)`."""
+"""Memory cores by name: `make(name, input_size=..., **options)`, `names()`, `register(name)`."""
 
 from rlmem.cores.base import LinearCore, MemoryCore, register, registry
 

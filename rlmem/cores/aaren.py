@@ -1,4 +1,4 @@
-"""Aaren: softmax attention over all of the episode so far, as a recurrence (Feng et al. 2024,
+"""Aaren: softmax attention over the episode so far, computed as a recurrence (Feng et al. 2024,
 arXiv 2405.13956).
 
     c = silu(conv(W_in x)),   k = W_k c,   v = W_v c,   s[t] = q . k[t] with a learned query q
@@ -7,8 +7,9 @@ arXiv 2405.13956).
     w[t] = exp(m[t-1] - m[t]) w[t-1] + exp(s[t] - m[t]) v[t],   o[t] = w[t] / u[t]
     y = W_out LN(o + c)
 
-Scores know what was seen, not when: the paper adds embeddings of positions to its inputs. Here a
-short causal convolution mixes each input with those just before it; `conv_size` 1 leaves it out.
+Scores depend on the inputs, not on their time; the paper adds position embeddings to its inputs.
+Here a short causal convolution mixes each input with the preceding ones instead; `conv_size` 1
+turns it off.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from torch.nn import functional as F
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import ShortConv
-from rlmem.cores.heads import split
+from rlmem.cores.heads import split_heads
 from rlmem.errors import positive
 from rlmem.kernels import linear_scan
 from rlmem.kernels.episodes import ages
 
 
 class Average(NamedTuple):
-    """A weighted mean `w / u` that is under way, the weights divided by `exp(m)`.
+    """A running weighted mean `w / u`; weights are divided by `exp(m)` to stay finite.
 
-    `m` and `u` are [B, H], `w` [B, H, D]; before the first value `m` is -inf and the others 0.
+    `m` and `u` are [B, H], `w` is [B, H, D]. Before the first value `m` is -inf, `u` and `w` are 0.
     """
 
     m: Tensor
@@ -40,7 +41,7 @@ class Average(NamedTuple):
 
 
 class AarenState(NamedTuple):
-    """The last inputs of the convolution [B, V, W], and the mean of each head."""
+    """The last inputs of the convolution [B, V, W], and the running mean of each head."""
 
     window: Tensor
     average: Average
@@ -49,7 +50,7 @@ class AarenState(NamedTuple):
 def average_step(
     score: Float[Tensor, "B H"], value: Float[Tensor, "B H D"], state: Average
 ) -> tuple[Float[Tensor, "B H D"], Average]:
-    """One more value; the mean and the state."""
+    """Add one value: the new mean and the next state."""
     m = torch.maximum(state.m, score)
     keep, add = torch.exp(state.m - m), torch.exp(score - m)
     u = keep * state.u + add
@@ -60,18 +61,18 @@ def average_step(
 def running_max(
     score: Float[Tensor, "B T H"], m: Float[Tensor, "B H"], start: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T+1 H"]:
-    """The largest score of the episode so far, at each step; `m` first, that of before the row.
+    """The largest score of the episode so far after each step; entry 0 is `m`, from before the row.
 
-    Doubles the reach of every maximum until it is the row: log T operations (Hillis and Steele).
+    Doubles the span of every maximum until it covers the row: log T operations (Hillis, Steele).
     """
     best = torch.cat([m[:, None], score], dim=1)
-    # Steps back to the episode's first, or to `m`.
+    # Number of steps back to the episode's first step, or to `m`.
     reach = F.pad(ages(torch.ones_like(start[:, 0], dtype=torch.int64), start), (1, 0))
     step = 1
     while step < best.shape[1]:
         earlier = best[:, :-step]
-        there = (reach[:, step:] >= step)[..., None]
-        longer = torch.where(there, torch.maximum(best[:, step:], earlier), best[:, step:])
+        same_episode = (reach[:, step:] >= step)[..., None]
+        longer = torch.where(same_episode, torch.maximum(best[:, step:], earlier), best[:, step:])
         best = torch.cat([best[:, :step], longer], dim=1)
         step *= 2
     return best
@@ -83,10 +84,10 @@ def average_scan(
     state: Average,
     start: Bool[Tensor, "B T"],
 ) -> tuple[Float[Tensor, "B T H D"], Average]:
-    """A row of values: two linear recurrences, between maxima that keep them finite."""
+    """Add a row of values by linear scans of `u` and `w`; the running maxima keep these finite."""
     best = running_max(score, state.m, start)
     m = best[:, 1:]
-    # No weight is kept at a start; the difference there could be too large for a number.
+    # A start keeps no weight; and the difference of maxima across it could overflow.
     keep = torch.where(start[..., None], 0, best[:, :-1] - m).exp()
     add = torch.exp(score - m)
     sums = torch.cat([add[..., None], add[..., None] * value], dim=-1)
@@ -94,16 +95,19 @@ def average_scan(
     gate = keep[..., None].expand_as(sums)
     h = linear_scan(gate.flatten(2), sums.flatten(2), first.flatten(1), start)
     h = h.unflatten(-1, first.shape[1:])
-    # Copies, so that a state kept for the next row does not keep this whole row alive.
+    # Views would keep the memory of the whole row alive.
     final = Average(*(x[:, -1].clone() for x in (m, h[..., 0], h[..., 1:])))
     return h[..., 1:] / h[..., :1], final
 
 
 @register("aaren")
 class Aaren(MemoryCore[AarenState]):
-    """`heads` learned questions to all of the episode so far, after a short convolution."""
+    """Aaren: softmax attention as a recurrence (Feng et al. 2024).
 
-    forgets_nonfinite = False  # a maximum with NaN is NaN
+    `heads` learned queries attend to the episode so far, after a short convolution.
+    """
+
+    forgets_nonfinite = False  # the maximum of NaN and a number is NaN
 
     def __init__(
         self,
@@ -134,23 +138,23 @@ class Aaren(MemoryCore[AarenState]):
     def update(
         self, x: Float[Tensor, "B I"], state: AarenState
     ) -> tuple[Float[Tensor, "B O"], AarenState]:
-        seen, window = self.conv.step(self.W_in(x), state.window)
-        seen = F.silu(seen)
-        o, average = average_step(*self._scored(seen, window), state.average)
-        return self._answer(o, seen), AarenState(window, average)
+        c, window = self.conv.step(self.W_in(x), state.window)
+        c = F.silu(c)
+        o, average = average_step(*self._scores(c, window), state.average)
+        return self._output(o, c), AarenState(window, average)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: AarenState, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], AarenState]:
-        seen, window = self.conv.scan(self.W_in(x), state.window, start)
-        seen = F.silu(seen)
-        o, average = average_scan(*self._scored(seen, window), state.average, start)
-        return self._answer(o, seen), AarenState(window, average)
+        c, window = self.conv.scan(self.W_in(x), state.window, start)
+        c = F.silu(c)
+        o, average = average_scan(*self._scores(c, window), state.average, start)
+        return self._output(o, c), AarenState(window, average)
 
-    def _scored(self, seen: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [*N, H] and values [*N, H, D] in the dtype of the state."""
-        key, value = (split(W(seen).to(like.dtype), self.heads) for W in (self.W_k, self.W_v))
+    def _scores(self, c: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores [*N, H] and values [*N, H, D], in the dtype of `like`."""
+        key, value = (split_heads(W(c).to(like.dtype), self.heads) for W in (self.W_k, self.W_v))
         return (key * self.q).sum(-1), value
 
-    def _answer(self, o: Tensor, seen: Tensor) -> Tensor:
-        return self.W_out(self.norm(o.flatten(-2) + seen))
+    def _output(self, o: Tensor, c: Tensor) -> Tensor:
+        return self.W_out(self.norm(o.flatten(-2) + c))

@@ -1,20 +1,20 @@
-"""Atlas (Behrouz et al. 2025, arXiv 2505.23735): Titans' memory, which learns the last `window`
-tokens again at each of them (the Omega rule).
+"""Atlas (Behrouz et al. 2025, arXiv 2505.23735): Titans' memory, retrained on a sliding window of
+`window` tokens at every token (the Omega rule).
 
     S[t] = eta S[t-1] - theta[t] sum_{t - window < j <= t} gamma[j] grad |M(k[j]) - v[j]|^2
     M[t] = (1 - alpha[t]) M[t-1] + S[t]                                   (muon_steps: 0)
     M[t] = (1 - alpha[t]) M[t-1] + theta[t] NewtonSchulz(S[t])            (S without theta)
 
-A window of one is Titans. What the paper leaves open, or is otherwise here:
+A window of one is Titans. Choices that the paper leaves open, and differences from it:
 
-- gamma, what a token counts in the window, depends on both places in the paper; here it is a gate
-  of the token's own input. Which tokens are in the window depends on the episode alone: none is
-  of another one, and tokens of earlier chunks are learned from at the weights of the chunk that
-  is open.
-- The Newton-Schulz steps of Muon (the paper: 5) write out a matrix for each token, where the
-  rule without them is a few products for each chunk: they are an option, off at first. They also
-  raise the smallest singular values some hundred times, and rounding with them.
-- Keys are not mapped to polynomials first; the inner memory's first layer is a feature map.
+- gamma, the weight of a token in the window, depends on both positions in the paper. Here it is a
+  gate computed from the token's own input.
+- The window holds the last tokens of the episode, across chunk borders. Gradients of tokens of
+  earlier chunks are taken at the weights of the current chunk.
+- The Newton-Schulz steps of Muon (the paper: 5) need one matrix per token, whereas the rule without
+  them needs a few matrix products per chunk. They are an option, off by default. They also raise
+  the smallest singular values about a hundredfold, together with their rounding errors.
+- Keys are not mapped to polynomials; the inner memory's first layer is a feature map.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rlmem.kernels.titans import Rule
 
 @register("atlas")
 class Atlas(LearningCore):
-    """A memory that learns from the last `window` tokens at once."""
+    """Atlas: neural memory trained at test time on a sliding window (Behrouz et al. 2025)."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Attention over the last steps of an episode: what Transformer-XL and GTrXL are built of."""
+"""Sliding-window attention within an episode, the layer of Transformer-XL and GTrXL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlmem.cores.heads import split
+from rlmem.cores.heads import split_heads
 from rlmem.errors import positive, unknown
 from rlmem.kernels import window_attention
 from rlmem.kernels.episodes import next_age
@@ -18,23 +18,32 @@ POSITIONS = ("relative", "rope", "none")
 
 
 class Cache(NamedTuple):
-    """Keys and values of the last M steps, [B, M, H, D] each, in a ring: step p of an episode is
-    in slot p modulo M. What no step of the episode has filled is zero.
+    """A ring buffer of the keys and values of the last M steps, [B, M, H, D] each.
+
+    Step p of an episode is in slot p modulo M. Unfilled slots are zero.
     """
 
     key: Tensor
     value: Tensor
 
 
+class Scores(NamedTuple):
+    """Attention of one step: `scores` [B, H, M+1], `values` [B, M+1, H, D] and the next `cache`."""
+
+    scores: Tensor
+    values: Tensor
+    cache: Cache
+
+
 def sinusoids(distance: Int[Tensor, "P"], width: int) -> Float[Tensor, "P width"]:
-    """Transformer-XL's embedding of distances, float64: all sines, then all cosines."""
+    """Transformer-XL's sinusoidal embedding of distances, float64: all sines, then all cosines."""
     place = torch.arange(0, width, 2, device=distance.device, dtype=torch.float64)
     angle = distance[:, None] * torch.exp(place * (-math.log(10_000.0) / width))
     return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
 
 
 def rotate(x: Float[Tensor, "*N H D"], position: Tensor) -> Float[Tensor, "*N H D"]:
-    """RoPE (Su et al. 2021, arXiv 2104.09864): pairs of entries turned by the position [*N]."""
+    """RoPE (Su et al. 2021, arXiv 2104.09864): rotates pairs of entries by the `position` [*N]."""
     half = x.shape[-1] // 2
     place = torch.arange(half, device=x.device, dtype=x.dtype)
     speed = torch.exp(place * (-math.log(10_000.0) / half))
@@ -45,22 +54,22 @@ def rotate(x: Float[Tensor, "*N H D"], position: Tensor) -> Float[Tensor, "*N H 
 
 
 class WindowAttention(nn.Module):
-    """Heads that look at this step and the `memory` steps before it, in the same episode.
+    """Multi-head attention over this step and the `memory` steps before it in the same episode.
 
-    `position` is how they know how long ago: `relative` (Transformer-XL, arXiv 1901.02860, section
-    3.3), `rope`, or `none`. `count` [B] is the number of steps of the episode that are past.
-    Keys and values are kept, not the layer's inputs as in the paper: it is the same as long as
-    the weights stay the same, and a step costs no projection of the whole memory.
+    `position` is the position encoding: `relative` (Transformer-XL, arXiv 1901.02860, section 3.3),
+    `rope` or `none`. `count` [B] is the number of past steps of the episode. The cache holds keys
+    and values, not the layer's inputs as in the paper: the results are equal as long as the weights
+    do not change, and a step need not project the whole memory.
     """
 
-    _embedded: Tensor  # the distances 0..M
+    _embedded: Tensor  # sinusoids of the distances 0..M
 
     def __init__(self, width: int, heads: int, memory: int, position: str) -> None:
         super().__init__()
         if position not in POSITIONS:
             raise unknown("position", position, POSITIONS)
         self.heads, self.position = positive("heads", heads), position
-        # As many units as cover the width, and an even number, which can be turned in pairs.
+        # Heads together cover the width; an even size, since RoPE rotates pairs.
         self.size = 2 * -(-width // (2 * heads))
         self.memory = positive("memory", memory)
         self.qkv = nn.Linear(width, 3 * heads * self.size, bias=False)
@@ -69,42 +78,42 @@ class WindowAttention(nn.Module):
             self.relative = nn.Linear(width, heads * self.size, bias=False)
             embedded = sinusoids(torch.arange(self.memory + 1), width)
             self.register_buffer("_embedded", embedded, persistent=False)
-            # The paper's u and v: how much a key, and a distance, count whatever is asked.
+            # The paper's u and v: scores of keys and distances that do not depend on the query.
             self.content_bias = nn.Parameter(torch.zeros(heads, self.size))
             self.position_bias = nn.Parameter(torch.zeros(heads, self.size))
 
-    def empty(self, rows: int, like: Tensor) -> Cache:
-        """The memory before an episode's first step."""
+    def empty_cache(self, rows: int, like: Tensor) -> Cache:
+        """The cache before an episode's first step, in the dtype and on the device of `like`."""
         shape = (rows, self.memory, self.heads, self.size)
         return Cache(like.new_zeros(shape), like.new_zeros(shape))
 
     def step(
         self, x: Float[Tensor, "B W"], cache: Cache, count: Int[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B W"], Cache]:
-        """One step and the next memory."""
-        scores, values, held = self.look(*self._project(x, cache.key.dtype), cache, count)
+        """The output of one step, and the next cache."""
+        query, key, value = self._project(x, cache.key.dtype)
+        scores, values, cache = self.score(query, key, value, cache, count)
         y = torch.einsum("bhm,bmhd->bhd", scores.softmax(-1), values)
-        return self.out(y.flatten(1).to(x.dtype)), held
+        return self.out(y.flatten(1).to(x.dtype)), cache
 
-    def look(
+    def score(
         self, query: Tensor, key: Tensor, value: Tensor, cache: Cache, count: Tensor
-    ) -> tuple[Tensor, Tensor, Cache]:
-        """Scores [B, H, M+1] and values [B, M+1, H, D] of this step, whose key and value are
-        given, and of those in the memory; and the next memory."""
+    ) -> Scores:
+        """Scores and values of one step over itself and the cached steps, and the next cache."""
         slots = torch.arange(self.memory, device=query.device)
         ago = (count[:, None] - 1 - slots) % self.memory + 1
-        # The step itself is the first of its keys, at distance 0.
+        # The first key is that of the step itself, at distance 0.
         keys = torch.cat([key[:, None], cache.key], dim=1)
         values = torch.cat([value[:, None], cache.value], dim=1)
         ago = torch.cat([torch.zeros_like(ago[:, :1]), ago], dim=1)
         scores = self._scores(query, keys, ago) * self.size**-0.5
         scores = scores.masked_fill((ago > count[:, None])[:, None], -torch.inf)
-        here = (slots == (count % self.memory)[:, None])[..., None, None]
-        held = Cache(
-            torch.where(here, key[:, None], cache.key),
-            torch.where(here, value[:, None], cache.value),
+        written = (slots == (count % self.memory)[:, None])[..., None, None]
+        cache = Cache(
+            torch.where(written, key[:, None], cache.key),
+            torch.where(written, value[:, None], cache.value),
         )
-        return scores, values, held
+        return Scores(scores, values, cache)
 
     def scan(
         self,
@@ -113,39 +122,42 @@ class WindowAttention(nn.Module):
         count: Int[Tensor, "B"],
         start: Bool[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B T W"], Cache]:
-        """A row and the memory after it."""
+        """The outputs of a row, and the cache after it."""
         query, key, value = self._project(x, cache.key.dtype)
         slots = torch.arange(self.memory, device=x.device)
         oldest_first = (count[:, None] + slots) % self.memory
-        alive = count[:, None] + slots >= self.memory
+        filled = count[:, None] + slots >= self.memory
         keys = torch.cat([_take(cache.key, oldest_first), key], dim=1)
         values = torch.cat([_take(cache.value, oldest_first), value], dim=1)
-        y = window_attention(*self._asked(query, keys), values, alive, start, *self._places(query))
-        return self.out(y.flatten(2).to(x.dtype)), self._keep(keys, values, count, start)
+        content = self._content(query, keys)
+        y = window_attention(*content, values, filled, start, *self._position(query))
+        return self.out(y.flatten(2).to(x.dtype)), self._next_cache(keys, values, count, start)
 
     def _project(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value [*N, H, D]."""
-        query, key, value = self.qkv(x).to(dtype).chunk(3, dim=-1)
-        return split(query, self.heads), split(key, self.heads), split(value, self.heads)
+        query, key, value = (
+            split_heads(part, self.heads) for part in self.qkv(x).to(dtype).chunk(3, dim=-1)
+        )
+        return query, key, value
 
     def _distances(self, like: Tensor) -> Tensor:
-        """The projected embeddings of the distances 0..M, [M+1, H, D]."""
+        """Projected embeddings of the distances 0..M, [M+1, H, D]."""
         embedded = self._embedded.to(self.relative.weight.dtype)
-        return split(self.relative(embedded).to(like.dtype), self.heads)
+        return split_heads(self.relative(embedded).to(like.dtype), self.heads)
 
     def _scores(self, query: Tensor, keys: Tensor, ago: Tensor) -> Tensor:
-        """[B, H, M+1], by the distances `ago` [B, M+1] of the keys."""
+        """Unscaled scores [B, H, M+1] of `keys` at the distances `ago` [B, M+1]."""
         if self.position == "rope":
             keys = rotate(keys, -ago)
         if self.position != "relative":
             return torch.einsum("bhd,bmhd->bhm", query, keys)
         content = torch.einsum("bhd,bmhd->bhm", query + self.content_bias, keys)
-        asked = query + self.position_bias
-        by_distance = torch.einsum("bhd,phd->bhp", asked, self._distances(query))
+        position, distances = query + self.position_bias, self._distances(query)
+        by_distance = torch.einsum("bhd,phd->bhp", position, distances)
         return content + by_distance.gather(2, ago[:, None].expand(-1, self.heads, -1))
 
-    def _asked(self, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Query and keys of a row as the scores take them."""
+    def _content(self, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys of a row, with the encoding of `position`."""
         if self.position == "relative":
             return query + self.content_bias, keys
         if self.position == "none":
@@ -153,22 +165,23 @@ class WindowAttention(nn.Module):
         place = torch.arange(keys.shape[1], device=keys.device)
         return rotate(query, place[self.memory :]), rotate(keys, place)
 
-    def _places(self, query: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _position(self, query: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Queries and keys of the distance scores, if `position` is relative."""
         if self.position != "relative":
             return None, None
         return query + self.position_bias, self._distances(query)
 
-    def _keep(self, keys: Tensor, values: Tensor, count: Tensor, start: Tensor) -> Cache:
-        """The last steps of memory and row, each in its slot."""
+    def _next_cache(self, keys: Tensor, values: Tensor, count: Tensor, start: Tensor) -> Cache:
+        """The last steps of cache and row, each in its slot."""
         slots = torch.arange(self.memory, device=keys.device)
         count = next_age(count, start)[:, None]
         ago = (count - 1 - slots) % self.memory
-        # A slot that was not filled yet keeps what it held, unless the row starts anew.
+        # Without a start in the row, unfilled slots keep their old entries.
         kept = ((ago < count) | ~start.any(1, keepdim=True))[..., None, None]
         index = keys.shape[1] - 1 - ago
         return Cache(*(torch.where(kept, _take(each, index), 0) for each in (keys, values)))
 
 
 def _take(x: Float[Tensor, "B N H D"], index: Int[Tensor, "B M"]) -> Float[Tensor, "B M H D"]:
-    """Positions of each row."""
+    """Entries of each row at the positions `index`."""
     return x.gather(1, index[..., None, None].expand(-1, -1, *x.shape[2:]))

@@ -1,4 +1,4 @@
-"""The contract of a memory core: one time step (`step`) and a row of them (`scan`)."""
+"""The interface of a memory core: `step` for one time step and `scan` for a row of time steps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ S = TypeVar("S")
 
 
 class MemoryCore(nn.Module, ABC, Generic[S]):
-    """A memory: reads `x` [B, I] and a state, gives an output [B, O] and the next state.
+    """A recurrent memory: maps `x` [B, I] and a state to an output [B, O] and the next state.
 
-    `start[b, t]` says that `x[b, t]` is the first observation of an episode: the state is replaced
-    by the initial one *before* `x[b, t]` is read. A state is a Tensor or a (named) tuple of them,
-    every leaf [B, ...], float32 or complex64 (64/128 where the parameters are float64).
+    `start[b, t]` is True if `x[b, t]` is the first observation of an episode: the initial state
+    replaces the state *before* `x[b, t]` is read. A state is a Tensor or a (named) tuple of
+    Tensors. Each of these tensors is a leaf of the state: [B, ...], float32 or complex64 (float64
+    or complex128 with float64 parameters).
     """
 
-    # Claims that the tests hold a core to; one that cannot keep them says False.
-    forgets_nonfinite: bool = True  # not even a NaN or Inf passes a start
-    claims_length: bool = True  # state and outputs are finite in rows of any length
+    # Guarantees that the tests check. A core that cannot give one sets it to False.
+    forgets_nonfinite: bool = True  # a start also removes NaN and Inf from the state
+    claims_length: bool = True  # state and outputs stay finite in rows of any length
 
     input_size: int
     output_size: int
@@ -39,16 +40,16 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
         self.output_size = positive(
             "output_size", input_size if output_size is None else output_size
         )
-        # Knows device and dtype also where a core has no parameters.
+        # Tracks device and dtype, also of a core without parameters.
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     @property
     def state_dtype(self) -> torch.dtype:
-        """Real dtype of the state: float64 under float64 parameters, else float32."""
+        """Real dtype of the state: float64 if the parameters are float64, else float32."""
         return torch.float64 if self._anchor.dtype == torch.float64 else torch.float32
 
     def zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Zeros of `state_dtype` (or `dtype`) where this core lives."""
+        """Zeros of `state_dtype` (or `dtype`) on the core's device."""
         return torch.zeros(shape, dtype=dtype or self.state_dtype, device=self._anchor.device)
 
     @abstractmethod
@@ -57,18 +58,18 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
 
     @abstractmethod
     def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
-        """One time step that knows nothing of resets."""
+        """One time step without resets: output and next state."""
 
     def step(
         self, x: Float[Tensor, "B I"], state: S, start: Bool[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B O"], S]:
-        """One time step: where `start`, forget; then read `x`."""
+        """One time step: reset the state of rows with `start`, then `update`."""
         return self.update(x, tree.select(start, self.initial_state(x.shape[0]), state))
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: S, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], S]:
-        """A row of time steps: the fold of `step`, by whatever is fastest."""
+        """A row of time steps: same result as `step` in a loop; cores override it to be faster."""
         outputs = []
         for x_t, start_t in zip(x.unbind(1), start.unbind(1), strict=True):
             y, state = self.step(x_t, state, start_t)
@@ -79,16 +80,17 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
         return f"input_size={self.input_size}, output_size={self.output_size}"
 
 
-def fitted(input_size: int, output_size: int, bias: bool = True) -> nn.Module:
-    """A linear map to another width; nothing where the widths are the same."""
+def linear_or_identity(input_size: int, output_size: int, bias: bool = True) -> nn.Module:
+    """A linear map between different widths; the identity if both widths are equal."""
     same = input_size == output_size
     return nn.Identity() if same else nn.Linear(input_size, output_size, bias=bias)
 
 
 class LinearCore(MemoryCore[Tensor]):
-    """A diagonal recurrence `h[t] = gate[t] * h[t-1] + value[t]` between two maps without memory.
+    """A diagonal linear recurrence `h[t] = gate[t] * h[t-1] + value[t]`.
 
-    `gate` may have fewer dimensions than `value` ([D] where it does not depend on `x`).
+    `encode` computes gate and value from the input, `decode` the output from `h`; neither has
+    memory. `gate` may have fewer dimensions than `value` ([D] if it does not depend on `x`).
     """
 
     state_size: int
@@ -96,11 +98,11 @@ class LinearCore(MemoryCore[Tensor]):
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
-        """`gate` ([D] or [*N, D]) and `value` [*N, D] from the input."""
+        """The `gate` ([D] or [*N, D]) and the `value` [*N, D] of an input."""
 
     @abstractmethod
     def decode(self, h: Tensor, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        """The output from the states [*N, D] and the input."""
+        """The output for states [*N, D] and inputs."""
 
     def initial_state(self, batch_size: int) -> Tensor:
         dtype = self.state_dtype
@@ -123,8 +125,8 @@ class LinearCore(MemoryCore[Tensor]):
     ) -> Tensor:
         """The state after each step of a row, [B, T, D].
 
-        `loads` are some of the starts, after the first step, and states [B, T, D]: there a row goes
-        on from the state that is given, instead of the initial one.
+        `loads` is a mask [B, T] and states [B, T, D]. The mask selects some of the starts, none in
+        the first step; there the row continues from the given state, not from the initial one.
         """
         gate, value = self.encode(x)
         if loads is not None:
@@ -136,7 +138,7 @@ class LinearCore(MemoryCore[Tensor]):
         self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], Tensor]:
         h = self.states(x, state, start)
-        # A copy, so that a state kept for the next row does not keep this whole row alive.
+        # A view would keep the memory of the whole row alive.
         return self.decode(h, x), h[:, -1].clone()
 
 

@@ -1,4 +1,4 @@
-"""Attention over what is seen and what a memory has to say of it: Titans' memory as context."""
+"""Attention over inputs and values recalled from a memory: the memory-as-context form of Titans."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ Caches = tuple[Cache, Cache]
 
 
 class ContextAttention(WindowAttention):
-    """Heads that look at this step and the `memory` steps before it, at what was recalled at each
-    of them, and at `persistent` learned tokens, all in one softmax.
+    """Windowed attention with three sets of keys in one softmax.
 
-    A step and what was recalled at it are at the same distance; learned tokens are at none.
+    The keys come from this step and the `memory` steps before it, from the vectors recalled at
+    these steps, and from `persistent` learned tokens. A step and its recalled vector have the same
+    distance; learned tokens have none.
     """
 
     def __init__(self, width: int, heads: int, memory: int, persistent: int) -> None:
@@ -24,25 +25,28 @@ class ContextAttention(WindowAttention):
         count = at_least("persistent", persistent, 0)
         self.persistent = nn.Parameter(torch.randn(count, width))
 
-    def empties(self, rows: int, like: Tensor) -> Caches:
-        """The memories of steps and of what was recalled, before an episode's first step."""
-        return self.empty(rows, like), self.empty(rows, like)
+    def empty_caches(self, rows: int, like: Tensor) -> Caches:
+        """The empty caches of inputs and of recalled vectors, as before an episode's first step."""
+        return self.empty_cache(rows, like), self.empty_cache(rows, like)
 
-    def step_with(
+    def step_with_context(
         self,
         x: Float[Tensor, "B W"],
         recalled: Float[Tensor, "B W"],
         caches: Caches,
         count: Int[Tensor, "B"],
     ) -> tuple[Float[Tensor, "B W"], Caches]:
-        """One step and the next memories."""
+        """The output of one step, and the next caches."""
         dtype = caches[0].key.dtype
-        query, *_ = own = self._project(x, dtype)
-        _, keys, values = self._project(self.persistent, dtype)
-        seen = self.look(*own, caches[0], count)
-        known = self.look(query, *self._project(recalled, dtype)[1:], caches[1], count)
-        always = torch.einsum("bhd,phd->bhp", query + self.content_bias, keys) * self.size**-0.5
-        scores = torch.cat([always, seen[0], known[0]], dim=-1)
-        values = torch.cat([values.expand(len(x), -1, -1, -1), seen[1], known[1]], dim=1)
+        query, key, value = self._project(x, dtype)
+        _, learned_keys, learned_values = self._project(self.persistent, dtype)
+        inputs = self.score(query, key, value, caches[0], count)
+        _, key, value = self._project(recalled, dtype)
+        context = self.score(query, key, value, caches[1], count)
+        content = query + self.content_bias
+        learned = torch.einsum("bhd,phd->bhp", content, learned_keys) * self.size**-0.5
+        scores = torch.cat([learned, inputs.scores, context.scores], dim=-1)
+        learned_values = learned_values.expand(len(x), -1, -1, -1)
+        values = torch.cat([learned_values, inputs.values, context.values], dim=1)
         y = torch.einsum("bhm,bmhd->bhd", scores.softmax(-1), values)
-        return self.out(y.flatten(1).to(x.dtype)), (seen[2], known[2])
+        return self.out(y.flatten(1).to(x.dtype)), (inputs.cache, context.cache)

@@ -1,4 +1,4 @@
-"""The short causal convolution before a recurrence, a filter per channel; it stops at starts."""
+"""Short causal convolution before a recurrence: one filter per channel, within an episode."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rlmem.kernels import short_conv
 
 
 class ConvState(NamedTuple):
-    """State of a diagonal recurrence behind a convolution: `window` [B, W-1, channels], `h` [B, D].
+    """State of a convolution and a diagonal recurrence: `window` [B, W-1, channels], `h` [B, D].
 
-    `window` holds the inputs of the last steps, oldest first, zero before the episode's first.
+    `window` holds the convolution's last inputs, oldest first; zero before the episode's first.
     """
 
     window: Tensor
@@ -24,7 +24,7 @@ class ConvState(NamedTuple):
 
 
 class ShortConv(nn.Module):
-    """`y[t] = bias + sum_j weight[:, W-1-j] x[t-j]` over the `x` of one episode; W = 1: `y = x`."""
+    """`y[t] = bias + sum_j weight[:, W-1-j] x[t-j]` within an episode; W = 1 means `y = x`."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ShortConv(nn.Module):
     def step(
         self, x: Float[Tensor, "B D"], window: Float[Tensor, "B V D"]
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B V D"]]:
-        """One step and the next window."""
+        """The output of one step, and the next window."""
         if self.size == 1:
             return x, window
         row = torch.cat([window, x[:, None].to(window.dtype)], dim=1)
@@ -47,7 +47,7 @@ class ShortConv(nn.Module):
     def scan(
         self, x: Float[Tensor, "B T D"], window: Float[Tensor, "B V D"], start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B V D"]]:
-        """A row and the next window. What lies before a start is not read: no NaN passes it."""
+        """The outputs of a row, and the next window. Inputs before a start are never read."""
         if self.size == 1:
             return x, window
         x = x.to(window.dtype)
@@ -58,8 +58,8 @@ class ShortConv(nn.Module):
         """The last inputs of the row, zero before the last start."""
         kept = self.size - 1
         last = torch.cat([window, x[:, -kept:]], dim=1)[:, -kept:]
-        # No episode starts before the row: what `start` lacks is False.
+        # Steps before the row count as no starts.
         starts = F.pad(start, (kept, 0))[:, -kept:].flip(1)
-        # later[:, k] counts the starts after the k-th of `last`.
+        # later[:, k] is the number of starts after the k-th input of `last`.
         later = F.pad(starts[:, :-1].cumsum(1), (1, 0)).flip(1)
         return torch.where(later[..., None] > 0, 0, last)

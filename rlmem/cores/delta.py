@@ -1,13 +1,14 @@
-"""What DeltaNet and Gated DeltaNet share: maps before and after a memory that is overwritten.
+"""Base class of DeltaNet and Gated DeltaNet: a matrix memory written by the delta rule.
 
     [q; k_1..k_N; v_1..v_N] = silu(conv(W_in x) + b),   q, k_n scaled to length 1
     beta_n = sigmoid(W_beta x), times 2 with negative eigenvalues
     S = exp(g) S, then for n = 1..N:  S = S + beta_n k_n (v_n - S^T k_n)^T      per head, [K, V]
     out = W_out(rmsnorm(S^T q))
 
-`I - beta k k^T`, by which a write multiplies what was held, has the eigenvalue 1 - beta: in (0, 1),
-or in (-1, 1), where it can reflect, which tracking a state that flips takes (Grazzi et al. 2024,
-arXiv 2411.12537). N reflections in a time step make rotations and permutations.
+A write multiplies the old memory by `I - beta k k^T`, whose eigenvalue 1 - beta is in (0, 1), or in
+(-1, 1) with negative eigenvalues. A negative one is a reflection, which a model needs to track a
+state that flips (Grazzi et al. 2024, arXiv 2411.12537). N reflections in one time step compose to
+rotations and permutations.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ class DeltaState(NamedTuple):
     S: Tensor
 
 
-class Written(NamedTuple):
-    """Functions of the input: `q` [*K, H, K], `k`, `v` [*K, N, H, K], `beta` [*K, N, H], `g`."""
+class DeltaInputs(NamedTuple):
+    """Arguments of the delta rule, computed from the input.
+
+    `q` is [*K, H, K]; `k` and `v` are [*K, N, H, K]; `beta` is [*K, N, H]; `g` is [*K, H] or None.
+    """
 
     q: Tensor
     k: Tensor
@@ -43,28 +47,29 @@ class Written(NamedTuple):
 
 
 def unit(x: Tensor) -> Tensor:
-    """`x` at length 1 along its last dimension; shorter where it is all but zero."""
+    """`x` scaled to length 1 along its last dimension; shorter if `x` is nearly zero."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
 class DeltaCore(MemoryCore[DeltaState]):
-    """`heads` memories of keys and values with `head_size` entries each."""
+    """`heads` matrix memories for keys and values of `head_size` entries."""
 
-    forgets_nonfinite = False  # starts are kept by multiplications with exact zeros
+    forgets_nonfinite = False  # resets within a chunk are multiplications by zero
 
     def __init__(
         self,
         input_size: int,
-        output_size: int | None,
-        heads: int,
-        head_size: int | None,
-        householder_steps: int,
-        negative_eigenvalues: bool,
-        conv_size: int,
+        output_size: int | None = None,
+        *,
+        heads: int = 4,
+        head_size: int | None = None,
+        householder_steps: int = 1,
+        negative_eigenvalues: bool = False,
+        conv_size: int = 4,
     ) -> None:
         super().__init__(input_size, output_size)
         self.heads = positive("heads", heads)
-        # By default as wide as the output, rounded up.
+        # By default all heads together are as wide as the output, rounded up.
         size = -(-self.output_size // heads) if head_size is None else head_size
         self.head_size = positive("head_size", size)
         self.writes = positive("householder_steps", householder_steps)
@@ -78,11 +83,11 @@ class DeltaCore(MemoryCore[DeltaState]):
         self.W_out = nn.Linear(self.inner, self.output_size, bias=False)
 
     def log_decay(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N H"] | None:
-        """The logarithm of what is left after a time step; None: all of it."""
+        """The log-decay `g` of the memory; None means no decay."""
         return None
 
     def gate(self, y: Float[Tensor, "*N D"], x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N D"]:
-        """What reaches the output of the memory's answers."""
+        """The memory's output `y` after an output gate; here there is none."""
         return y
 
     def initial_state(self, batch_size: int) -> DeltaState:
@@ -95,33 +100,37 @@ class DeltaCore(MemoryCore[DeltaState]):
         self, x: Float[Tensor, "B I"], state: DeltaState
     ) -> tuple[Float[Tensor, "B O"], DeltaState]:
         convolved, window = self.conv.step(self._project(x), state.window)
-        q, k, v, beta, g = self._write(convolved, x)
+        q, k, v, beta, g = self._delta_inputs(convolved, x)
         S = state.S if g is None else g.exp()[..., None, None] * state.S
         for n in range(self.writes):
             key = k[:, n, :, :, None]
             new = v[:, n] - (S * key).sum(-2)
             S = S + key * (beta[:, n, :, None] * new)[:, :, None]
-        return self._read((S * q[..., None]).sum(-2), x), DeltaState(window, S)
+        return self._output((S * q[..., None]).sum(-2), x), DeltaState(window, S)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: DeltaState, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], DeltaState]:
         convolved, window = self.conv.scan(self._project(x), state.window, start)
-        o, S = delta_rule(*self._write(convolved, x), state.S, start)
-        return self._read(o, x), DeltaState(window, S)
+        o, S = delta_rule(*self._delta_inputs(convolved, x), state.S, start)
+        return self._output(o, x), DeltaState(window, S)
 
     def _project(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N C"]:
         return self.W_in(x).to(self.state_dtype)
 
-    def _write(self, convolved: Float[Tensor, "*N C"], x: Float[Tensor, "*N I"]) -> Written:
+    def _delta_inputs(
+        self, convolved: Float[Tensor, "*N C"], x: Float[Tensor, "*N I"]
+    ) -> DeltaInputs:
         shape = (-1, self.heads, self.head_size)
         q, k, v = (
             F.silu(convolved).unflatten(-1, shape).split((1, self.writes, self.writes), dim=-3)
         )
         beta = self.W_beta(x).to(self.state_dtype).sigmoid().unflatten(-1, shape[:2])
         beta = 2 * beta if self.negative_eigenvalues else beta
-        return Written(unit(q).squeeze(-3), unit(k), v, beta, self.log_decay(x))
+        return DeltaInputs(unit(q).squeeze(-3), unit(k), v, beta, self.log_decay(x))
 
-    def _read(self, o: Float[Tensor, "*N H V"], x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+    def _output(
+        self, o: Float[Tensor, "*N H V"], x: Float[Tensor, "*N I"]
+    ) -> Float[Tensor, "*N O"]:
         y = o * torch.rsqrt(o.square().mean(-1, keepdim=True) + 1e-5) * self.norm
         return self.W_out(self.gate(y.flatten(-2), x))

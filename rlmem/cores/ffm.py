@@ -3,9 +3,9 @@
     S[t] = Gamma * S[t-1] + (y s(g_in))[:, None],   Gamma[m, c] = exp(-|a_m| + i b_c)
     out  = LN(W vec S) s(g_out) + thru (1 - s(g_out));   y, thru, g_in, g_out linear in x
 
-In the form that only decays (|Gamma| <= 1), so that a row may have any length; the paper's closed
-form divides by Gamma^t and overflows. Weights and layout are those of the authors' torch code
-(equations and order in the golden file), where `a` is negative.
+This recurrent form only decays (|Gamma| <= 1), so a row may have any length; the paper's closed
+form divides by Gamma^t and overflows. Weights and layout follow the authors' torch code (equations
+and order in the golden file), in which `a` is negative.
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from rlmem.errors import UsageError, positive
 
 @register("ffm")
 class FFM(LinearCore):
-    """The state is `S` flattened, complex [B, memory_size * context_size].
+    """Fast and Forgetful Memory: sums of inputs that decay and oscillate (Morad et al. 2023).
 
-    At first the traces decay at rates evenly spread from `max_decay` per step (the authors' value,
-    log(DBL_MAX)/1024 - 0.02, so that the fastest halves at each step) down to the rate at which
-    `forgotten_at` is left after `max_period` steps; the periods of the contexts are evenly spread
-    from `min_period` to `max_period` steps. The authors begin at a period of 1 step, a phase of
-    2 pi and so no oscillation at all; 2 alternates. In 300,000 steps of RepeatPrevious the one
-    reaches a greedy return of 0.20 and the other 1.00 (`core.min_period=1.0` shows it).
+    The state is `S` flattened, complex [B, memory_size * context_size].
+
+    Initial decay rates of the traces are evenly spaced. The fastest is `max_decay` per step (the
+    authors' value, log(DBL_MAX)/1024 - 0.02: it halves in each step). The slowest leaves the
+    fraction `forgotten_at` after `max_period` steps. Initial periods of the contexts are evenly
+    spaced from `min_period` to `max_period` steps. The authors' shortest period is 1 step: a phase
+    of 2 pi, which is no oscillation at all; with 2 steps the sign alternates. After 300,000 steps
+    of RepeatPrevious a shortest period of 1 reaches a greedy return of 0.20, and 2 reaches 1.00
+    (`core.min_period=1.0` reproduces the first).
     """
 
     complex_state = True

@@ -1,4 +1,4 @@
-"""What GRU and LSTM share: the parameters of `torch.nn.RNNBase`, and the operator under them."""
+"""Base class of GRU and LSTM: the parameters of `torch.nn.RNNBase` and the fused RNN kernel."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ S = TypeVar("S")
 class GatedCore(MemoryCore[S]):
     """A recurrent cell with `gates` pre-activations per unit, parametrised like `torch.nn.RNNBase`.
 
-    `weight_ih` [G O, I], `weight_hh` [G O, O], `bias_ih` and `bias_hh` [G O], all uniform in
-    +-1/sqrt(O) at first; the weights of a one-layer `torch.nn` cell can be copied as they are.
+    `weight_ih` [G O, I], `weight_hh` [G O, O], `bias_ih` and `bias_hh` [G O] are initialised
+    uniformly in +-1/sqrt(O). The weights of a one-layer `torch.nn` cell can be copied unchanged.
     """
 
-    cell: str  # its name in `gated_rnn`
+    cell: str  # name of the cell in `gated_rnn`
     gates: int
     weight_ih: nn.Parameter
     weight_hh: nn.Parameter
@@ -44,29 +44,29 @@ class GatedCore(MemoryCore[S]):
 
     @abstractmethod
     def bias(self) -> Float[Tensor, "PO"]:
-        """The four biases of every unit that the operator takes."""
+        """The biases as `gated_rnn` takes them, four per unit."""
 
     @abstractmethod
     def as_state(self, *leaves: Float[Tensor, "B O"]) -> S:
-        """The state that has these leaves."""
+        """The core's state made of these leaves."""
 
     def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
-        new = gated_step(self.cell, *self._given(x, state))
-        return new[0][:, 0], self._flatten(new)
+        new = gated_step(self.cell, *self._kernel_inputs(x, state))
+        return new[0][:, 0], self._without_heads(new)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: S, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], S]:
-        h, last = gated_rnn(self.cell, *self._given(x, state), start)
-        return h[:, :, 0], self._flatten(last)
+        h, last = gated_rnn(self.cell, *self._kernel_inputs(x, state), start)
+        return h[:, :, 0], self._without_heads(last)
 
-    def _given(
+    def _kernel_inputs(
         self, x: Float[Tensor, "*N I"], state: S
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
-        """Projected input, weight, bias and state as of one head."""
+        """Projected input, weight, bias and state, with a dimension for the kernel's one head."""
         projected = project(x, self.weight_ih).unsqueeze(-2)
         first = tuple(leaf[:, None] for leaf in tree.leaves(state))
         return projected, self.weight_hh.t()[None], self.bias()[None], first
 
-    def _flatten(self, state: tuple[Tensor, ...]) -> S:
+    def _without_heads(self, state: tuple[Tensor, ...]) -> S:
         return self.as_state(*(leaf[:, 0] for leaf in state))

@@ -1,6 +1,6 @@
 """Gated DeltaNet (Yang et al. 2025, arXiv 2412.06464), and Gated DeltaProduct (2502.10297).
 
-The equations of `delta.py` with a decay as in Mamba2 and an output gate:
+The equations of `delta.py` with Mamba2's decay and an output gate:
 
     g = -exp(A_log) softplus(W_dt x + b_dt)     per head
     out = W_out(rmsnorm(S^T q) silu(W_gate x))
@@ -20,7 +20,10 @@ from rlmem.cores.delta import DeltaCore
 
 @register("gated_deltanet")
 class GatedDeltaNet(DeltaCore):
-    """A matrix memory per head that replaces what it holds at a key and can forget all it holds."""
+    """Gated DeltaNet: the delta rule with a decay and an output gate (Yang et al. 2025).
+
+    A write replaces the value stored at a key; the decay can erase the whole memory.
+    """
 
     def __init__(
         self,
@@ -35,11 +38,18 @@ class GatedDeltaNet(DeltaCore):
         dt_min: float = 0.001,
         dt_max: float = 0.1,
     ) -> None:
-        options = (heads, head_size, householder_steps, negative_eigenvalues, conv_size)
-        super().__init__(input_size, output_size, *options)
+        super().__init__(
+            input_size,
+            output_size,
+            heads=heads,
+            head_size=head_size,
+            householder_steps=householder_steps,
+            negative_eigenvalues=negative_eigenvalues,
+            conv_size=conv_size,
+        )
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.W_dt = nn.Linear(self.input_size, heads)
-        # So that softplus(bias) is uniform in [dt_min, dt_max], in logarithms.
+        # softplus(bias) is then log-uniform in [dt_min, dt_max].
         dt = torch.exp(ssm.log_steps(heads, dt_min, dt_max))
         self.W_dt.bias = nn.Parameter(torch.expm1(dt).log())
         self.W_gate = nn.Linear(self.input_size, self.inner, bias=False)

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from rlmem.cores.base import register
 from rlmem.cores.gated import GatedCore
 from rlmem.errors import UsageError, unknown
-from rlmem.kernels.gated_rnn.parallel import gru_parallel
+from rlmem.kernels.gated_rnn.newton_gru import gru_parallel
 
 SOLVERS = ("sequential", "newton", "quasi-newton")
 
 
 @register("gru")
 class GRU(GatedCore[Tensor]):
-    """The state is the output, [B, O]; gate order r, z, n.
+    """GRU: gated recurrent unit (Cho et al. 2014).
 
-    `solver` says how a row is computed: step after step, or all steps at once by (quasi-)Newton
-    iterations until f(h[t-1], x[t]) - h[t] is at most `tolerance`; docs/parallel-rnn.md says when
-    that pays.
+    The state is the output, [B, O]; the gate order is r, z, n. `solver` selects the computation of
+    a row: step by step, or all steps at once by (quasi-)Newton iterations until the residual
+    f(h[t-1], x[t]) - h[t] is at most `tolerance`. docs/parallel-rnn.md tells when that is faster.
     """
 
     cell = "gru"

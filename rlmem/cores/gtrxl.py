@@ -1,11 +1,11 @@
 """GTrXL, the gated Transformer-XL for reinforcement learning (Parisotto et al. 2020,
-arXiv 1910.06764): norms before each part, and gates in the place of residual sums.
+arXiv 1910.06764): pre-norm sublayers, and gates instead of residual sums.
 
     h = g(x, relu(Attention(LN(x)))),   y = g(h, relu(W_2 relu(W_1 LN(h))))
     g(x, y): r = s(W_r y + U_r x),  z = s(W_z y + U_z x - b),  c = tanh(W_c y + U_c (r x)),
              (1 - z) x + z c                                                (section 3.2, GRU type)
 
-With b > 0 every layer begins near the identity: an agent first learns to react, then to remember.
+With b > 0 every layer starts near the identity: an agent first learns to react, then to remember.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from torch.nn import functional as F
 
 from rlmem.cores.base import register
 from rlmem.cores.transformer_xl import Block, WindowTransformer
-from rlmem.errors import positive
 
 
 class Gate(nn.Module):
-    """The GRU-type gate; `bias` is b."""
+    """The GRU-type gate g(x, y); `bias` is b."""
 
     def __init__(self, width: int, bias: float) -> None:
         super().__init__()
@@ -39,7 +38,7 @@ class Gate(nn.Module):
 
 
 class GatedBlock(Block):
-    """A layer whose parts are joined by gates."""
+    """A layer with gates in place of its residual sums."""
 
     def __init__(
         self, width: int, heads: int, memory: int, ff_size: int, position: str, gate_bias: float
@@ -59,7 +58,10 @@ class GatedBlock(Block):
 
 @register("gtrxl")
 class GTrXL(WindowTransformer):
-    """`layers` of gated attention over a sliding window of `memory` steps."""
+    """GTrXL: gated Transformer-XL for reinforcement learning (Parisotto et al. 2020).
+
+    `layers` layers attend to a sliding window of `memory` steps.
+    """
 
     def __init__(
         self,
@@ -73,9 +75,7 @@ class GTrXL(WindowTransformer):
         position: str = "relative",
         gate_bias: float = 2.0,
     ) -> None:
-        super().__init__(input_size, output_size)
-        ff_size = 2 * self.output_size if ff_size is None else positive("ff_size", ff_size)
-        self.blocks = nn.ModuleList(
-            GatedBlock(self.output_size, heads, memory, ff_size, position, gate_bias)
-            for _ in range(positive("layers", layers))
-        )
+        def block(width: int, ff_size: int) -> Block:
+            return GatedBlock(width, heads, memory, ff_size, position, gate_bias)
+
+        super().__init__(input_size, output_size, layers, ff_size, block)

@@ -1,4 +1,4 @@
-"""Heads: a width cut into equal parts, and the norm of each of them by itself."""
+"""Heads: equal parts of a layer's width, and a layer norm of each head."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def split(x: Float[Tensor, "*N W"], heads: int) -> Float[Tensor, "*N H D"]:
-    """The last dimension cut into heads."""
+def split_heads(x: Float[Tensor, "*N W"], heads: int) -> Float[Tensor, "*N H D"]:
+    """The last dimension split into heads of equal size."""
     return x.unflatten(-1, (heads, -1))
 
 
 class HeadNorm(nn.Module):
-    """Layer norm of every head, [*N, H, D], then a gain for each of all units; [*N, H D]."""
+    """Layer norm of each head [*N, H, D], then a gain for each unit; returns [*N, H D]."""
 
     def __init__(self, heads: int, size: int, eps: float = 1e-5) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""HiPPO-LegS, the matrix of a memory of Legendre polynomials (Gu et al. 2020, arXiv 2008.07669).
+"""HiPPO-LegS, the state matrix of a Legendre polynomial memory (Gu et al. 2020, arXiv 2008.07669).
 
     h'(t) = A h(t) + B u(t),   A = S - P P^T,   S = -1/2 I + a skew-symmetric matrix
 
-`S`, the normal part, is what diagonal models begin from (Gu et al. 2022, arXiv 2206.11893).
+Diagonal models are initialised from its normal part `S` (Gu et al. 2022, arXiv 2206.11893).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def legs(order: int) -> LegS:
 def legs_diagonal(order: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues [N] and unit eigenvectors (columns, [N, N]) of `S`; complex128.
 
-    In ascending order of the imaginary part: the first half are the conjugates of the second.
+    Sorted by imaginary part, ascending: the first half are the conjugates of the second.
     """
     S = legs(order).S
-    # -i S is Hermitian up to the real part, which is the same on the whole diagonal.
+    # -i S is Hermitian except for the real part, which is constant along the diagonal.
     imaginary, V = torch.linalg.eigh(-1j * S.to(torch.complex128))
     return torch.complex(S.diagonal().mean().expand_as(imaginary), imaginary), V

@@ -1,9 +1,9 @@
-"""The neural memory of Titans and its family: heads that each learn a map from keys to values.
+"""The neural memory of Titans and related cores: each head learns a map from keys to values.
 
     q, k, v = silu(conv(W x)), q and k of length 1;   theta, eta, alpha = s(W x + b) of each head
     y = W_out(norm(M(q)) * silu(W_g x)), after the inner memory M learned k -> v
 
-The inner memory and how it learns is `rlmem.kernels.titans`.
+`rlmem.kernels.titans` defines the inner memory and its learning rule.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.nn import functional as F
 from rlmem import tree
 from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ShortConv
-from rlmem.cores.heads import HeadNorm, split
+from rlmem.cores.heads import HeadNorm, split_heads
 from rlmem.errors import UsageError, at_least, positive
 from rlmem.kernels import titans
-from rlmem.kernels.titans import Learned, Rates, Rule, learn, opened, recall, retain
+from rlmem.kernels.titans import Learned, Rates, Rule, learn, next_anchor, recall, retain
 
 
 class InnerMemory(nn.Module):
-    """What learns at test time, from projections to the answer.
+    """A layer with an inner memory that learns at test time, from its projections to its output.
 
-    Weights and anchor of a state are held as what they differ from those at an episode's beginning,
-    so that a state of zeros is the initial one. Without `momentum` eta is 0.
+    A state holds weights and anchor (the weights at which gradients are taken) as differences from
+    the initial weights, so that zeros are the initial state. Without `momentum` eta is 0.
     """
 
     def __init__(
@@ -51,32 +51,32 @@ class InnerMemory(nn.Module):
         width = heads * size
         self.project = nn.Linear(input_size, 3 * width, bias=False)
         self.conv = ShortConv(3 * width, conv_size)
-        # First step size, forgetting and momentum: 0.1, 0.01 and 0.1; a window counts as one token
-        # at first, and an error is long from 1 on.
-        begin = {"theta": -2.2, "alpha": -4.6}
-        begin |= {"eta": -2.2} if momentum else {}
-        begin |= {"gamma": -math.log(rule.window - 1)} if rule.window > 1 else {}
-        begin |= {"delta": 0.54} if rule.bias == "huber" else {}
-        self.rated = tuple(begin)
-        self.rates = nn.Linear(input_size, len(begin) * heads)
+        # Initial step size 0.1, decay 0.01, momentum 0.1. The tokens of a window together weigh as
+        # much as one (gamma), and Huber's loss becomes linear at an error of length 1 (delta).
+        biases = {"theta": -2.2, "alpha": -4.6}
+        biases |= {"eta": -2.2} if momentum else {}
+        biases |= {"gamma": -math.log(rule.window - 1)} if rule.window > 1 else {}
+        biases |= {"delta": 0.54} if rule.bias == "huber" else {}
+        self.rate_names = tuple(biases)
+        self.rates = nn.Linear(input_size, len(biases) * heads)
         with torch.no_grad():
             self.rates.weight.mul_(0.1)
-            self.rates.bias.copy_(torch.tensor([*begin.values()]).repeat_interleave(heads))
+            self.rates.bias.copy_(torch.tensor([*biases.values()]).repeat_interleave(heads))
         inner = positive("expand", expand) * size
         shapes = [(size, size)] if depth == 1 else [(size, inner), (inner, size)]
-        # Logarithms of weights that differ; otherwise weights that keep a length.
+        # For kl, log-weights of order 1; otherwise weights that preserve the length of a vector.
         scales = [1.0 if rule.retention == "kl" else 1 / math.sqrt(rows) for rows, _ in shapes]
         self.first = nn.ParameterList(
             nn.Parameter(scale * torch.randn(heads, *shape))
             for scale, shape in zip(scales, shapes, strict=True)
         )
-        # Answers that are nearly the same for all units would magnify what rounding makes of them.
+        # The large eps avoids amplified rounding errors if all units have nearly the same output.
         self.norm = HeadNorm(heads, size, eps=1e-2)
         self.gate = nn.Linear(input_size, width, bias=False)
         self.out = nn.Linear(width, output_size, bias=False)
 
     def empty(self, rows: int, zeros: Tensor) -> tuple[Tensor, Learned]:
-        """The window and the inner memory before an episode's first step; `zeros` is like them."""
+        """Window and inner memory before an episode's first step, like `zeros` in dtype, device."""
         window = zeros.new_zeros(rows, self.conv.size - 1, self.conv.channels)
         weight, momentum, anchor = (
             tuple(zeros.new_zeros(rows, *w.shape) for w in self.first) for _ in range(3)
@@ -91,48 +91,49 @@ class InnerMemory(nn.Module):
     def step(
         self, x: Float[Tensor, "B I"], window: Tensor, learned: Learned
     ) -> tuple[Float[Tensor, "B O"], Tensor, Learned]:
-        """One step: the answer, the next window and memory."""
-        seen, window = self.conv.step(self.project(x), window)
+        """One step: the output, the next window and the next inner memory."""
+        qkv, window = self.conv.step(self.project(x), window)
         state, rates = self._shift(learned, 1), self._rates(x, window.dtype)
-        m, state = learn(*self._qkv(seen), rates, state, self.rule)
-        return self._answer(m, x), window, self._shift(state, -1)
+        m, state = learn(*self._qkv(qkv), rates, state, self.rule)
+        return self._output(m, x), window, self._shift(state, -1)
 
     def scan(
         self, x: Float[Tensor, "B T I"], window: Tensor, learned: Learned, start: Tensor
     ) -> tuple[Float[Tensor, "B T O"], Tensor, Learned]:
-        """A row: the answers, the next window and memory."""
-        seen, window = self.conv.scan(self.project(x), window, start)
+        """A row: the outputs, the next window and the next inner memory."""
+        qkv, window = self.conv.scan(self.project(x), window, start)
         state, rates, first = self._shift(learned, 1), self._rates(x, window.dtype), self._first()
-        m, state = titans(*self._qkv(seen), rates, first, state, start, self.rule)
-        return self._answer(m, x), window, self._shift(state, -1)
+        m, state = titans(*self._qkv(qkv), rates, first, state, start, self.rule)
+        return self._output(m, x), window, self._shift(state, -1)
 
     def recall(self, query: Float[Tensor, "B W"], learned: Learned) -> Float[Tensor, "B O"]:
-        """What the memory answers as it was when the chunk of the next step opened."""
+        """The memory's output for `query` at the weights with which the next step's chunk opens."""
         state = self._shift(learned, 1)
-        weight = tuple(retain(self.rule, each) for each in opened(state, self.rule.chunk))
-        asked = F.normalize(split(F.silu(query).to(weight[0].dtype), self.heads), dim=-1)
-        return self.out(self.norm(recall(weight, asked)).to(query.dtype))
+        weight = tuple(retain(self.rule, each) for each in next_anchor(state, self.rule.chunk))
+        heads = split_heads(F.silu(query).to(weight[0].dtype), self.heads)
+        return self.out(self.norm(recall(weight, F.normalize(heads, dim=-1))).to(query.dtype))
 
     def _first(self) -> tuple[Tensor, ...]:
         return tuple(self.first)
 
-    def _qkv(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (split(part, self.heads) for part in F.silu(seen).chunk(3, dim=-1))
+    def _qkv(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys of length 1, and values, [*N, H, D]."""
+        q, k, v = (split_heads(part, self.heads) for part in F.silu(convolved).chunk(3, dim=-1))
         return F.normalize(q, dim=-1), F.normalize(k, dim=-1), v
 
     def _rates(self, x: Tensor, dtype: torch.dtype) -> Rates:
-        parts = self.rates(x).to(dtype).chunk(len(self.rated), dim=-1)
+        values = self.rates(x).to(dtype).chunk(len(self.rate_names), dim=-1)
         rates = {
-            name: F.softplus(part) if name == "delta" else torch.sigmoid(part)
-            for name, part in zip(self.rated, parts, strict=True)
+            name: F.softplus(value) if name == "delta" else torch.sigmoid(value)
+            for name, value in zip(self.rate_names, values, strict=True)
         }
-        return Rates(**{"eta": torch.zeros_like(parts[0]), **rates})
+        return Rates(**{"eta": torch.zeros_like(values[0]), **rates})
 
-    def _answer(self, m: Tensor, x: Tensor) -> Tensor:
+    def _output(self, m: Tensor, x: Tensor) -> Tensor:
         return self.out(self.norm(m) * F.silu(self.gate(x)))
 
     def _shift(self, learned: Learned, sign: int) -> Learned:
-        """From differences to weights (1), and back (-1)."""
+        """Differences from the initial weights to weights (`sign` 1), and back (-1)."""
         first = self._first()
         return learned._replace(
             weight=tree.map(lambda w, w0: w + sign * w0, learned.weight, first),
@@ -141,16 +142,16 @@ class InnerMemory(nn.Module):
 
 
 class LearningState(NamedTuple):
-    """What the convolution saw last, and the inner memory."""
+    """The convolution's last inputs, and the inner memory."""
 
     window: Tensor
     learned: Learned
 
 
 class LearningCore(MemoryCore[LearningState]):
-    """The inner memory as a core."""
+    """A core that consists of an inner memory alone."""
 
-    forgets_nonfinite = False  # a weight of 0 times a NaN is a NaN
+    forgets_nonfinite = False  # 0 times NaN is NaN
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class LearningCore(MemoryCore[LearningState]):
 
 
 def _checked(rule: Rule) -> Rule:
-    """The rule, if a user's options made a sensible one."""
+    """`rule`, if its values are valid; else a `UsageError` that names the option."""
     positive("chunk", rule.chunk)
     positive("window", rule.window)
     at_least("muon_steps", rule.orthogonal, 0)

@@ -3,8 +3,9 @@
     h[t] = lambda h[t-1] + exp(gamma) B u[t],   lambda = exp(-exp(nu) + i exp(theta))
     y[t] = Re(C h[t]) + D u[t];                 out = u + GLU(gelu(y))
 
-|lambda| < 1 for any parameters. At first lambda lies evenly in a ring and gamma normalises each
-mode to the variance of its input (section 3.4); the block around is that of section 4.
+|lambda| < 1 for any parameters. Initially lambda is uniform in a ring of the complex plane, and
+gamma scales each mode to the variance of its input (section 3.4). The block around the recurrence
+is that of section 4.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from rlmem.errors import UsageError, positive
 
 @register("lru")
 class LRU(LinearCore):
-    """The state is `h`, complex [B, state_size].
+    """LRU: linear recurrent unit, a diagonal complex recurrence (Orvieto et al. 2023).
 
-    Where input and output differ in size, `D` is a matrix, and so is the way of `u` around the
-    block. With `block=False` the output is `y`, linear in the inputs.
+    The state is `h`, complex [B, state_size]. If input and output differ in size, `D` and the
+    residual path are matrices. With `block=False` the output is `y`, linear in the inputs.
     """
 
     complex_state = True
@@ -48,7 +49,7 @@ class LRU(LinearCore):
                 f"lru needs 0 <= r_min < r_max < 1 and max_phase > 0, not {r_min}, {r_max}, "
                 f"{max_phase}"
             )
-        # 1 - rand is never 0, whose logarithm would be a phase that no gradient moves.
+        # 1 - rand is never 0: log(0) would give a phase without gradient.
         squared = r_min**2 + (1 - torch.rand(size)) * (r_max**2 - r_min**2)
         self.nu_log = nn.Parameter(torch.log(-0.5 * torch.log(squared)))
         self.theta_log = nn.Parameter(torch.log(max_phase * (1 - torch.rand(size))))

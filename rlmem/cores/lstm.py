@@ -23,7 +23,7 @@ class LSTMState(NamedTuple):
 
 @register("lstm")
 class LSTM(GatedCore[LSTMState]):
-    """Gate order i, f, g, o."""
+    """LSTM: long short-term memory (Hochreiter and Schmidhuber 1997); gate order i, f, g, o."""
 
     cell = "lstm"
     gates = 4

@@ -1,4 +1,4 @@
-"""minLSTM (Feng et al. 2024, arXiv 2410.01201): an LSTM whose gates do not look at the state.
+"""minLSTM (Feng et al. 2024, arXiv 2410.01201): an LSTM whose gates do not depend on the state.
 
     h[t] = f' h[t-1] + i' c',   f' = s(f) / (s(f) + s(i)),  i' = s(i) / (s(f) + s(i))
 
@@ -18,12 +18,15 @@ from rlmem.cores.minrnn import MinRNN
 
 @register("minlstm")
 class MinLSTM(MinRNN):
-    """Rows of the linear map: c, f, i."""
+    """minLSTM: an LSTM whose gates depend on the input only (Feng et al. 2024).
+
+    The linear map's outputs are c, f, i.
+    """
 
     parts = 3
 
     def gates(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         f, i = parts
-        # Through logarithms: defined also where both gates underflow to 0.
+        # Logarithms avoid 0 / 0 if both gates underflow.
         forget = torch.sigmoid(F.logsigmoid(f) - F.logsigmoid(i))
         return forget, 1 - forget

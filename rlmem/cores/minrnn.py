@@ -1,5 +1,8 @@
-"""What minGRU and minLSTM share (Feng et al. 2024, arXiv 2410.01201): gates that do not look at the
-state, behind the short convolution of the paper's language models (Conv4, then the minimal RNN)."""
+"""Base class of minGRU and minLSTM (Feng et al. 2024, arXiv 2410.01201).
+
+Gates do not depend on the state. A short convolution precedes the recurrence, as in the paper's
+language models (Conv4, then the minimal RNN).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from rlmem.kernels import linear_scan
 
 
 class MinRNN(MemoryCore[ConvState]):
-    """`h[t] = gate h[t-1] + value`, gate and value in [u] alone; the output is `h`, [B, O].
+    """`h[t] = gate h[t-1] + value`, with gate and value functions of `u` alone; outputs `h` [B, O].
 
-    `u` is `x` after a causal convolution over `conv_size` steps (1: none). One layer without it
-    can hardly tell the order of the latest inputs, as its gates see one input at a time.
+    `u` is `x` after a causal convolution over `conv_size` steps (1: none). Without it, one layer
+    can hardly represent the order of recent inputs, because its gates see one input at a time.
     """
 
     parts: int
@@ -39,7 +42,7 @@ class MinRNN(MemoryCore[ConvState]):
 
     @abstractmethod
     def gates(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """`gate` in [0, 1] and `1 - gate` from the parts of the linear map after the first."""
+        """`gate` in [0, 1] and `1 - gate`, from the linear map's outputs after the first."""
 
     def initial_state(self, batch_size: int) -> ConvState:
         window = self.zeros(batch_size, self.conv.size - 1, self.input_size)

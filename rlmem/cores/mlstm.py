@@ -5,9 +5,9 @@
     C[t] = s(f') C[t-1] + exp(i') k v^T,   n[t] = s(f') n[t-1] + exp(i') k
     h = C^T q / max(|n.q|, 1),   out = W_out(s(o') (norm(h) + skip c))
 
-Convolution and skip are those of the paper's block (figure 11), whose residual branch and wider
-projection are in `xlstm.py`. The memory is carried divided by exp(m), a running maximum that keeps
-it finite; the norm is one layer norm per head, as in the authors' cell.
+Convolution and skip connection are those of the paper's block (figure 11); the block's residual
+branch and wider projection are in `xlstm.py`. The stored memory is divided by exp(m), with m a
+running maximum, which keeps it finite. The norm is a layer norm per head, as in the authors' cell.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch.nn import functional as F
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import ShortConv
-from rlmem.cores.heads import HeadNorm, split
+from rlmem.cores.heads import HeadNorm, split_heads
 from rlmem.errors import positive
 from rlmem.kernels import matrix_memory
 from rlmem.kernels.matrix_memory import Memory, matrix_memory_step
 
-EPS = 1e-6  # beside the divisor, as in the authors' code
+EPS = 1e-6  # added to the divisor, as in the authors' code
 
 
 class MLSTMState(NamedTuple):
-    """`C` [B, H, D, D] and `n` [B, H, D], both over exp(`m`) [B, H]."""
+    """`C` [B, H, D, D] and `n` [B, H, D], both divided by exp(`m`) [B, H]."""
 
     C: Tensor
     n: Tensor
@@ -38,11 +38,11 @@ class MLSTMState(NamedTuple):
 
 
 class MLSTMCell(nn.Module):
-    """Memory, gates and norm of `heads` heads of `size` units, between projections of any kind.
+    """Memory, gates and norm of an mLSTM with `heads` heads of `size` units.
 
-    `q`, `k` and `v` are [*N, H D]; the gates are a linear map of any `inputs` [*N, G]. Keys are
-    divided by sqrt(D) here. Gates start with the authors' values: weights 0, forget biases from 3
-    to 6 along the heads, input biases normal with deviation 0.1.
+    The caller projects its input to `q`, `k` and `v` [*N, H D]; the gates are a linear map of any
+    `inputs` [*N, G]. Keys are divided by sqrt(D) here. Gates are initialised as the authors do:
+    weights 0, forget biases from 3 to 6 along the heads, input biases normal with deviation 0.1.
     """
 
     def __init__(self, heads: int, size: int, gate_size: int) -> None:
@@ -57,7 +57,7 @@ class MLSTMCell(nn.Module):
             self.gates.bias[heads:] = torch.linspace(3.0, 6.0, heads)
 
     def initial_state(self, zeros: Tensor) -> MLSTMState:
-        """The empty memory for rows like those of `zeros` [B], in its dtype and on its device."""
+        """The empty memory of as many rows as `zeros` [B] has, in its dtype and on its device."""
         head = (len(zeros), self.heads)
         sizes = ((*head, self.size, self.size), (*head, self.size), head)
         return MLSTMState(*(zeros.new_zeros(size) for size in sizes))
@@ -70,7 +70,7 @@ class MLSTMCell(nn.Module):
         inputs: Float[Tensor, "B G"],
         state: MLSTMState,
     ) -> tuple[Float[Tensor, "B W"], MLSTMState]:
-        """One step, which knows nothing of resets."""
+        """One step without resets: the output and the next state."""
         h, new = matrix_memory_step(
             *self._heads(q, k, v),
             Memory(*state),
@@ -78,7 +78,7 @@ class MLSTMCell(nn.Module):
             normalizer="max",
             eps=EPS,
         )
-        return self.norm(h), MLSTMState(new.C, *self._both(new))
+        return self.norm(h), self._state(new)
 
     def scan(
         self,
@@ -89,7 +89,7 @@ class MLSTMCell(nn.Module):
         state: MLSTMState,
         start: Bool[Tensor, "B T"],
     ) -> tuple[Float[Tensor, "B T W"], MLSTMState]:
-        """A row of steps."""
+        """A row of steps: the outputs and the last state."""
         h, new = matrix_memory(
             *self._heads(q, k, v),
             *self._gates(inputs, state),
@@ -98,23 +98,24 @@ class MLSTMCell(nn.Module):
             normalizer="max",
             eps=EPS,
         )
-        return self.norm(h), MLSTMState(new.C, *self._both(new))
+        return self.norm(h), self._state(new)
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return split(q, self.heads), split(k * self.size**-0.5, self.heads), split(v, self.heads)
+        q, k, v = (split_heads(x, self.heads) for x in (q, k * self.size**-0.5, v))
+        return q, k, v
 
     def _gates(self, inputs: Tensor, state: MLSTMState) -> tuple[Tensor, Tensor]:
         i, f = self.gates(inputs).to(state.C.dtype).chunk(2, dim=-1)
         return i, f
 
-    def _both(self, memory: Memory) -> tuple[Tensor, Tensor]:
+    def _state(self, memory: Memory) -> MLSTMState:
         assert memory.n is not None
         assert memory.m is not None
-        return memory.n, memory.m
+        return MLSTMState(memory.C, memory.n, memory.m)
 
 
 class MLSTMCoreState(NamedTuple):
-    """`window` [B, W-1, H D]: the convolution's last inputs; the rest is the cell's own state."""
+    """`window` [B, W-1, H D]: the convolution's last inputs; the rest is the cell's state."""
 
     window: Tensor
     C: Tensor
@@ -124,11 +125,14 @@ class MLSTMCoreState(NamedTuple):
 
 @register("mlstm")
 class MLSTM(MemoryCore[MLSTMCoreState]):
-    """`heads` heads of `head_size` units: if not given, as many as cover the output, but no fewer
-    than 8, since the norm of very small heads leaves little more than signs. The convolution sees
-    `conv_size` inputs of one episode (1: none)."""
+    """mLSTM: the matrix memory of xLSTM with exponential input gates (Beck et al. 2024).
 
-    forgets_nonfinite = False  # a chunk multiplies what lies before a start by zero
+    There are `heads` heads of `head_size` units. By default the heads cover the output, with at
+    least 8 units each, since the norm of very small heads leaves little more than signs. The
+    convolution covers `conv_size` inputs of one episode (1: none).
+    """
+
+    forgets_nonfinite = False  # a chunk multiplies steps before a start by zero
 
     def __init__(
         self,
@@ -161,8 +165,8 @@ class MLSTM(MemoryCore[MLSTMCoreState]):
         u, o = self.W_in(x).chunk(2, dim=-1)
         c, window = self.conv.step(u, state.window)
         c = F.silu(c)
-        h, memory = self.cell.step(*self._read(u, c), x, MLSTMState(*state[1:]))
-        return self._leave(h, c, o), MLSTMCoreState(window, *memory)
+        h, memory = self.cell.step(*self._qkv(u, c), x, MLSTMState(*state[1:]))
+        return self._output(h, c, o), MLSTMCoreState(window, *memory)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: MLSTMCoreState, start: Bool[Tensor, "B T"]
@@ -170,12 +174,12 @@ class MLSTM(MemoryCore[MLSTMCoreState]):
         u, o = self.W_in(x).chunk(2, dim=-1)
         c, window = self.conv.scan(u, state.window, start)
         c = F.silu(c)
-        h, memory = self.cell.scan(*self._read(u, c), x, MLSTMState(*state[1:]), start)
-        return self._leave(h, c, o), MLSTMCoreState(window, *memory)
+        h, memory = self.cell.scan(*self._qkv(u, c), x, MLSTMState(*state[1:]), start)
+        return self._output(h, c, o), MLSTMCoreState(window, *memory)
 
-    def _read(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k = self.W_qk(c).chunk(2, dim=-1)
         return q, k, self.W_v(u)
 
-    def _leave(self, h: Tensor, c: Tensor, o: Tensor) -> Float[Tensor, "*N O"]:
+    def _output(self, h: Tensor, c: Tensor, o: Tensor) -> Float[Tensor, "*N O"]:
         return self.W_out(torch.sigmoid(o) * (h + self.skip * c))

@@ -1,4 +1,4 @@
-"""No memory at all: a perceptron that sees only the current observation, the baseline to beat."""
+"""The baseline without memory: a perceptron of the current observation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from rlmem.cores.base import MemoryCore, register
 
 @register("none")
 class NoMemory(MemoryCore[Tensor]):
-    """`y = gelu(W x + b)`; the state is empty ([B, 0])."""
+    """No memory: a perceptron of the current observation, the baseline.
+
+    `y = gelu(W x + b)`; the state is empty ([B, 0]).
+    """
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__(input_size, output_size)

@@ -3,10 +3,11 @@
     h[t] = exp(dt A) h[t-1] + u[t],   y[t] = 2 Re(C (exp(dt A) - 1) / A . h[t]) + D u[t]
     out  = a s(b),   [a; b] = W gelu(y) + b0
 
-`s4` is another name of this core. S4 itself (arXiv 2111.00396) has the dense HiPPO matrix and runs
-a row as one convolution with the kernel C Abar^k B: its output at t sums over all inputs before t,
-so an episode that starts in mid-row would see the one before it, and no state is at hand there to
-be reset. The diagonal form has the same power and is a recurrence, which forgets anywhere.
+`s4` is another name of this core. S4 itself (arXiv 2111.00396) has the dense HiPPO matrix and
+computes a row as one convolution with the kernel C Abar^k B. Its output at t sums over all earlier
+inputs, so an episode that starts in mid-row would read the previous one, and a convolution has no
+state to reset there. The diagonal form is as expressive, and a recurrence, which can be reset at
+any step.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from rlmem.cores import hippo, ssm
-from rlmem.cores.base import LinearCore, fitted, register
+from rlmem.cores.base import LinearCore, linear_or_identity, register
 from rlmem.errors import UsageError, positive, unknown
 
 
 def legs(order: int) -> Tensor:
-    """Poles of S4D-LegS with positive imaginary part: those of the normal part of HiPPO-LegS."""
+    """Poles of S4D-LegS with positive imaginary part: eigenvalues of HiPPO-LegS's normal part."""
     return hippo.legs_diagonal(order)[0][order // 2 :]
 
 
@@ -45,10 +46,11 @@ INITS = {"legs": legs, "lin": lin, "inv": inv}
 @register("s4")
 @register("s4d")
 class S4D(LinearCore):
-    """The state is `h`, complex [B, output_size * channel_states / 2]: one of each conjugate pair.
+    """S4D: one diagonal state space per channel (Gu et al. 2022).
 
-    There are `output_size` channels; where the input has another size, a linear map comes first.
-    With `glu=False` the output is `y`.
+    The state is `h`, complex [B, output_size * channel_states / 2]: one of each conjugate pair.
+    There are `output_size` channels; a linear map comes first if the input has another size. With
+    `glu=False` the output is `y`.
     """
 
     complex_state = True
@@ -71,7 +73,7 @@ class S4D(LinearCore):
             raise unknown("init", init, INITS)
         channels, pairs = self.output_size, channel_states // 2
         self.state_size = channels * pairs
-        self.embed = fitted(self.input_size, channels)
+        self.embed = linear_or_identity(self.input_size, channels)
         poles = INITS[init](channel_states).to(torch.complex64).expand(channels, pairs)
         self.log_dt = nn.Parameter(ssm.log_steps(channels, dt_min, dt_max))
         self.log_A_real = nn.Parameter(torch.log(-poles.real))

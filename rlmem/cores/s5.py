@@ -1,11 +1,11 @@
-"""S5, one state space for all channels (Smith et al. 2022, arXiv 2208.04933), with resets in the
+"""S5, one state space for all channels (Smith et al. 2022, arXiv 2208.04933), with resets within a
 row as in Lu et al. 2023 (arXiv 2303.03982).
 
     h[t] = Lbar h[t-1] + Bbar u[t],   y[t] = k Re(C h[t]) + D u[t],   out = u + GLU(gelu(y))
     zoh:      Lbar = exp(Lambda dt),                           Bbar = (Lbar - 1) / Lambda B
     bilinear: Lbar = (1 + Lambda dt/2) / (1 - Lambda dt/2),    Bbar = dt / (1 - Lambda dt/2) B
 
-Lambda and B, C begin in the eigenbasis of the normal part of HiPPO-LegS, block by block.
+Lambda, B and C are initialised in the eigenbasis of HiPPO-LegS's normal part, block by block.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from rlmem.cores import hippo, ssm
 from rlmem.cores.base import LinearCore, register
 from rlmem.errors import UsageError, positive, unknown
 
-# Slowest decay that a pole may have (Smith et al., `clip_eigs` of their code).
+# Smallest decay rate of a pole (Smith et al., `clip_eigs` of their code).
 SLOWEST = 1e-4
 
 
 @register("s5")
 class S5(LinearCore):
-    """The state is `h`, complex [B, P].
+    """S5: one diagonal state space for all channels (Smith et al. 2022).
 
-    With `conj_sym` only one of each conjugate pair of poles is kept: P = ssm_size / 2 and k = 2,
-    else P = ssm_size and k = 1. Poles lie in the left half-plane whatever the parameters say:
-    Re Lambda is read as -|Lambda_re|, at most -1e-4. Where input and output differ in size, `D`
-    is a matrix, and so is the way of `x` around the block. `prenorm` normalises `u = LN(x)`; with
+    The state is `h`, complex [B, P]. With `conj_sym` only one of each conjugate pair of poles is
+    kept: P = ssm_size / 2 and k = 2, else P = ssm_size and k = 1. Poles lie in the left half-plane
+    for any parameters: Re Lambda is -|Lambda_re|, at most -1e-4. If input and output differ in
+    size, `D` and the residual path are matrices. `prenorm` normalises `u = LN(x)`; with
     `block=False` the output is `y`, linear in `u`.
     """
 

@@ -4,8 +4,8 @@
     h[t] = exp(dt A) h[t-1] + B (dt u)^T          [N, inner], dt along the channels
     out  = W_out((C^T h + D u) silu(z))
 
-Algorithms 1 and 2 and figure 3, with A by zero-order hold and B by Euler's rule, as in the
-authors' code. The convolution is causal, over `conv_size` inputs of one episode (1: none).
+Algorithms 1 and 2 and figure 3. A is discretised by zero-order hold and B by Euler's rule, as in
+the authors' code. The causal convolution covers `conv_size` inputs of one episode (1: none).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rlmem.kernels import linear_scan
 
 
 class Selected(NamedTuple):
-    """Functions of the input that the scan reads: `u`, `dt` [*K, inner], `B`, `C` [*K, N]."""
+    """The input-dependent parameters of the scan: `u`, `dt` [*K, inner] and `B`, `C` [*K, N]."""
 
     u: Tensor
     dt: Tensor
@@ -34,21 +34,24 @@ class Selected(NamedTuple):
     C: Tensor
 
 
-def discretize(given: Selected, A: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
-    """Gate `exp(dt A)` and value `B (dt u)`, both [*K, N * inner]: along a row of channels."""
-    gate = torch.exp(given.dt[..., None, :] * A)
-    value = given.B[..., None] @ (given.dt * given.u)[..., None, :]
+def discretize(selected: Selected, A: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
+    """Gate `exp(dt A)` and value `B (dt u)`, both [*K, N * inner]."""
+    gate = torch.exp(selected.dt[..., None, :] * A)
+    value = selected.B[..., None] @ (selected.dt * selected.u)[..., None, :]
     return gate.flatten(-2), value.flatten(-2)
 
 
-def contract(h: Float[Tensor, "*K ND"], given: Selected) -> Float[Tensor, "*K D"]:
+def contract(h: Float[Tensor, "*K ND"], selected: Selected) -> Float[Tensor, "*K D"]:
     """`C h`, [*K, inner]."""
-    return (given.C[..., None, :] @ h.unflatten(-1, (-1, given.u.shape[-1]))).squeeze(-2)
+    return (selected.C[..., None, :] @ h.unflatten(-1, (-1, selected.u.shape[-1]))).squeeze(-2)
 
 
 @register("s6")
 class S6(MemoryCore[ConvState]):
-    """`inner = expand * output_size` channels of `channel_states` states each."""
+    """S6: Mamba's selective state space with its short convolution (Gu and Dao 2023).
+
+    There are `inner = expand * output_size` channels of `channel_states` states each.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class S6(MemoryCore[ConvState]):
         self.W_x = nn.Linear(inner, rank + 2 * size, bias=False)
         self.W_dt = nn.Linear(rank, inner)
         nn.init.uniform_(self.W_dt.weight, -(rank**-0.5), rank**-0.5)
-        # So that softplus(bias) is uniform in [dt_min, dt_max], in logarithms.
+        # softplus(bias) is then log-uniform in [dt_min, dt_max].
         dt = torch.exp(ssm.log_steps(inner, dt_min, dt_max))
         self.W_dt.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, size + 1))[:, None].repeat(1, inner))
@@ -89,20 +92,20 @@ class S6(MemoryCore[ConvState]):
     ) -> tuple[Float[Tensor, "B O"], ConvState]:
         u, z = self._project(x)
         u, window = self.conv.step(u, state.window)
-        given = self._select(u)
-        gate, value = discretize(given, self._A())
+        selected = self._select(u)
+        gate, value = discretize(selected, self._A())
         h = gate * state.h + value
-        return self._read(h, given, z), ConvState(window, h)
+        return self._output(h, selected, z), ConvState(window, h)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: ConvState, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], ConvState]:
         u, z = self._project(x)
         u, window = self.conv.scan(u, state.window, start)
-        given = self._select(u)
-        gate, value = discretize(given, self._A())
+        selected = self._select(u)
+        gate, value = discretize(selected, self._A())
         h = linear_scan(gate, value, state.h, start)
-        return self._read(h, given, z), ConvState(window, h[:, -1].clone())
+        return self._output(h, selected, z), ConvState(window, h[:, -1].clone())
 
     def _A(self) -> Float[Tensor, "N D"]:
         return -torch.exp(self.A_log)
@@ -117,6 +120,6 @@ class S6(MemoryCore[ConvState]):
         dt = F.softplus(self.W_dt(d).to(self.state_dtype))
         return Selected(u, dt, B.to(self.state_dtype), C.to(self.state_dtype))
 
-    def _read(self, h: Tensor, given: Selected, z: Tensor) -> Float[Tensor, "*N O"]:
-        y = contract(h, given) + self.D * given.u
+    def _output(self, h: Tensor, selected: Selected, z: Tensor) -> Float[Tensor, "*N O"]:
+        y = contract(h, selected) + self.D * selected.u
         return self.W_out(y * F.silu(z))

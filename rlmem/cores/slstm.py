@@ -1,11 +1,11 @@
 """sLSTM (Beck et al. 2024, xLSTM, arXiv 2405.04517): exponential gates with a stabiliser.
 
-    i, f, z, o = W x + R h + b,   R block-diagonal: one block for each head;   l = log s(f) or f
+    i, f, z, o = W x + R h + b,   R block-diagonal, one block per head;   l = log s(f) or f
     m' = max(i, l + m),  i' = exp(i - m'),  f' = exp(l + m - m')
     c' = f' c + i' tanh(z),  n' = f' n + i',  h' = s(o) c' / n';   the output is GN(h')
 
-Section 2.2 and appendix A. GN normalises each head. The
-first step of an episode has no m before it: m' = i, n' = 1.
+Section 2.2 and appendix A. GN is a group norm over each head. The first step of an episode has no
+previous m: m' = i, n' = 1.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rlmem.cores.base import MemoryCore, register
 from rlmem.errors import UsageError, positive, unknown
 from rlmem.kernels import gated_rnn, gated_step, project
 
-# Name of the forget gate -> name of the cell in `gated_rnn`.
+# Forget gate -> name of the cell in `gated_rnn`.
 FORGET = {"sigmoid": "slstm", "exponential": "slstm_exp"}
 INITS = ("linspace", "powerlaw")
 
 
 class SLSTMState(NamedTuple):
-    """Output, cell, normaliser and stabiliser, all [B, O]; n = 0 where nothing was read yet."""
+    """Output, cell, normaliser and stabiliser, all [B, O]; n = 0 before an episode's first step."""
 
     h: Tensor
     c: Tensor
@@ -35,11 +35,11 @@ class SLSTMState(NamedTuple):
 
 
 class SLSTMCell(nn.Module):
-    """What comes after the maps of the input: `R`, `b` and the norm, of `heads` heads of D units.
+    """The recurrent part of an sLSTM: `R`, `b` and the norm, of `heads` heads of D units.
 
-    It reads the input's share of the gates, [.., H, 4 D]: for each head i, f, z, o. Where they come
-    from two tensors, as i, f from a convolution in the paper's block, that is
-    `torch.cat([i_f, z_o], -1)` of two [.., H, 2 D].
+    Its input is `W x`, [.., H, 4 D]: i, f, z, o of each head. If these come from two tensors, such
+    as i, f from a convolution in the paper's block, it is `torch.cat([i_f, z_o], -1)` of two
+    tensors [.., H, 2 D].
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SLSTMCell(nn.Module):
     def scan(
         self, gates: Float[Tensor, "B T H G"], state: SLSTMState, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], SLSTMState]:
-        """A row of steps."""
+        """A row of steps: the normalised outputs and the last state."""
         first = self._by_head(state)
         h, new = gated_rnn(self.cell, gates, self.R, self.b.flatten(1), first, start)
         y = self.norm(h.flatten(0, 1).flatten(1)).unflatten(0, h.shape[:2])
@@ -80,10 +80,10 @@ class SLSTMCell(nn.Module):
 
 
 def forget_bias(size: int, init: str) -> Float[Tensor, "D"]:
-    """Biases of the forget gates of a head, from units that forget soon to such that keep.
+    """Initial forget-gate biases along the units of a head: a range of time scales.
 
-    linspace: 3 to 6 (as the authors' mLSTM); powerlaw: from 5 down to -7, `5 - 12 u^0.3` for u
-    from 0 to 1 (as the first sLSTM block of the authors' code).
+    linspace: 3 to 6 (as in the authors' mLSTM); powerlaw: from 5 down to -7, `5 - 12 u^0.3` for u
+    from 0 to 1 (as in the first sLSTM block of the authors' code).
     """
     if init not in INITS:
         raise unknown("forget_init", init, INITS)
@@ -94,7 +94,10 @@ def forget_bias(size: int, init: str) -> Float[Tensor, "D"]:
 
 @register("slstm")
 class SLSTM(MemoryCore[SLSTMState]):
-    """One layer: a linear map of the input, then the cell with `heads` heads."""
+    """sLSTM: an LSTM with exponential gates and a normaliser (Beck et al. 2024).
+
+    A linear map of the input, then the cell with `heads` heads.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Residual pre-norm blocks of one core: `x + core(LN(x))`, the usual way to make a core deep."""
+"""A stack of residual pre-norm blocks of one core: `x + core(LN(x))`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.cores.base import MemoryCore, fitted, register, registry
+from rlmem.cores.base import MemoryCore, linear_or_identity, register, registry
 from rlmem.errors import positive
 
 
 @register("stack")
 class Stack(MemoryCore[tuple[Any, ...]]):
-    """`layers` blocks of the core named `core`, of width `output_size`; states in a tuple.
+    """Stack: `layers` residual pre-norm blocks of the core named `core`.
 
-    Where `input_size` is another width, a linear map comes first. `options` go to every core.
+    Every block has width `output_size` and the same `options`. A linear map comes first if
+    `input_size` differs. The state is the tuple of the blocks' states.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Stack(MemoryCore[tuple[Any, ...]]):
     ) -> None:
         super().__init__(input_size, output_size)
         width = self.output_size
-        self.embed = fitted(self.input_size, width)
+        self.embed = linear_or_identity(self.input_size, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(positive("layers", layers)))
         self.blocks = nn.ModuleList(
             registry.make(core, input_size=width, output_size=width, **(options or {}))
@@ -41,22 +42,21 @@ class Stack(MemoryCore[tuple[Any, ...]]):
     def update(
         self, x: Float[Tensor, "B I"], state: tuple[Any, ...]
     ) -> tuple[Float[Tensor, "B O"], tuple[Any, ...]]:
-        return self._through("update", x, state)
+        x, states = self.embed(x), []
+        for norm, block, s in zip(self.norms, self._cores(), state, strict=True):
+            y, s = block.update(norm(x), s)
+            x = x + y
+            states.append(s)
+        return x, tuple(states)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: tuple[Any, ...], start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], tuple[Any, ...]]:
-        return self._through("scan", x, state, start)
-
-    def _through(
-        self, method: str, x: Tensor, state: tuple[Any, ...], *start: Tensor
-    ) -> tuple[Tensor, tuple[Any, ...]]:
-        x = self.embed(x)
-        states = []
+        x, states = self.embed(x), []
         for norm, block, s in zip(self.norms, self._cores(), state, strict=True):
-            y, new = getattr(block, method)(norm(x), s, *start)
+            y, s = block.scan(norm(x), s, start)
             x = x + y
-            states.append(new)
+            states.append(s)
         return x, tuple(states)
 
     def _cores(self) -> list[MemoryCore[Any]]:

@@ -1,4 +1,4 @@
-"""Titans (Behrouz et al. 2025, arXiv 2501.00663): a memory that learns while it is used.
+"""Titans (Behrouz et al. 2025, arXiv 2501.00663): a neural memory trained at test time.
 
     memory (LMM): y = InnerMemory(x)                        (section 4.4; `cores/inner_memory.py`)
     layer (MAL):  y = Attention(LMM(x))                                             (section 4.3)
@@ -6,12 +6,12 @@
     context (MAC): h = M(q(x)),  a = Attention(learned tokens, h, x),  y = LN(a) * s(LN(LMM(a)))
                                                                                     (section 4.1)
 
-The attention is a window that slides, as in `transformer_xl`; in MAC it has two keys per step, x
-and the h that was recalled at it. There the paper works by segments, asks the memory that the past
-ones have left, and lets it learn what the attention found. A segment is a chunk of the memory here:
-h comes from the weights with which the chunk opened. The paper says that outputs of the
-two branches of MAG are normalised and go through a nonlinearity before they are multiplied, and not
-which: here it is a sigmoid for the memory's, which makes it a gate.
+The attention has a sliding window, as in `transformer_xl`; in MAC it has two keys per step, x and
+the recalled h. For MAC the paper processes segments: it queries the memory left by past segments,
+and the memory then learns the attention's output. Here a segment is a chunk of the memory: h is
+computed with the weights at the start of the chunk. For MAG the paper normalises the outputs of
+both branches and applies a nonlinearity, which it does not name, before it multiplies them. Here it
+is a sigmoid on the memory's output, which makes it a gate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.cores.attention import Cache, WindowAttention
-from rlmem.cores.base import MemoryCore, fitted, register
+from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.cores.context_attention import Caches, ContextAttention
 from rlmem.cores.inner_memory import InnerMemory
 from rlmem.errors import unknown
@@ -33,7 +33,7 @@ USES = ("memory", "layer", "gate", "context")
 
 
 class TitansState(NamedTuple):
-    """What the convolution saw last, the inner memory, and those of the attention (if any)."""
+    """The convolution's last inputs, the inner memory, and the attention's caches (if any)."""
 
     window: Tensor
     learned: Learned
@@ -42,15 +42,14 @@ class TitansState(NamedTuple):
 
 @register("titans")
 class Titans(MemoryCore[TitansState]):
-    """The inner memory alone, or with attention over the last `memory` steps: beside it, below
-    it, or asked by it.
+    """Titans: neural memory trained at test time (Behrouz et al. 2025).
 
-    As context its `scan` is the fold of `step`: what is recalled in a chunk depends on all that
-    was written before it, and what is written on what was recalled, so that no chunk can be
-    computed beside another.
+    The inner memory alone (`use` memory), or combined with attention over the last `memory` steps.
+    With `use` context `scan` is a loop over `step`: a recalled vector depends on all earlier
+    writes and a write depends on the recalled vector, so chunks cannot be computed in parallel.
     """
 
-    forgets_nonfinite = False  # a weight of 0 times a NaN is a NaN
+    forgets_nonfinite = False  # 0 times NaN is NaN
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class Titans(MemoryCore[TitansState]):
         if use not in USES:
             raise unknown("use", use, USES)
         self.use, width = use, self.output_size
-        self.embed = fitted(self.input_size, width)
+        self.embed = linear_or_identity(self.input_size, width)
         self.inner = InnerMemory(width, width, heads, depth, expand, conv_size, Rule(chunk, limit))
         if use in ("layer", "gate"):
             self.attention = WindowAttention(width, heads, memory, "relative")
@@ -85,9 +84,10 @@ class Titans(MemoryCore[TitansState]):
         zeros = self.zeros(0)
         window, learned = self.inner.empty(batch_size, zeros)
         cache: Cache | Caches | tuple[()] = ()
-        if self.use != "memory":
-            of = self.context.empties if self.use == "context" else self.attention.empty
-            cache = of(batch_size, zeros)
+        if self.use == "context":
+            cache = self.context.empty_caches(batch_size, zeros)
+        elif self.use != "memory":
+            cache = self.attention.empty_cache(batch_size, zeros)
         return TitansState(window, learned, cache)
 
     def update(
@@ -97,7 +97,7 @@ class Titans(MemoryCore[TitansState]):
         cache, count = state.cache, state.learned.age
         if cache and not isinstance(cache, Cache):
             recalled = self.inner.recall(self.ask(x), state.learned)
-            x, cache = self.context.step_with(x, recalled, cache, count)
+            x, cache = self.context.step_with_context(x, recalled, cache, count)
         m, window, learned = self.inner.step(x, state.window, state.learned)
         y = x
         if isinstance(cache, Cache):
@@ -109,14 +109,13 @@ class Titans(MemoryCore[TitansState]):
     ) -> tuple[Float[Tensor, "B T O"], TitansState]:
         if self.use == "context":
             y, state = super().scan(x, state, start)
-            # A copy: the convolution's last step leaves a view of one input more.
+            # The window is a view of a larger tensor, which a copy releases.
             return y, state._replace(window=state.window.clone())
         x = self.embed(x)
         m, window, learned = self.inner.scan(x, state.window, state.learned, start)
         y, cache, count = x, state.cache, state.learned.age
         if isinstance(cache, Cache):
-            looked = m if self.use == "layer" else x
-            y, cache = self.attention.scan(looked, cache, count, start)
+            y, cache = self.attention.scan(m if self.use == "layer" else x, cache, count, start)
         return self._join(m, y), TitansState(window, learned, cache)
 
     def _join(self, m: Tensor, y: Tensor) -> Tensor:

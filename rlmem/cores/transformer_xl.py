@@ -1,12 +1,12 @@
-"""Transformer-XL (Dai et al. 2019, arXiv 1901.02860) with a window that slides.
+"""Transformer-XL (Dai et al. 2019, arXiv 1901.02860) with a sliding window.
 
-Every step sees itself and the `memory` steps before it in each layer, within its episode:
+In each layer a step attends to itself and the `memory` steps before it, within its episode:
 
     h = x + Attention(LN(x)),   y = h + W_2 relu(W_1 LN(h))            (norm: pre)
     h = LN(x + Attention(x)),   y = LN(h + W_2 relu(W_1 h))            (norm: post, the paper's)
 
-The paper moves by whole segments, so that how far a step sees depends on its place in one; an agent
-that acts step by step has no segments.
+The paper moves its window by whole segments, so that the context length of a step depends on its
+position in the segment. An agent that acts step by step has no segments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.cores.attention import Cache, WindowAttention
-from rlmem.cores.base import MemoryCore, fitted, register
+from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.errors import positive, unknown
 from rlmem.kernels.episodes import next_age
 
@@ -27,17 +27,16 @@ NORMS = ("pre", "post")
 
 
 class WindowState(NamedTuple):
-    """The memories of the layers, and the steps of the episode that are past, [B] int64."""
+    """The caches of all layers, and the number of past steps of the episode, [B] int64."""
 
     layers: tuple[Cache, ...]
     age: Tensor
 
 
 class Block(nn.Module):
-    """One layer: attention and a feedforward network, each with its norm and residual path.
+    """One layer: attention and a feedforward network, each with a layer norm and a residual path.
 
-    `attend` is the attention's step or scan; subclasses join what comes out of a part with what
-    went in in another way.
+    Subclasses override how the output of a sublayer is combined with its input.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Cache]]
     ) -> tuple[Tensor, Cache]:
-        """The layer's output and its next memory."""
+        """The layer's output and next cache; `attend` is the attention's step or scan."""
         if self.pre:
             y, cache = attend(self.attention_norm(x))
             x = self.join_attention(x, y)
@@ -74,19 +73,31 @@ class Block(nn.Module):
 
 
 class WindowTransformer(MemoryCore[WindowState]):
-    """`blocks` of the width `output_size`; a linear map leads there from another `input_size`."""
+    """`layers` blocks of width `output_size`, made by `block(width, ff_size)`.
 
-    forgets_nonfinite = False  # a weight of 0 times a NaN is a NaN
-    blocks: nn.ModuleList
+    A linear map comes first if `input_size` differs from `output_size`. `ff_size` is the width of
+    the feedforward networks; None means twice the output size.
+    """
 
-    def __init__(self, input_size: int, output_size: int | None = None) -> None:
+    forgets_nonfinite = False  # attention weight 0 times NaN is NaN
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int | None,
+        layers: int,
+        ff_size: int | None,
+        block: Callable[[int, int], Block],
+    ) -> None:
         super().__init__(input_size, output_size)
         width = self.output_size
-        self.embed = fitted(self.input_size, width)
+        self.embed = linear_or_identity(self.input_size, width)
+        hidden = 2 * width if ff_size is None else positive("ff_size", ff_size)
+        self.blocks = nn.ModuleList(block(width, hidden) for _ in range(positive("layers", layers)))
 
     def initial_state(self, batch_size: int) -> WindowState:
         like = self.zeros(0)
-        caches = (block.attention.empty(batch_size, like) for block in self._blocks())
+        caches = (block.attention.empty_cache(batch_size, like) for block in self._blocks())
         return WindowState(tuple(caches), self.zeros(batch_size, dtype=torch.int64))
 
     def update(
@@ -115,7 +126,10 @@ class WindowTransformer(MemoryCore[WindowState]):
 
 @register("transformer_xl")
 class TransformerXL(WindowTransformer):
-    """`layers` of attention over a sliding window of `memory` steps."""
+    """Transformer-XL: attention over a sliding window with relative positions (Dai et al. 2019).
+
+    `layers` layers attend to a window of `memory` steps.
+    """
 
     def __init__(
         self,
@@ -129,9 +143,7 @@ class TransformerXL(WindowTransformer):
         position: str = "relative",
         norm: str = "pre",
     ) -> None:
-        super().__init__(input_size, output_size)
-        ff_size = 2 * self.output_size if ff_size is None else positive("ff_size", ff_size)
-        self.blocks = nn.ModuleList(
-            Block(self.output_size, heads, memory, ff_size, position, norm)
-            for _ in range(positive("layers", layers))
-        )
+        def block(width: int, ff_size: int) -> Block:
+            return Block(width, heads, memory, ff_size, position, norm)
+
+        super().__init__(input_size, output_size, layers, ff_size, block)

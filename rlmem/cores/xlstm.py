@@ -1,19 +1,19 @@
 """xLSTM: a stack of mLSTM and sLSTM blocks (Beck et al. 2024, arXiv 2405.04517, figures 10 and 11).
 
-mLSTM, in a projection that is wider than the residual stream:
+mLSTM block, in a projection wider than the residual stream:
 
     [u; g] = W_up LN(x),   c = silu(conv(u))
     q, k = blockdiag(c),  v = blockdiag(u),   h = norm(mLSTM(q, k, v))     gates from [q; k; v]
     x = x + W_down((h + skip c) silu(g))
 
-sLSTM, and after it an MLP:
+sLSTM block, followed by an MLP:
 
     u = LN(x),   c = silu(conv(u)),   i, f = blockdiag(c),  z, o = blockdiag(u)
     x = x + norm(sLSTM(i, f, z, o)),   [a; b] = W_up LN(x),   x = x + W_down(gelu(a) b)
 
-Both norms are one for each head; the cells are those of `mlstm.py` and `slstm.py`. Where the
-figures leave it open (what the gates of the mLSTM read; the two residual parts of the sLSTM; a last
-norm) it is as in the authors' code.
+Both norms are per head; the cells are those of `mlstm.py` and `slstm.py`. Details that the figures
+leave open (the inputs of the mLSTM's gates, the two residual parts of the sLSTM block, a last norm)
+follow the authors' code.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlmem.cores.base import MemoryCore, fitted, register
+from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.cores.conv import ShortConv
-from rlmem.cores.heads import split
+from rlmem.cores.heads import split_heads
 from rlmem.cores.mlstm import MLSTMCell, MLSTMState
 from rlmem.cores.slstm import SLSTMCell, SLSTMState
 from rlmem.errors import UsageError, positive
 
 
 class BlockState(NamedTuple):
-    """`window` [B, W-1, channels]: the convolution's last inputs; `cell`: the cell's own state."""
+    """`window` [B, W-1, channels]: the convolution's last inputs; `cell`: the cell's state."""
 
     window: Tensor
     cell: Any
 
 
 class BlockLinear(nn.Module):
-    """A linear map of `blocks` equal parts of the input, each to itself, without bias.
+    """A block-diagonal linear map without bias.
 
-    [*N, blocks D] to [*N, blocks, outputs D]: for each part, `outputs` results side by side.
+    Maps [*N, blocks D] to [*N, blocks, outputs D]: `outputs` results per block, concatenated.
     """
 
     def __init__(self, blocks: int, size: int, outputs: int) -> None:
@@ -53,17 +53,17 @@ class BlockLinear(nn.Module):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: Float[Tensor, "*N W"]) -> Float[Tensor, "*N H G"]:
-        return torch.einsum("...hd,hde->...he", split(x, len(self.weight)), self.weight)
+        return torch.einsum("...hd,hde->...he", split_heads(x, len(self.weight)), self.weight)
 
 
 class MLSTMBlock(nn.Module):
-    """The matrix memory inside a projection to `expand` times the width."""
+    """The mLSTM block: a matrix memory inside a projection to `expand` times the width."""
 
     def __init__(self, width: int, expand: int, heads: int, qkv_block: int, conv_size: int) -> None:
         super().__init__()
         inner = positive("expand", expand) * width
-        size = _part("mlstm_heads", inner, heads)
-        blocks = _part("qkv_block", inner, qkv_block)
+        size = _divide("mlstm_heads", inner, heads)
+        blocks = _divide("qkv_block", inner, qkv_block)
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 2 * inner, bias=False)
         self.conv = ShortConv(inner, conv_size)
@@ -82,8 +82,8 @@ class MLSTMBlock(nn.Module):
         u, gate = self.up(self.norm(x)).chunk(2, dim=-1)
         c, window = self.conv.step(u, state.window)
         c = F.silu(c)
-        h, cell = self.cell.step(*self._read(u, c), state.cell)
-        return x + self._leave(h, c, gate), BlockState(window, cell)
+        h, cell = self.cell.step(*self._cell_inputs(u, c), state.cell)
+        return x + self._output(h, c, gate), BlockState(window, cell)
 
     def scan(
         self, x: Float[Tensor, "B T W"], state: BlockState, start: Bool[Tensor, "B T"]
@@ -91,25 +91,25 @@ class MLSTMBlock(nn.Module):
         u, gate = self.up(self.norm(x)).chunk(2, dim=-1)
         c, window = self.conv.scan(u, state.window, start)
         c = F.silu(c)
-        h, cell = self.cell.scan(*self._read(u, c), state.cell, start)
-        return x + self._leave(h, c, gate), BlockState(window, cell)
+        h, cell = self.cell.scan(*self._cell_inputs(u, c), state.cell, start)
+        return x + self._output(h, c, gate), BlockState(window, cell)
 
-    def _read(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v and what the gates read."""
-        q, k = (part.flatten(-2) for part in self.qk(c).chunk(2, dim=-1))
+    def _cell_inputs(self, u: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v and the gates' input."""
+        q, k = (each.flatten(-2) for each in self.qk(c).chunk(2, dim=-1))
         v = self.v(u.to(c.dtype)).flatten(-2)
         return q, k, v, torch.cat([q, k, v], dim=-1)
 
-    def _leave(self, h: Tensor, c: Tensor, gate: Tensor) -> Tensor:
+    def _output(self, h: Tensor, c: Tensor, gate: Tensor) -> Tensor:
         return self.down((h + self.skip * c) * F.silu(gate))
 
 
 class SLSTMBlock(nn.Module):
-    """The scalar memory, which mixes its units, then a GeGLU MLP of 4/3 of the width."""
+    """The sLSTM block: a scalar memory with recurrent weights, then a GeGLU MLP of 4/3 width."""
 
     def __init__(self, width: int, heads: int, conv_size: int) -> None:
         super().__init__()
-        size = _part("slstm_heads", width, heads)
+        size = _divide("slstm_heads", width, heads)
         hidden = -(-4 * width // 3)
         self.norm = nn.LayerNorm(width)
         self.conv = ShortConv(width, conv_size)
@@ -148,8 +148,8 @@ class SLSTMBlock(nn.Module):
         return x + self.down(F.gelu(a) * b)
 
 
-def _part(option: str, width: int, parts: int) -> int:
-    """`width` over `parts`; a `UsageError` where that is no whole number."""
+def _divide(option: str, width: int, parts: int) -> int:
+    """`width` divided by `parts`; a `UsageError` if that is not an integer."""
     if width % positive(option, parts):
         raise UsageError(f"{option} must divide the width {width}, not {parts}")
     return width // parts
@@ -157,12 +157,14 @@ def _part(option: str, width: int, parts: int) -> int:
 
 @register("xlstm")
 class XLSTM(MemoryCore[tuple[BlockState, ...]]):
-    """`blocks` names each block, "m" or "s", from the input on; their states are in a tuple.
+    """xLSTM: a stack of mLSTM and sLSTM blocks (Beck et al. 2024).
 
-    Where `input_size` is another width than `output_size`, a linear map comes first.
+    `blocks` lists the blocks from the input on: "m" for mLSTM, "s" for sLSTM. The state is the
+    tuple of the blocks' states. A linear map comes first if `input_size` differs from
+    `output_size`.
     """
 
-    forgets_nonfinite = False  # as `mlstm`
+    forgets_nonfinite = False  # as in `mlstm`
 
     def __init__(
         self,
@@ -180,7 +182,7 @@ class XLSTM(MemoryCore[tuple[BlockState, ...]]):
         if not blocks or set(blocks) - {"m", "s"}:
             raise UsageError(f'blocks must be letters "m" and "s", such as "ms", not {blocks!r}')
         width = self.output_size
-        self.embed = fitted(self.input_size, width)
+        self.embed = linear_or_identity(self.input_size, width)
         self.blocks = nn.ModuleList(
             MLSTMBlock(width, expand, mlstm_heads, qkv_block, conv_size)
             if kind == "m"
@@ -201,21 +203,19 @@ class XLSTM(MemoryCore[tuple[BlockState, ...]]):
     def update(
         self, x: Float[Tensor, "B I"], state: tuple[BlockState, ...]
     ) -> tuple[Float[Tensor, "B O"], tuple[BlockState, ...]]:
-        return self._through("update", x, state)
+        x, states = self.embed(x), []
+        for block, s in zip(self._blocks(), state, strict=True):
+            x, s = block.update(x, s)
+            states.append(s)
+        return self.norm(x), tuple(states)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: tuple[BlockState, ...], start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], tuple[BlockState, ...]]:
-        return self._through("scan", x, state, start)
-
-    def _through(
-        self, method: str, x: Tensor, state: tuple[BlockState, ...], *start: Tensor
-    ) -> tuple[Tensor, tuple[BlockState, ...]]:
-        x = self.embed(x)
-        states = []
+        x, states = self.embed(x), []
         for block, s in zip(self._blocks(), state, strict=True):
-            x, new = getattr(block, method)(x, s, *start)
-            states.append(new)
+            x, s = block.scan(x, s, start)
+            states.append(s)
         return self.norm(x), tuple(states)
 
     def _blocks(self) -> list[MLSTMBlock | SLSTMBlock]:

@@ -1,4 +1,4 @@
-"""Environments, N at once: `make(name, num_envs=..., **options)`, `names()`, `register(name)`."""
+"""Batched environments: `make(name, num_envs=..., **options)`, `names()`, `register(name)`."""
 
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, register, registry
 

@@ -1,4 +1,4 @@
-"""What adapters to other libraries share: environments by name, checks of actions, structure."""
+"""Helpers of the adapters to other libraries: environments by name, action checks, nesting."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rlmem.envs.base import Spaces, Tensors, VecEnv, registry
 from rlmem.envs.spaces import ActionSpace
 from rlmem.errors import UsageError
 
-# A leaf's name, or the parts that lie in a Dict or a Tuple.
+# The name of a leaf, or a dict or tuple of these.
 Shape = str | dict[str, Any] | tuple[Any, ...]
 
 
 def made(env: VecEnv | str, num_envs: int | None, options: dict[str, Any]) -> VecEnv:
-    """`env` itself, or the one of that name with `num_envs` and `options`."""
+    """`env` itself, or the environment of that name, made with `num_envs` and `options`."""
     if isinstance(env, str):
         given = {} if num_envs is None else {"num_envs": num_envs}
         return registry.make(env, **given, **options)
@@ -27,24 +27,24 @@ def made(env: VecEnv | str, num_envs: int | None, options: dict[str, Any]) -> Ve
 
 
 class ActionCheck:
-    """Looks at the names, shapes, dtypes and values of actions, leaf by leaf."""
+    """Checks names, shapes, dtypes and values of actions, leaf by leaf."""
 
     def __init__(self, env: VecEnv) -> None:
         self.num_envs = env.num_envs
         self._leaves = {key: ActionSpace(key, space) for key, space in env.action_space.items()}
 
     def __call__(self, action: Tensors) -> None:
-        """Raises ValueError, which names the space, for an action that is not in it."""
+        """Raises ValueError, which names the space, for an invalid action."""
         for key, space in self._leaves.items():
             space.check({key: action[key]}, self.num_envs)
 
 
 class Nesting:
-    """Flat leaves (`obs.0`, `obs.position`, ...) back in the structure that their names tell.
+    """Nests flat leaves (`obs.0`, `obs.position`, ...) by the dots in their names.
 
-    Names are read at their dots: parts that are all numbered from 0 are a Tuple, others a Dict, and
-    a root that is the only one is left out: `obs.0`, `obs.1` are a Tuple of two, `obs` and `start`
-    a Dict. Raises `UsageError` where one name lies inside another.
+    Children numbered 0, 1, ... become a Tuple, others a Dict. A single root is left out: `obs.0`
+    and `obs.1` become a Tuple of two, `obs` and `start` a Dict. Raises `UsageError` if a leaf's
+    name is a prefix of another one's.
     """
 
     def __init__(self, spaces: Spaces) -> None:
@@ -52,7 +52,7 @@ class Nesting:
         self.space: gym.Space = self._space(self.shape, spaces)
 
     def nest(self, leaves: Mapping[str, Any]) -> Any:
-        """`leaves` in dicts and tuples."""
+        """`leaves` as nested dicts and tuples."""
         return _nest(self.shape, leaves)
 
     def rows(self, leaves: Mapping[str, Any]) -> Iterator[Any]:
@@ -63,7 +63,7 @@ class Nesting:
         return (self.nest(dict(zip(leaves, row, strict=True))) for row in rows)
 
     def flatten(self, nested: Any) -> dict[str, Any]:
-        """The leaves by their names; KeyError, IndexError or TypeError for another structure."""
+        """The leaves by name; KeyError, IndexError or TypeError if the structure differs."""
         found: dict[str, Any] = {}
 
         def walk(shape: Shape, part: Any) -> None:

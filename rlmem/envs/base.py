@@ -1,4 +1,4 @@
-"""What an environment is to the rest of the library: N of them at once, tensors in and out."""
+"""The protocol of batched environments: N of them step together, tensors in and out."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Spaces = dict[str, gym.Space]
 
 
 class Transition(NamedTuple):
-    """What one step of N environments gives.
+    """The result of one step of N environments.
 
-    Where an episode ended, `obs` is already the first observation of the next one (the same step
-    resets it) and `final_obs` the last one of the ended episode; elsewhere the two are equal, and
-    may be one and the same tensor.
+    If an episode ended, the same step resets its environment: `obs` is the first observation of the
+    next episode, and `final_obs` the last one of the ended episode. Otherwise the two are equal,
+    and may be the same tensor.
 
-    `start` says which of `obs` begin with an empty memory; None where an episode's end is also the
-    memory's, as it is but for trials of several episodes.
+    `memory_reset` marks the rows of `obs` before which the memory is reset: the `start` of the next
+    time step. It equals `done`, except in trials of several episodes.
     """
 
     obs: Tensors
@@ -34,22 +34,17 @@ class Transition(NamedTuple):
     terminated: Bool[Tensor, "N"]
     truncated: Bool[Tensor, "N"]
     final_obs: Tensors
-    start: Bool[Tensor, "N"] | None = None
+    memory_reset: Bool[Tensor, "N"]
 
     @property
     def done(self) -> Bool[Tensor, "N"]:
-        """Where an episode ended."""
+        """The environments whose episode ended."""
         return self.terminated | self.truncated
-
-    @property
-    def starts(self) -> Bool[Tensor, "N"]:
-        """The `start` of the next time step."""
-        return self.done if self.start is None else self.start
 
 
 @runtime_checkable
 class VecEnv(Protocol):
-    """N environments that step together; an ended one starts its next episode in the same step."""
+    """N environments that step together; the step that ends an episode also starts the next one."""
 
     num_envs: int
     observation_space: Spaces
@@ -57,20 +52,20 @@ class VecEnv(Protocol):
     device: torch.device
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """Start a new episode everywhere. An int seeds environment i with `seed + i`."""
+        """Start a new episode in every environment. An int seeds environment i with `seed + i`."""
         ...
 
     def step(self, action: Tensors) -> Transition:
-        """Play one action each; a ValueError names the space that an action is not in."""
+        """Take one action in each environment; a ValueError names the space of an invalid one."""
         ...
 
     def close(self) -> None:
-        """Free what the environments hold (processes, windows)."""
+        """Free the resources of the environments (processes, windows)."""
         ...
 
 
-def inside(env: VecEnv, kind: type) -> Any:
-    """The environment of this class, `env` itself or one that it wraps; None if there is none."""
+def find_wrapped(env: VecEnv, kind: type) -> Any:
+    """The outermost environment of class `kind`, `env` or one inside it; None if there is none."""
     inner: Any = env
     while inner is not None and not isinstance(inner, kind):
         inner = getattr(inner, "env", None)

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, N copies at once, on gymnasium's own vector environments."""
+"""Batches of Gymnasium environments, on gymnasium's own vector environments."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from rlmem.errors import UsageError, positive, unknown
 
 EnvFn = Callable[[], gym.Env]
 
-# Packages that our extras of the same name install, for environments of Gymnasium's own.
+# Packages needed by environments of Gymnasium itself; rlmem has extras of the same names.
 EXTRAS = ("mujoco",)
 
 
 class GymVecEnv:
-    """The environments that `env_fns` make, as a `VecEnv`.
+    """The environments made by `env_fns`, as a `VecEnv`.
 
-    `vectorization` is `sync` (one after the other in this process) or `async` (a process for each,
-    which pays where a step takes much longer than a message to another process, about 0.1 ms).
-    Raises `UsageError` for spaces that have no tensors.
+    `vectorization` is `sync` (one after the other in this process) or `async` (one process each,
+    faster if a step takes much longer than a message between processes, about 0.1 ms). Raises
+    `UsageError` for spaces that have no tensor form.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class GymVecEnv:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
         positive("the number of environments", len(env_fns))
-        # Looks at one first: for a space it does not know, gymnasium's error would be a riddle.
+        # Checks the spaces first: gymnasium's error for an unknown space is hard to understand.
         probe = env_fns[0]()
         try:
             self._obs = FlatSpace("obs", probe.observation_space)
@@ -64,7 +64,7 @@ class GymVecEnv:
         self._was_reset = False
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """Start a new episode everywhere. An int seeds environment i with `seed + i`."""
+        """Start a new episode in every environment. An int seeds environment i with `seed + i`."""
         if not (seed is None or isinstance(seed, int)):
             seed = [int(number) for number in seed]
             if len(seed) != self.num_envs:
@@ -74,21 +74,22 @@ class GymVecEnv:
         return self._to_device(self._obs.read(obs))
 
     def step(self, action: Tensors) -> Transition:
-        """Play one action each; a ValueError names the space that an action is not in."""
+        """Take one action in each environment; a ValueError names the space of an invalid one."""
         if not self._was_reset:
             raise ValueError("step before reset")
         actions = self._action.write(action, self.num_envs)
         batched, reward, terminated, truncated, info = self.envs.step(actions)
         obs = self._to_device(self._obs.read(batched))
-        final_obs = obs
+        final_obs, done = obs, terminated | truncated
         if "final_obs" in info:
-            final_obs = self._scatter(obs, info["final_obs"], terminated | truncated)
+            final_obs = self._scatter(obs, info["final_obs"], done)
         return Transition(
             obs,
             self._tensor(reward.astype(np.float32)),
             self._tensor(terminated),
             self._tensor(truncated),
             final_obs,
+            self._tensor(done),
         )
 
     def close(self) -> None:
@@ -96,7 +97,7 @@ class GymVecEnv:
         self.envs.close()
 
     def _scatter(self, obs: Tensors, finals: NDArray[Any], done: NDArray[np.bool_]) -> Tensors:
-        """`obs`, but in the rows that are `done` the last observation of the ended episode."""
+        """`obs`, with the last observation of the ended episode in the rows that are `done`."""
         rows = torch.from_numpy(np.flatnonzero(done)).to(self.device)
         last = self._to_device(self._obs.stack(list(finals[done])))
         return {key: leaf.index_copy(0, rows, last[key]) for key, leaf in obs.items()}
@@ -111,9 +112,9 @@ class GymVecEnv:
 
 
 class SyncEnvs(SyncVectorEnv):
-    """gymnasium's SyncVectorEnv in SAME_STEP mode, without what it spends on infos and copies.
+    """gymnasium's SyncVectorEnv in SAME_STEP mode, without its costs for infos and copies.
 
-    `info` holds `final_obs` alone, and only where an episode ended.
+    `info` holds `final_obs` only, and only if an episode ended.
     """
 
     def __init__(self, env_fns: Sequence[EnvFn]) -> None:
@@ -130,7 +131,7 @@ class SyncEnvs(SyncVectorEnv):
         for env, action in zip(self.envs, iterate(self.action_space, actions), strict=True):
             obs, reward, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
-                # An environment may write its next observation into the same array.
+                # The environment may reuse the array for its next observation.
                 finals[len(rows)] = copy.deepcopy(obs)
                 obs, _ = env.reset()
             rows.append(obs)
@@ -152,7 +153,7 @@ class SyncEnvs(SyncVectorEnv):
 
 
 class Lean(gym.Wrapper):
-    """Sends no infos through a pipe, and keeps a final observation from being written over."""
+    """Drops infos, which would go through a pipe, and copies final observations."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, _ = self.env.step(action)
@@ -167,7 +168,7 @@ class Lean(gym.Wrapper):
 
 def _lean(env_fn: EnvFn, main_process: int) -> gym.Env:
     if os.getpid() != main_process:
-        # Ctrl-C is for the main process, which closes the others in good order.
+        # The main process handles Ctrl-C and closes the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return Lean(env_fn())
 
@@ -175,8 +176,8 @@ def _lean(env_fn: EnvFn, main_process: int) -> gym.Env:
 def async_envs(env_fns: Sequence[EnvFn]) -> VectorEnv:
     """gymnasium's AsyncVectorEnv in SAME_STEP mode.
 
-    Its processes come from a fork server: a fork of this process would copy torch's threads in
-    whatever state they are. The server imports this module once, for all of them.
+    Its processes come from a fork server, because a fork of this process would copy torch's threads
+    in an undefined state. The server imports this module once for all of them.
     """
     method = "spawn"
     if "forkserver" in multiprocessing.get_all_start_methods():
@@ -202,7 +203,7 @@ def vectorize(
     device: torch.device | str,
     previous_action: bool,
 ) -> VecEnv:
-    """`num_envs` times the same environment, with the previous action observed if wished."""
+    """`num_envs` copies of an environment, optionally with the previous action observed."""
     env = GymVecEnv([env_fn] * positive("num_envs", num_envs), vectorization, device)
     return PreviousAction(env) if previous_action else env
 
@@ -219,27 +220,27 @@ def make_gym(
 ) -> VecEnv:
     """A registered Gymnasium environment; `kwargs` are its own options.
 
-    Raises `UsageError` where there is none of that `id` or it cannot be made so.
+    Raises `UsageError` if there is none with that `id`, or if it cannot be made with these options.
     """
     env_fn = registered(id, max_episode_steps, kwargs or {})
     return vectorize(env_fn, num_envs, vectorization, device, previous_action)
 
 
 def registered(id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> EnvFn:
-    """What makes the environment that is registered as `id`; errors as of `make_gym`."""
+    """A factory of the environment registered as `id`; raises the errors of `make_gym`."""
     if max_episode_steps is not None and max_episode_steps < 1:
         raise UsageError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
     spec = copy.deepcopy(_spec(id))
     for module in EXTRAS:
         if str(spec.entry_point).startswith(f"gymnasium.envs.{module}"):
             require(module, id)
-    # GymVecEnv itself sees to it that reset comes before step.
+    # GymVecEnv itself checks that `reset` comes before `step`.
     spec.order_enforce = False
     return partial(_make, spec, max_episode_steps, kwargs)
 
 
 def require(module: str, what: str, extra: str | None = None) -> None:
-    """A `UsageError` that says how to get `module`, by our extra, where it is not installed."""
+    """Raises `UsageError`, with the extra to install, if `module` is missing."""
     if importlib.util.find_spec(module) is None:
         raise UsageError(f"{what} needs {module}: pip install 'rlmem[{extra or module}]'")
 
@@ -248,7 +249,7 @@ def _spec(id: str) -> EnvSpec:
     module, _, name = id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)  # which registers its environments
+            importlib.import_module(module)  # registers its environments
         return gym.spec(name)
     except (gym.error.Error, ImportError) as error:
         near = difflib.get_close_matches(id, gym.registry, n=3, cutoff=0.5)

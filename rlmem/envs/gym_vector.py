@@ -1,4 +1,4 @@
-"""Any of our environments as a `gymnasium.vector.VectorEnv`, numpy in and out."""
+"""Adapter from batched environments to `gymnasium.vector.VectorEnv`, numpy in and out."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Step = tuple[Any, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dic
 
 
 class GymnasiumVectorEnv(VectorEnv):
-    """`env` (or the one of that name, made with `num_envs` and `options`) for Gymnasium's users.
+    """`env` (or the environment of that name, made with `num_envs` and `options`) for Gymnasium.
 
-    The spaces have the structure of the original ones (`obs.0` lies in a Tuple, `obs.position` in a
-    Dict), with what the table in `rlmem.envs.spaces` says of their leaves: discrete values count
-    from 0, floats are float32. All arrays are the caller's own, whatever is written to them.
+    The spaces are nested like the original ones (`obs.0` in a Tuple, `obs.position` in a Dict),
+    with the leaves of the table in `rlmem.envs.spaces`: discrete values start at 0, floats are
+    float32. The caller owns all returned arrays and may write to them.
 
-    An ended environment starts its next episode in the same step (`AutoresetMode.SAME_STEP`): its
-    last observation is `infos["final_obs"][i]`, where `infos["_final_obs"][i]` is True.
-    `final_info` is there as in Gymnasium's own vector environments, and empty.
+    An ended environment starts its next episode in the same step (`AutoresetMode.SAME_STEP`). The
+    last observation is `infos["final_obs"][i]` if `infos["_final_obs"][i]` is True. `final_info` is
+    present as in Gymnasium's own vector environments, but empty.
 
-    A wrong action is a ValueError that names the space; values are looked at with `check_actions`
-    only, which costs about 0.01 ms.
+    An invalid action is a ValueError that names the space. Values are checked with `check_actions`
+    only, which takes about 0.01 ms.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class GymnasiumVectorEnv(VectorEnv):
         seed: int | np.integer | Sequence[int | None] | NDArray[np.integer] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Start a new episode everywhere; environment i is seeded with `seed + i`, or `seed[i]`.
+        """Start a new episode in every environment, seeded with `seed + i`, or `seed[i]`.
 
-        `options={"reset_mask": ...}` must be True everywhere (UsageError), as single episodes start
-        only where others end; there are no other options.
+        `options={"reset_mask": ...}` must be all True (UsageError): a single environment starts an
+        episode only when its last one ends. There are no other options.
         """
         if not np.all((options or {}).get("reset_mask", True)):
             raise UsageError("reset_mask must be True everywhere: an episode starts where one ends")
@@ -73,7 +73,7 @@ class GymnasiumVectorEnv(VectorEnv):
         return self._obs.nest(self._arrays(self.env.reset(seeds))), {}
 
     def step(self, actions: Any) -> Step:
-        """Play one action each; a ValueError names the space that an action is not in."""
+        """Take one action in each environment; a ValueError names the space of an invalid one."""
         action = self._tensors(actions)
         if self._check:
             self._check(action)
@@ -89,7 +89,7 @@ class GymnasiumVectorEnv(VectorEnv):
         self.env.close()
 
     def _final(self, obs: Tensors, done: NDArray[np.bool_]) -> dict[str, Any]:
-        """What gymnasium's own vector environments say of the rows that are `done`."""
+        """The infos of gymnasium's own vector environments for the rows that are `done`."""
         rows = np.flatnonzero(done)
         columns = {key: leaf[rows] for key, leaf in self._arrays(obs).items()}
         final_obs = np.full(self.num_envs, None, dtype=object)
@@ -107,7 +107,7 @@ class GymnasiumVectorEnv(VectorEnv):
             arrays = self._action.flatten(actions)
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"actions are not in {self.action_space}: {error}") from error
-        # Copies: the environments may keep actions, and the caller may write to the array.
+        # Copied, since environments may keep actions, and the caller may write to the array.
         return {
             key: torch.from_numpy(np.array(leaf)).to(self.env.device)
             for key, leaf in arrays.items()
@@ -126,5 +126,5 @@ def _seeds(seed: Any) -> int | list[int] | None:
 
 
 def _array(tensor: Tensor, dtype: Any) -> NDArray[Any]:
-    """A copy, since tensors that environments hand out must never be written to."""
+    """A copy, since tensors of environments must never be written to."""
     return tensor.cpu().numpy().astype(dtype)

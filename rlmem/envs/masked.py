@@ -1,4 +1,4 @@
-"""Control tasks that hide velocities or positions, so that these must be inferred from the past."""
+"""Control tasks without velocities or positions in the observations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ MASKS = ("velocity", "position", "none")
 
 
 class Layout(NamedTuple):
-    """Which numbers of an observation are positions and which velocities; others are neither."""
+    """The indices of positions and of velocities in an observation; other entries are neither."""
 
     position: tuple[int, ...]
     velocity: tuple[int, ...]
 
 
-# From the tables in Gymnasium's documentation, for the tasks that do not say it themselves.
-# Neither are: the targets of Reacher and Pusher, and the double pendulum's constraint force.
+# From Gymnasium's documentation, for tasks without an `observation_structure`. Neither positions
+# nor velocities are the targets of Reacher and Pusher and the constraint force of the double
+# pendulum.
 LAYOUTS = {
     "CartPole-v0": Layout((0, 2), (1, 3)),
     "CartPole-v1": Layout((0, 2), (1, 3)),
@@ -39,9 +40,9 @@ LAYOUTS = {
     "InvertedDoublePendulum-v5": Layout((0, 1, 2, 3, 4), (5, 6, 7)),
 }
 
-# The parts of an observation as Gymnasium's MuJoCo tasks of version 5 name them in
-# `observation_structure`, in this order. Forces (qfrc_actuator, cfrc_ext) are neither.
-PARTS = {
+# The keys of `observation_structure` of Gymnasium's MuJoCo tasks (version 5), in this order. Forces
+# (qfrc_actuator, cfrc_ext) are neither positions nor velocities.
+MUJOCO_KEYS = {
     "qpos": "position",
     "qvel": "velocity",
     "cinert": "position",
@@ -64,13 +65,13 @@ def make_masked(
     kwargs: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
-    """A control task of Gymnasium whose observations lack velocities (or positions).
+    """A control task of Gymnasium without velocities (or positions) in its observations.
 
-    What is masked is left out, not set to 0; what is neither position nor velocity (a target, a
-    force) stays. Known are Gymnasium's classic control tasks and, with the extra `mujoco`, its
-    MuJoCo tasks of version 5, whose `kwargs` may change what they observe.
+    Masked entries are left out, not set to 0. Entries that are neither positions nor velocities (a
+    target, a force) stay. Supported are Gymnasium's classic control tasks and, with the extra
+    `mujoco`, its MuJoCo tasks of version 5; `kwargs` may change their observations.
 
-    Raises `UsageError` as `make_gym` does, and for a task whose observations are not known.
+    Raises the errors of `make_gym`, and `UsageError` for a task with an unknown layout.
     """
     if masked not in MASKS:
         raise unknown("masked", masked, MASKS)
@@ -82,31 +83,32 @@ def _mask(env_fn: EnvFn, id: str, masked: str) -> gym.Env:
     env = env_fn()
     if masked == "none":
         return env
-    return Masked(env, getattr(layout(env, id), masked))
+    found = layout(env, id)
+    return Masked(env, found.velocity if masked == "velocity" else found.position)
 
 
 def layout(env: gym.Env, id: str) -> Layout:
-    """The layout of an environment's observations; a `UsageError` if it is not known."""
+    """The layout of an environment's observations; a `UsageError` if it is unknown."""
     if id in LAYOUTS:
         return LAYOUTS[id]
     structure = getattr(env.unwrapped, "observation_structure", None)
     if structure is None:
         raise UsageError(
-            f"it is not known what {id!r} observes "
+            f"the observation layout of {id!r} is unknown "
             f"(known: {', '.join(LAYOUTS)}, and the MuJoCo tasks of version 5)"
         )
     found: dict[str, list[int]] = {"position": [], "velocity": [], "": []}
     first = 0
-    # `skipped_qpos` counts positions that are not observed.
-    for part, size in structure.items():
-        if part != "skipped_qpos":
-            found[PARTS[part]] += range(first, first + size)
+    # `skipped_qpos` counts positions that are not part of the observation.
+    for key, size in structure.items():
+        if key != "skipped_qpos":
+            found[MUJOCO_KEYS[key]] += range(first, first + size)
             first += size
     return Layout(tuple(found["position"]), tuple(found["velocity"]))
 
 
 class Masked(gym.ObservationWrapper):
-    """Leaves out the numbers of an observation at the indices `hidden`."""
+    """Removes the entries of an observation at the indices `hidden`."""
 
     def __init__(self, env: gym.Env, hidden: tuple[int, ...]) -> None:
         super().__init__(env)
@@ -117,5 +119,5 @@ class Masked(gym.ObservationWrapper):
         self.observation_space = Box(low, high, dtype=space.dtype.type)
 
     def observation(self, observation: NDArray[Any]) -> NDArray[Any]:
-        """What is left."""
+        """The remaining entries."""
         return observation[self.seen]

@@ -1,4 +1,4 @@
-"""The previous action and a start flag as part of the observation."""
+"""Wrapper that adds the previous action and a start flag to observations."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv
 
 
 class PreviousAction:
-    """Adds to the observations of `env` what POPGym's baselines add to them.
+    """Adds `previous_action` and `start` to the observations of `env`, as POPGym's baselines do.
 
-    `previous_action` (one leaf for each leaf of the action space) is the action that led here.
-    At an episode's start there is none, and as in POPGym's PreviousAction wrapper the action 0
-    stands in its place, or the lowest one where 0 is not in the space. As that is an action like
-    others, `start` (Discrete(2), int64 [N]) tells the two apart (POPGym's Antialias wrapper).
-    Where memory outlives an episode's end (see `Transition.start`) so does the previous action.
+    `previous_action` (one leaf for each leaf of the action space) is the last action. At the start
+    of an episode it is the action 0, as in POPGym's PreviousAction wrapper, or the lowest one if 0
+    is not in the space. As this is a valid action too, `start` (Discrete(2), int64 [N]) tells the
+    two cases apart (POPGym's Antialias wrapper). If memory outlives the end of an episode (see
+    `Transition.memory_reset`), so does the previous action.
     """
 
     def __init__(self, env: VecEnv) -> None:
@@ -38,14 +38,14 @@ class PreviousAction:
         self._zeros = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """Start a new episode everywhere. An int seeds environment i with `seed + i`."""
+        """Start a new episode in every environment. An int seeds environment i with `seed + i`."""
         obs = self.env.reset(seed)
         return self._extend(obs, self._null, torch.ones_like(self._zeros))
 
     def step(self, action: Tensors) -> Transition:
-        """Play one action each; a ValueError names the space that an action is not in."""
+        """Take one action in each environment; a ValueError names the space of an invalid one."""
         step = self._play(action)
-        start = step.starts
+        start = step.memory_reset
         taken = {key: action[key].to(null.dtype) for key, null in self._null.items()}
         begun = {key: tree.select(start, null, taken[key]) for key, null in self._null.items()}
         return step._replace(
@@ -65,7 +65,7 @@ class PreviousAction:
         return {**obs, **previous, "start": start}
 
     def _null_action(self, space: Space) -> Tensor:
-        """What stands for the action before the first one, [N, ...]."""
+        """The placeholder for the action before the first one, [N, ...]."""
         shape = (self.num_envs, *(space.shape or ()))
         if not isinstance(space, Box):
             return torch.zeros(shape, dtype=torch.int64, device=self.device)

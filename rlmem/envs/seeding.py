@@ -1,4 +1,4 @@
-"""Seeds of environments: what is evaluated on was never trained on, by construction."""
+"""Seeds of environments: training and evaluation seeds are disjoint by construction."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from rlmem.errors import UsageError
 
-# Below 2^31, which is as much as simulators with a C interface take.
+# Seeds are below 2^31, the limit of simulators with a C interface.
 SEED_BITS = 31
 
 
 def train_seeds(seed: int, n: int) -> list[int]:
-    """`n` different even seeds of the run `seed`, one for each training environment."""
+    """`n` different even seeds for the training environments of the run `seed`."""
     return _seeds(seed, n, odd=0)
 
 
 def eval_seeds(seed: int, n: int) -> list[int]:
-    """`n` different odd seeds of the run `seed`, so that no run ever trained on one of them.
+    """`n` different odd seeds for evaluating the run `seed`; no run trains on any of them.
 
     The first k of them are `eval_seeds(seed, k)`.
     """
@@ -26,7 +26,7 @@ def eval_seeds(seed: int, n: int) -> list[int]:
 def _seeds(seed: int, n: int, odd: int) -> list[int]:
     """The first `n` different numbers of a stream that depends on `seed` and `odd` only.
 
-    A hash and not `seed + i`: runs with neighbouring seeds would share nearly all environments.
+    They are hashed: with `seed + i`, runs of neighbouring seeds would share nearly all seeds.
     """
     if seed < 0 or n < 0:
         raise UsageError(f"seed and number of seeds must not be negative, not {seed} and {n}")

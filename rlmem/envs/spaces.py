@@ -1,7 +1,7 @@
-"""Gymnasium spaces as flat dictionaries of leaves, and batches of their samples as tensors.
+"""Gymnasium spaces as flat dictionaries of leaves, with batches of samples as tensors.
 
 The leaves of a space named `obs` are `obs` for a plain space, `obs.0`, `obs.1` for a Tuple and
-`obs.key` for a Dict, and so on inward. Tensors of a leaf, N rows at once:
+`obs.key` for a Dict, recursively. The tensors of a leaf for N rows:
 
 | space               | tensor               | leaf space                                |
 |---------------------|----------------------|-------------------------------------------|
@@ -32,9 +32,9 @@ SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of th
 
 
 class Leaf:
-    """One leaf: the space it comes from (`source`) and the one that its tensors are in (`space`).
+    """A leaf: its original space (`source`) and the space of its tensors (`space`).
 
-    Raises `UsageError` for a space that has no tensors.
+    Raises `UsageError` for a space that has no tensor form.
     """
 
     def __init__(self, name: str, path: tuple[Any, ...], source: gym.Space) -> None:
@@ -48,7 +48,7 @@ class Leaf:
         self.dtype = np.dtype(np.uint8 if is_uint8 else np.float32 if is_number else np.int64)
 
     def read(self, batch: np.ndarray) -> torch.Tensor:
-        """Samples of `source` [N, ...] as a tensor; shares their memory where it can."""
+        """Samples of `source` [N, ...] as a tensor, which shares their memory if possible."""
         rows = batch.reshape(len(batch), *self.shape).astype(self.dtype, copy=False)
         if self.offset is not None:
             rows = rows - self.offset
@@ -56,7 +56,7 @@ class Leaf:
 
 
 def _tensor_space(name: str, space: gym.Space) -> tuple[gym.Space, np.ndarray | None]:
-    """The space of a leaf's tensors, and what to subtract from samples to get there."""
+    """The space of a leaf's tensors, and the offset to subtract from samples (or None)."""
     if isinstance(space, Discrete):
         offset = np.asarray(space.start, dtype=np.int64)
         return Discrete(int(space.n)), offset if offset else None
@@ -75,7 +75,7 @@ def _tensor_space(name: str, space: gym.Space) -> tuple[gym.Space, np.ndarray | 
 
 
 class FlatSpace:
-    """A gymnasium space as its leaves; `spaces` maps their names to the spaces of the tensors."""
+    """A gymnasium space as leaves; `spaces` maps their names to the spaces of the tensors."""
 
     def __init__(self, name: str, source: gym.Space) -> None:
         self.source = source
@@ -88,7 +88,7 @@ class FlatSpace:
             raise UsageError(f"space {name!r}: two leaves have the same name ({names})")
 
     def read(self, batch: Any) -> Tensors:
-        """What a gymnasium vector environment gives for N samples, as tensors [N, ...]."""
+        """N samples of a gymnasium vector environment as tensors [N, ...]."""
         return {leaf.name: leaf.read(_at(batch, leaf.path)) for leaf in self.leaves}
 
     def stack(self, samples: Sequence[Any]) -> Tensors:
@@ -97,9 +97,9 @@ class FlatSpace:
 
 
 class ActionSpace(FlatSpace):
-    """A space whose tensors are checked and written back as samples.
+    """A space whose tensors are checked and converted back to samples.
 
-    Boxes must be of floats: a policy's numbers would have to be rounded to go elsewhere.
+    Boxes must have float dtypes: for others the outputs of a policy would have to be rounded.
     """
 
     def __init__(self, name: str, source: gym.Space) -> None:
@@ -107,9 +107,9 @@ class ActionSpace(FlatSpace):
         self.bounds = [_bounds(leaf) for leaf in self.leaves]
 
     def write(self, tensors: Tensors, num_rows: int) -> Any:
-        """Tensors [N, ...] as what a gymnasium vector environment takes; always a copy.
+        """Tensors [N, ...] as actions for a gymnasium vector environment; always a copy.
 
-        Raises ValueError as `check_form` does, and for a value out of range (NaN and infinity are).
+        Raises the errors of `check_form`, and ValueError for a value out of range (also NaN, inf).
         """
         self.check_form(tensors, num_rows)
         leaves = zip(self.leaves, self.bounds, strict=True)
@@ -117,16 +117,20 @@ class ActionSpace(FlatSpace):
         return rows[0] if len(rows) == 1 and not self.leaves[0].path else self._nest(iter(rows))
 
     def check(self, tensors: Tensors, num_rows: int) -> None:
-        """Raises ValueError as `write` does, in half the time."""
+        """Raises the errors of `write`, in half the time."""
         self.check_form(tensors, num_rows)
         for leaf, bounds in zip(self.leaves, self.bounds, strict=True):
             _rows(leaf, bounds, tensors[leaf.name], num_rows)
 
-    def check_form(self, tensors: Tensors, num_rows: int) -> None:
-        """What can be told without a look at the values.
+    def forms(self, num_rows: int) -> dict[str, tuple[tuple[torch.dtype, ...], tuple[int, ...]]]:
+        """The allowed dtypes and the shape of each leaf's tensor, by the leaf's name."""
+        return {leaf.name: (_dtypes(leaf), (num_rows, *leaf.shape)) for leaf in self.leaves}
 
-        Raises ValueError, which names the space, for a missing or unknown leaf, and a wrong shape
-        or dtype.
+    def check_form(self, tensors: Tensors, num_rows: int) -> None:
+        """Checks names, shapes and dtypes, but no values.
+
+        Raises ValueError, which names the space, for a missing or unknown leaf, a wrong shape or
+        dtype.
         """
         if tensors.keys() != self.spaces.keys():
             raise ValueError(
@@ -135,7 +139,7 @@ class ActionSpace(FlatSpace):
             )
         for leaf in self.leaves:
             tensor = tensors[leaf.name]
-            if tensor.dtype not in (FLOATS if leaf.dtype.kind == "f" else INTEGERS):
+            if tensor.dtype not in _dtypes(leaf):
                 raise _wrong(leaf, f"dtype {leaf.dtype}, not {tensor.dtype}")
             if tensor.shape != (num_rows, *leaf.shape):
                 raise _wrong(leaf, f"shape {[num_rows, *leaf.shape]}, not {list(tensor.shape)}")
@@ -151,8 +155,12 @@ class ActionSpace(FlatSpace):
         return build(self.source)
 
 
+def _dtypes(leaf: Leaf) -> tuple[torch.dtype, ...]:
+    return FLOATS if leaf.dtype.kind == "f" else INTEGERS
+
+
 def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value of each entry of a leaf's tensors; both are finite."""
+    """The finite lower and upper bounds of each entry of a leaf's tensors."""
     space = leaf.space
     if isinstance(space, Box):
         if np.dtype(leaf.source.dtype).kind != "f":
@@ -173,7 +181,7 @@ def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
 def _rows(
     leaf: Leaf, bounds: tuple[np.ndarray, np.ndarray], tensor: torch.Tensor, num_rows: int
 ) -> np.ndarray:
-    """A tensor as an array whose values are all in range."""
+    """A tensor as an array; ValueError if a value is out of range."""
     if tensor.dtype == torch.bfloat16:
         tensor = tensor.float()
     rows = tensor.detach().cpu().numpy()
@@ -193,7 +201,7 @@ def _write(
         rows = rows + leaf.offset
     rows = rows.astype(leaf.source.dtype).reshape(num_rows, *(leaf.source.shape or ()))
     if isinstance(leaf.source, Box) and leaf.source.dtype != np.float32:
-        # Rounding the bounds to float32 may have moved them outward.
+        # Rounding to float32 may have widened the bounds.
         np.clip(rows, leaf.source.low, leaf.source.high, out=rows)
     return rows
 
@@ -222,9 +230,9 @@ def _at(tree: Any, path: tuple[Any, ...]) -> Any:
 
 
 def batch(space: gym.Space, samples: Sequence[Any]) -> Any:
-    """N samples as one batch, in the form of gymnasium's `concatenate`, but several times faster.
+    """N samples as one batch, like gymnasium's `concatenate`, but several times faster.
 
-    Raises ValueError or TypeError where the samples have another shape or kind than the space.
+    Raises ValueError or TypeError if a sample's shape or kind does not match the space.
     """
     if isinstance(space, Dict):
         return {k: batch(part, [sample[k] for sample in samples]) for k, part in space.items()}

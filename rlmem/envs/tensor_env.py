@@ -1,20 +1,22 @@
-"""Environments whose state is a handful of tensors: N play at once on any device.
+"""Base classes of environments on tensors: N of them step at once, on any device.
 
-No `step` loops over environments or waits for the device. Two ways to write one, by how its
-episodes end:
+No `step` loops over environments or waits for the device. An environment is three functions, which
+a subclass defines: `initial_state` draws states for new episodes, `transition` advances states by
+one action, and `observe` gives the observations of states. The base class depends on how episodes
+end:
 
-- `LockstepEnv`: all episodes have one length, so all environments end at once. A subclass says how
-  an episode begins (`begin`) and what step t does (`play`); `ScriptedEnv` is the case in which all
-  that will be seen and asked can be written down when the episode begins.
-- `StateEnv`: episodes end when they end. A subclass draws initial states (`draw`), advances them
-  (`advance`) and says what is seen of them (`observe`).
+- `LockstepEnv`: all episodes have the same length, so all environments end together.
+- `ScriptedEnv`: a `LockstepEnv` whose observations and right answers do not depend on actions. A
+  subclass defines `initial_state` only.
+- `StateEnv`: each environment ends its episodes by itself.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -23,21 +25,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.envs import streams
+from rlmem.envs import counter_rng
 from rlmem.envs.base import Spaces, Tensors, Transition
+from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.spaces import ActionSpace, FlatSpace
-from rlmem.envs.streams import Draws, Steps
 from rlmem.errors import positive
 
 S = TypeVar("S")
 
 
 class TensorEnv(ABC):
-    """What all of them share: spaces, seeds, and the look at actions.
+    """Spaces, seeds and the check of actions, for all environments on tensors.
 
-    Actions of a wrong name, shape or kind are always a ValueError that names the space; values out
-    of range are with `check_actions` only, since to look at them costs more than to play them.
-    Tensors that are handed out are never written to afterwards.
+    An action of a wrong name, shape or dtype is always a ValueError that names the space. Values
+    out of range are errors with `check_actions` only, since the check takes longer than the step.
+    Tensors returned by `reset` and `step` are never written to afterwards.
     """
 
     def __init__(
@@ -52,14 +54,15 @@ class TensorEnv(ABC):
         self.device = torch.device(device)
         self.check_actions = check_actions
         self._action = ActionSpace("action", action_space)
+        self._action_forms = self._action.forms(num_envs)
         self.observation_space: Spaces = FlatSpace("obs", observation_space).spaces
         self.action_space: Spaces = self._action.spaces
         self.key: Tensor | None = None
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """Start a new episode everywhere. An int seeds environment i with `seed + i`.
+        """Start a new episode in every environment. An int seeds environment i with `seed + i`.
 
-        Without a seed the streams of random numbers go on; the first time they begin anywhere.
+        Without a seed the streams of random numbers continue; the first time, seeds are random.
         """
         if seed is None and self.key is not None:
             return self._restart()
@@ -68,34 +71,35 @@ class TensorEnv(ABC):
         seeds = range(seed, seed + self.num_envs) if isinstance(seed, int) else list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
-        self.key = streams.keys([int(number) for number in seeds], self.device)
+        self.key = counter_rng.keys([int(number) for number in seeds], self.device)
         self.episode = torch.zeros_like(self.key)
-        self.steps = Steps(self.key)
+        # The random numbers of `transition`.
+        self.random_steps = RandomSteps(self.key)
         return self._restart()
 
     def step(self, action: Tensors) -> Transition:
-        """Play one action each; a ValueError names the space that an action is not in."""
+        """Take one action in each environment; a ValueError names the space of an invalid one."""
         if self.key is None:
             raise ValueError("step before reset")
         if self.check_actions:
             self._action.write(action, self.num_envs)
-        else:
-            self._action.check_form(action, self.num_envs)
+        elif not self._has_form(action):
+            self._action.check_form(action, self.num_envs)  # raises
         return self._step(action)
 
     def close(self) -> None:  # noqa: B027
-        """Nothing is held that would have to be freed."""
+        """Does nothing: there are no resources to free."""
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """What environment `row` sees, for a person to read."""
+        """The observation of environment `row` in words."""
         return " ".join(str(leaf[row].tolist()) for leaf in obs.values())
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """What environment `row` does, for a person to read."""
+        """The action in environment `row` in words."""
         return " ".join(str(leaf[row].tolist()) for leaf in action.values())
 
     def reveal(self, row: int) -> str:
-        """What environment `row` hides from the agent just now, for a person to read."""
+        """The present hidden state of environment `row` in words."""
         return ""
 
     @abstractmethod
@@ -104,151 +108,164 @@ class TensorEnv(ABC):
     @abstractmethod
     def _step(self, action: Tensors) -> Transition: ...
 
+    def _has_form(self, action: Tensors) -> bool:
+        """Whether the names, dtypes and shapes of an action are right."""
+        return action.keys() == self._action_forms.keys() and all(
+            action[name].dtype in dtypes and action[name].shape == shape
+            for name, (dtypes, shape) in self._action_forms.items()
+        )
+
     def _flags(self, value: bool) -> Bool[Tensor, "N"]:
         make = torch.ones if value else torch.zeros
         return make(self.num_envs, dtype=torch.bool, device=self.device)
 
 
-class LockstepEnv(TensorEnv):
-    """All episodes have `length` steps; `self.t` counts those that have been played.
+class LockstepEnv(TensorEnv, Generic[S]):
+    """Environments whose episodes all have `length` steps.
 
-    The last one terminates them, or truncates them where `truncates` is set.
+    `self.state` is the state of the episodes, and `self.t` the number of steps taken. The last step
+    terminates the episodes, or truncates them if `truncates` is set.
     """
 
     length: int
     truncates = False
     t: int
+    state: S
 
     @abstractmethod
-    def begin(self, draws: Draws) -> Tensors:
-        """Draw what an episode hides; returns its first observation."""
+    def initial_state(self, draws: RandomDraws) -> S:
+        """Initial states of new episodes."""
 
     @abstractmethod
-    def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
-        """Step t (from 0): the observation after it, and its reward."""
+    def transition(self, state: S, t: int, action: Tensors) -> tuple[S, Float[Tensor, "N"]]:
+        """Next state (may be `state`, changed in place) and reward of step `t`, counted from 0."""
+
+    @abstractmethod
+    def observe(self, state: S, t: int) -> Tensors:
+        """Observations of states after `t` steps; tensors that are never written to later."""
 
     def _restart(self) -> Tensors:
         assert self.key is not None
         self.t = 0
-        draws = Draws(self.key, self.episode)
+        draws = RandomDraws(self.key, self.episode)
         self.episode = self.episode + 1
-        return self.begin(draws)
+        self.state = self.initial_state(draws)
+        return self.observe(self.state, 0)
 
     def _step(self, action: Tensors) -> Transition:
-        obs, reward = self.play(self.t, action)
+        self.state, reward = self.transition(self.state, self.t, action)
         self.t += 1
+        obs = self.observe(self.state, self.t)
         never = self._flags(False)
         if self.t < self.length:
-            return Transition(obs, reward, never, self._flags(False), obs)
+            # Two flags share a tensor: allocating one takes up to a tenth of a step.
+            truncated = torch.zeros_like(never)
+            return Transition(obs, reward, never, truncated, obs, truncated)
         ended = self._flags(True)
         flags = (never, ended) if self.truncates else (ended, never)
-        return Transition(self._restart(), reward, *flags, obs)
+        return Transition(self._restart(), reward, *flags, obs, ended)
 
 
-# A tensor, or what its rows are: a tuple of them is quicker to index.
-Rows = Tensor | Sequence[Tensor]
+# A tensor [T, ...], or the sequence of its T entries, which is faster to index.
+TimeSeries = Tensor | Sequence[Tensor]
 
 
-class Script(NamedTuple):
-    """An episode that is known when it begins: what is seen, and which answers are right.
+class Script:
+    """The observations and right answers of episodes, known when they begin.
 
-    `answer[t]` belongs to step t, before which `obs[t]` is seen; both are float32 or integers, of
-    which narrow ones save memory and time: as int64 they would fill more than the caches.
+    `answer[t]` belongs to step t, whose observation is `obs[...][t]`. Both are float32 or integers.
+    Narrow integers save memory and time: as int64 a script would not fit the caches.
     """
 
-    obs: Mapping[str, Rows]  # leaves [length + 1, N, ...]
-    answer: Rows  # [length, N]
+    def __init__(self, obs: Mapping[str, TimeSeries], answer: TimeSeries) -> None:
+        """`obs` has leaves [length + 1, N, ...]; `answer` is [length, N]."""
+        self.obs = {key: _entries(leaf) for key, leaf in obs.items()}
+        self.answer = _entries(answer)
 
 
-class ScriptedEnv(LockstepEnv):
-    """Questions whose right answers do not depend on what was answered before.
+class ScriptedEnv(LockstepEnv[Script]):
+    """Questions whose right answers do not depend on earlier actions.
 
-    An answer earns `reward` where it is right and `-reward` where it is wrong in those steps for
-    which `asked(t)` holds, and nothing in the others.
+    At the steps with `asked(t)`, a right answer earns `reward` and a wrong one `-reward`. The other
+    steps earn nothing. A subclass defines `initial_state`, which draws the script.
     """
 
     reward: float
-    script: Script
-
-    @abstractmethod
-    def write(self, draws: Draws) -> Script:
-        """Draw an episode for each environment."""
 
     def asked(self, t: int) -> bool:
-        """Whether step t counts."""
+        """Whether the action of step t is rewarded."""
         return True
 
-    def score(self, t: int, action: Tensor) -> Float[Tensor, "N"]:
+    def transition(
+        self, state: Script, t: int, action: Tensors
+    ) -> tuple[Script, Float[Tensor, "N"]]:
+        """The reward of the answer; the script stays the same."""
+        return state, self.score(state, t, action["action"])
+
+    def score(self, state: Script, t: int, action: Tensor) -> Float[Tensor, "N"]:
         """The reward of step t."""
         if not self.asked(t):
             return torch.zeros(self.num_envs, device=self.device)
-        right = action == self.script.answer[t]
+        right = action == state.answer[t]
         return torch.add(self._wrong, right, alpha=2 * self.reward)
 
-    def begin(self, draws: Draws) -> Tensors:
-        """The first observation of a new script."""
-        script = self.write(draws)
-        obs = {key: _rows(leaf) for key, leaf in script.obs.items()}
-        self.script = Script(obs, _rows(script.answer))
-        self._wrong = torch.full((), -self.reward, device=self.device)
-        return self._seen(0)
+    def observe(self, state: Script, t: int) -> Tensors:
+        """Entry `t` of the script."""
+        return {key: _widen(leaf[t]) for key, leaf in state.obs.items()}
 
-    def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
-        """The next observation of the script, and the reward of the answer."""
-        return self._seen(t + 1), self.score(t, action["action"])
-
-    def _seen(self, t: int) -> Tensors:
-        return {key: _widen(leaf[t]) for key, leaf in self.script.obs.items()}
+    @cached_property
+    def _wrong(self) -> Float[Tensor, ""]:
+        return torch.full((), -self.reward, device=self.device)
 
 
-def _widen(row: Tensor) -> Tensor:
-    return row if row.is_floating_point() else row.long()
+def _widen(entry: Tensor) -> Tensor:
+    return entry if entry.is_floating_point() else entry.long()
 
 
-def _rows(leaf: Rows) -> Sequence[Tensor]:
+def _entries(leaf: TimeSeries) -> Sequence[Tensor]:
     return leaf.unbind() if isinstance(leaf, Tensor) else leaf
 
 
 class StateEnv(TensorEnv, Generic[S]):
-    """Episodes that end one by one; `self.state` is a tree of tensors [N, ...].
+    """Environments that end their episodes one by one; `self.state` is a tree of tensors [N, ...].
 
-    Initial states are drawn ahead: `spares` of them for each environment, which last for at least
-    `spares * shortest` steps, as no episode has fewer than `shortest` steps. Then all are drawn
-    anew, the unused ones too (they come out as they were): so no step has to ask the device which
-    of the environments need one. On a CPU, where to ask costs next to nothing, they are drawn when
-    an environment has used up its own, and only the ended ones are touched; the episodes are the
-    same.
+    Initial states are drawn ahead, `spares` for each environment. An episode has at least
+    `shortest` steps, so they last for at least `spares * shortest` steps. Then all are drawn again,
+    unused ones included (with the same result). This way no step has to ask the device which
+    environments need a new state. On a CPU, where asking is cheap, they are drawn only when an
+    environment has used its last one, and only the rows of ended environments are written. The
+    episodes are the same.
     """
 
     shortest = 1
     spares = 1
-    axis = 0  # which dimension of the leaves is that of the environments: the first, or -1
+    axis = 0  # the dimension of the leaves that counts environments: 0 or -1
     state: S
 
     @abstractmethod
-    def draw(self, draws: Draws) -> S:
+    def initial_state(self, draws: RandomDraws) -> S:
         """Initial states of `draws.size` episodes."""
 
     @abstractmethod
-    def advance(
+    def transition(
         self, state: S, action: Tensors
     ) -> tuple[S, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """The next state (it may be the old one, changed), reward, terminated, truncated."""
+        """Next state (may be `state`, changed in place), reward, terminated, truncated."""
 
     @abstractmethod
     def observe(self, state: S) -> Tensors:
-        """What is seen of states [N, ...]; new tensors, which share no memory with the state."""
+        """Observations of states [N, ...]; new tensors that share no memory with the state."""
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """Start a new episode everywhere. An int seeds environment i with `seed + i`."""
+        """Start a new episode in every environment. An int seeds environment i with `seed + i`."""
         if seed is not None or self.key is None:
-            # Of which row of the pool each environment's next episode is: none has been played.
+            # The row of the pool that holds each environment's next episode.
             self._next = torch.arange(self.num_envs, device=self.device)
         return super().reset(seed)
 
     @property
     def _may_ask(self) -> bool:
-        """Whether to look at a result costs little; elsewhere it would wait for the device."""
+        """Whether reading a result is cheap. On other devices it would wait for the device."""
         return self.device.type == "cpu"
 
     def _restart(self) -> Tensors:
@@ -262,18 +279,19 @@ class StateEnv(TensorEnv, Generic[S]):
         if self._left == 0:
             self._restock()
         self._left -= 1
-        state, reward, terminated, truncated = self.advance(self.state, action)
+        state, reward, terminated, truncated = self.transition(self.state, action)
         self.state = state
         obs = final_obs = self.observe(state)
-        if self._renew(terminated | truncated):
+        done = terminated | truncated
+        if self._renew(done):
             obs = self.observe(self.state)
-        return Transition(obs, reward, terminated, truncated, final_obs)
+        return Transition(obs, reward, terminated, truncated, final_obs, done)
 
     def _renew(self, done: Bool[Tensor, "N"]) -> bool:
-        """Give the ended environments their next episodes; False if there was none for sure."""
+        """Start the next episodes of ended environments; False if certainly none has ended."""
         if not self._may_ask:
             select = tree.select if self.axis == 0 else _select_last
-            # Who has used up all its spares does not end before the next ones are drawn.
+            # An environment without spares cannot end before the next ones are drawn.
             fresh = self._fresh(self._next % (self.spares * self.num_envs))
             self.state = select(done, fresh, self.state)
             self._next = torch.add(self._next, done, alpha=self.num_envs)
@@ -296,13 +314,15 @@ class StateEnv(TensorEnv, Generic[S]):
             self._refill()
 
     def _refill(self) -> None:
-        """Draw each environment's next `spares` episodes: first one of each, then another."""
+        """Draw the next `spares` episodes of each environment: one of each, then the second, ..."""
         assert self.key is not None
         self.episode = self.episode + self._next // self.num_envs
         self._next = self._next % self.num_envs
         spare = torch.arange(self.spares, device=self.device)[:, None]
         key = self.key.expand(self.spares, -1)
-        self._pool: Any = self.draw(Draws(key.reshape(-1), (self.episode + spare).reshape(-1)))
+        self._pool: Any = self.initial_state(
+            RandomDraws(key.reshape(-1), (self.episode + spare).reshape(-1))
+        )
         self._left = self.spares * self.shortest
 
     def _fresh(self, spares: Int[Tensor, "K"]) -> S:
@@ -311,5 +331,5 @@ class StateEnv(TensorEnv, Generic[S]):
 
 
 def _select_last(mask: Bool[Tensor, "N"], yes: Any, no: Any) -> Any:
-    """As `tree.select`, for environments in the last dimension."""
+    """`tree.select` for environments in the last dimension."""
     return tree.map(lambda a, b: torch.where(mask, a, b), yes, no)

@@ -1,4 +1,4 @@
-"""Trials: several episodes on one task, through all of which the agent remembers."""
+"""Trials: several episodes on one task, without a memory reset between them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from jaxtyping import Int
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.envs.base import Tensors, Transition, VecEnv
+from rlmem.envs.base import Tensors, Transition, VecEnv, find_wrapped
+from rlmem.envs.meta.splits import DrawsTasks
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.errors import UsageError, positive
 
 
 class Trials(PreviousAction):
-    """`episodes` episodes of `env` in turn are one trial; memory is reset at its start only.
+    """Wrapper that joins `episodes` episodes of `env` into one trial, and resets memory only at its
+    start.
 
-    The observation says what an agent needs to learn from its own past (Duan et al. 2016, "RL^2",
-    arXiv 1611.02779): beside those of `env` its leaves are
+    Observations include what an agent needs to learn from its own past (Duan et al. 2016, "RL^2",
+    arXiv 1611.02779). Besides the leaves of `env` they are
 
-    - `previous_action` and `start`, as `PreviousAction` has them, with a trial's start;
-    - `previous_reward` (Box, float32 [N]): the reward of the step that led here, 0 at the start;
-    - `previous_done` (Discrete(2), int64 [N]): whether that step ended an episode, so that this is
-      the first observation of another one of the same trial;
-    - `episode` (Box, float32 [N]): the number of the episode in the trial, as a share of the way
-      from the first, 0, to number `horizon - 1`, 1. Later ones are 1 too, so that an agent
-      trained in trials of `horizon` episodes may be tried in longer ones.
+    - `previous_action` and `start` of `PreviousAction`, where `start` marks the start of a trial;
+    - `previous_reward` (Box, float32 [N]): the reward of the last step, 0 at the start;
+    - `previous_done` (Discrete(2), int64 [N]): whether the last step ended an episode, so that this
+      is the first observation of the next one in the same trial;
+    - `episode` (Box, float32 [N]): the position of the episode in the trial, from 0 for the first
+      to 1 for number `horizon - 1`. Later ones are 1 too, so that an agent trained in trials of
+      `horizon` episodes can be tested in longer ones.
 
-    A trial is to the algorithm one long episode: `terminated` and `truncated` are those of its last
-    step, and returns flow over the borders of its episodes. With `stop_returns` each of them ends
-    as it does in `env`, with `start` False: memory flows on, returns do not.
+    For the algorithm a trial is one long episode: `terminated` and `truncated` are those of its
+    last step, and returns continue across its episodes. With `stop_returns`, `terminated` and
+    `truncated` are those of every episode, so returns stop there, while `memory_reset` stays False
+    inside a trial: memory continues.
 
-    Environments that draw tasks must draw one for as many `episodes` (`TaskEnv` does); any other
-    one has but one task, or a new one in each episode. Raises `UsageError` where the two disagree.
+    An environment that draws tasks must draw one for the same number of `episodes` (see
+    `DrawsTasks`); a `UsageError` otherwise. Any other environment has a single task, or a new one
+    in every episode.
     """
 
     def __init__(
@@ -45,23 +49,25 @@ class Trials(PreviousAction):
         self.episodes = positive("episodes", episodes)
         self.horizon = positive("horizon", episodes if horizon is None else horizon)
         self.stop_returns = stop_returns
-        drawn = getattr(env, "episodes", episodes)
-        if drawn != episodes:
-            raise UsageError(f"trials of {episodes} episodes on tasks that last for {drawn}")
+        inner: DrawsTasks | None = find_wrapped(env, DrawsTasks)
+        if inner is not None and inner.episodes != episodes:
+            raise UsageError(
+                f"trials of {episodes} episodes on tasks that last for {inner.episodes}"
+            )
         number = Box(-np.inf, np.inf, (), np.float32)
         self.observation_space |= {
             "previous_reward": number,
             "previous_done": Discrete(2),
             "episode": Box(0.0, 1.0, (), np.float32),
         }
-        # Of each environment, the number in its trial of the episode that the next step belongs to.
+        # For each environment, the number of the present episode in its trial.
         self.episode: Int[Tensor, "N"] = self._zeros
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """Start a new trial everywhere. An int seeds environment i with `seed + i`."""
+        """Start a new trial in every environment. An int seeds environment i with `seed + i`."""
         self.episode = self._zeros
         nothing = torch.zeros(self.num_envs, device=self.device)
-        return self._tell(super().reset(seed), nothing, self._zeros, self.episode)
+        return self._add_history(super().reset(seed), nothing, self._zeros, self.episode)
 
     def _play(self, action: Tensors) -> Transition:
         step = self.env.step(action)
@@ -70,21 +76,23 @@ class Trials(PreviousAction):
         over = after == self.episodes
         self.episode = torch.where(over, 0, after)
         inner = done & ~over
-        obs = self._tell(step.obs, torch.where(over, 0, step.reward), inner.long(), self.episode)
-        # What would be seen if the episode went on: that is what a truncated return goes on with.
-        final_obs = self._tell(step.final_obs, step.reward, self._zeros, before)
+        obs = self._add_history(
+            step.obs, torch.where(over, 0, step.reward), inner.long(), self.episode
+        )
+        # The observation if the episode continued: truncated returns bootstrap from it.
+        final_obs = self._add_history(step.final_obs, step.reward, self._zeros, before)
         if self.stop_returns:
-            return step._replace(obs=obs, final_obs=final_obs, start=over)
+            return step._replace(obs=obs, final_obs=final_obs, memory_reset=over)
         return Transition(
             obs=obs,
             reward=step.reward,
             terminated=step.terminated & over,
             truncated=step.truncated & over,
             final_obs={key: tree.select(over, final_obs[key], leaf) for key, leaf in obs.items()},
-            start=over,
+            memory_reset=over,
         )
 
-    def _tell(self, obs: Tensors, reward: Tensor, done: Tensor, episode: Tensor) -> Tensors:
-        share = (episode / max(self.horizon - 1, 1)).clamp(max=1)
-        told = {"previous_reward": reward, "previous_done": done, "episode": share}
-        return {**obs, **told}
+    def _add_history(self, obs: Tensors, reward: Tensor, done: Tensor, episode: Tensor) -> Tensors:
+        position = (episode / max(self.horizon - 1, 1)).clamp(max=1)
+        history = {"previous_reward": reward, "previous_done": done, "episode": position}
+        return {**obs, **history}

@@ -1,4 +1,4 @@
-"""Pure functions on tensors, one per recurrence, the same for every device."""
+"""Kernels: one pure function on tensors per recurrence, with the same result on every device."""
 
 from rlmem.kernels.delta_rule import delta_rule
 from rlmem.kernels.gated_rnn import gated_rnn, gated_step, project

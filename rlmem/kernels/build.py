@@ -1,7 +1,7 @@
-"""Builds `rlmem.kernels._c` from every kernel's cpu.c; run by setuptools, not imported by rlmem.
+"""Builds `rlmem.kernels._c` from the kernels' C sources; run by setuptools, not imported by rlmem.
 
-Plain C: it needs a compiler and no torch. Where there is no compiler the installation goes on
-without the module, and the kernels fall back to loops of torch operations.
+Plain C: the build needs a C compiler but no torch. Without a compiler the installation continues
+without the module, and the kernels fall back to torch operations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ from cffi import FFI
 KERNELS = Path("rlmem/kernels")
 SOURCES = [
     KERNELS / name
-    for name in ("native.c", "linear_scan/cpu.c", "short_conv/cpu.c", "gated_rnn/cpu.c")
+    for name in (
+        "native.c",
+        "linear_scan/c_kernels.c",
+        "short_conv/c_kernels.c",
+        "gated_rnn/c_kernels.c",
+    )
 ]
 
 ffi = FFI()
@@ -30,7 +35,7 @@ ffi.set_source(
     sources=[str(source) for source in SOURCES],
     depends=[str(KERNELS / "build.py"), *map(str, KERNELS.rglob("*.h"))],
     include_dirs=[str(KERNELS)],
-    # Never -ffast-math: a NaN must stay one. Without traps both sides of a choice can be computed.
+    # Never -ffast-math: a NaN must stay one. Without traps, both branches of a select can run.
     extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-fno-trapping-math"],
     optional=True,
 )

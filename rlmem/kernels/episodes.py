@@ -1,4 +1,4 @@
-"""Where the episodes of a row lie."""
+"""Positions of steps within their episodes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def ages(age: Int[Tensor, "B"], start: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Steps of its episode that are past at each step of a row, `age` at the row's beginning."""
+    """The position of each step in its episode; `age` is that of the row's first step."""
     place = torch.arange(start.shape[1], device=start.device)
     last = torch.where(start, place, -1).cummax(1).values
     return torch.where(last >= 0, place - last, place + age[:, None])
 
 
 def next_age(age: Int[Tensor, "B"], start: Bool[Tensor, "B T"]) -> Int[Tensor, "B"]:
-    """Steps of the running episode that are past when the row is."""
+    """The position in its episode of the step that follows the row."""
     return ages(age, start)[:, -1] + 1

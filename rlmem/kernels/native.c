@@ -1,4 +1,4 @@
-/* What all kernels in C share. */
+/* Shared parts of the kernels in C. */
 
 #include <stdint.h>
 
@@ -10,9 +10,9 @@
 #include <sys/mman.h>
 #endif
 
-/* A hint that memory about to be written for the first time may come in large pages: one fault
-   per 2 MiB and not per 4 KiB. */
-void rlmem_large(intptr_t address, int64_t bytes) {
+/* Hint to the system: back memory that is written for the first time with large pages, which
+   means one page fault per 2 MiB instead of one per 4 KiB. */
+void rlmem_use_large_pages(intptr_t address, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     const intptr_t page = 1 << 21;
     intptr_t first = (address + page - 1) / page * page;

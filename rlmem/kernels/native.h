@@ -1,3 +1,3 @@
-/* What Python sees of native.c: cffi reads this file too, so it holds declarations only. */
+/* Declarations of native.c. cffi parses this file too, so it holds declarations only. */
 
-void rlmem_large(intptr_t address, int64_t bytes);
+void rlmem_use_large_pages(intptr_t address, int64_t bytes);

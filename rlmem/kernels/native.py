@@ -1,4 +1,4 @@
-"""What all kernels in C share: the built module, threads to run it on, and memory to write to."""
+"""Shared parts of the kernels in C: the built module, a thread pool, memory for results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import deterministic
 
-__all__ = ["AVAILABLE", "cuts", "empty", "ffi", "lib", "readable", "release", "run"]
+__all__ = ["AVAILABLE", "empty", "ffi", "lib", "release", "run", "unit_stride", "work_splits"]
 
 try:
     from rlmem.kernels._c import ffi, lib
@@ -21,38 +21,38 @@ except ImportError:
 else:
     AVAILABLE = True
 
-# Writing to memory for the first time takes several times as long as writing to it again: a fault
-# for each page, and its zeroing. So results of `LARGE` bytes or more use blocks that were used
-# before, of which at most `KEPT` bytes and `BLOCKS` blocks are kept. A block comes back whenever a
-# tensor dies, in any thread, in the midst of anything: so only what is atomic is done to the list.
-LARGE, KEPT, BLOCKS = 2**18, 2**30, 32
+# The first write to memory takes several times as long as a later one: each page faults and is
+# zeroed. So results of `LARGE` bytes or more reuse old blocks; at most `MAX_KEPT_BYTES` bytes in
+# `MAX_KEPT_BLOCKS` blocks are kept. A block returns when its tensor dies, which may happen in any
+# thread and between any two instructions: use only atomic operations on the list.
+LARGE, MAX_KEPT_BYTES, MAX_KEPT_BLOCKS = 2**18, 2**30, 32
 _idle: list[Tensor] = []
 
-SERIAL_BELOW = 2**18  # elements; less is done before a second thread has woken
-SHARES = 4  # per thread, so that uneven ones still end together
-NARROWEST = 256  # bytes of channels in a share; threads never write to the same cache line
+SERIAL_BELOW = 2**18  # elements; with fewer, one thread ends before a second one wakes
+ITEMS_PER_THREAD = 4  # work items; several per thread even out their durations
+MIN_SPLIT_BYTES = 256  # bytes of channels in a work item; threads never write to one cache line
 
 
-def cuts(shape: torch.Size, itemsize: int) -> tuple[int, int]:
-    """Into how many parts the rows are cut for the threads, and into how many the channels."""
+def work_splits(shape: torch.Size, itemsize: int) -> tuple[int, int]:
+    """The number of parts to split the rows into for the threads, and the same for the channels."""
     rows, _, channels = shape
     threads = torch.get_num_threads()
     if threads == 1 or shape.numel() < SERIAL_BELOW:
         return 1, 1
-    wanted = SHARES * threads
-    row_cuts = min(rows, wanted)
-    return row_cuts, max(1, min(channels * itemsize // NARROWEST, -(-wanted // row_cuts)))
+    items = ITEMS_PER_THREAD * threads
+    row_splits = min(rows, items)
+    return row_splits, max(1, min(channels * itemsize // MIN_SPLIT_BYTES, -(-items // row_splits)))
 
 
-def readable(x: Tensor) -> Tensor:
-    """`x` with stride 1 over channels; any stride over batch and time will do."""
+def unit_stride(x: Tensor) -> Tensor:
+    """`x` with stride 1 over channels; batch and time may have any stride."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def run(work: Callable[[], object], threads: int) -> None:
-    """`work()` in this thread and others, which share it among them; C runs without the GIL.
+    """Run `work()` in this thread and in others at once; C runs without the GIL.
 
-    A thread that has not woken by the time this one finds nothing left to do is not waited for.
+    `work` takes work items until none are left. Threads that have not started then are cancelled.
     """
     others = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
     try:
@@ -69,29 +69,29 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked child has the pool's object but none of its threads.
+    # A forked child inherits the pool object but none of its threads.
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """A contiguous tensor with nothing in it yet."""
+    """A contiguous tensor with undefined contents."""
     size = shape.numel() * dtype.itemsize
-    if not LARGE <= size <= KEPT or _poisons():
-        return _fresh(shape, dtype)
-    block = _take(size)
+    if not LARGE <= size <= MAX_KEPT_BYTES or _fills_with_nan():
+        return _allocate(shape, dtype)
+    block = _take_block(size)
     buffer = memoryview(block.numpy())  # type: ignore[arg-type]
-    # The tensor's storage holds the buffer; when that is gone the block can serve again.
-    weakref.finalize(buffer, _give, block).atexit = False
+    # The tensor's storage holds the buffer; when the buffer is freed, the block can be reused.
+    weakref.finalize(buffer, _return_block, block).atexit = False
     return torch.frombuffer(buffer, dtype=dtype, count=shape.numel()).view(shape)
 
 
 def release() -> None:
-    """Gives the memory kept for later results back to the operating system."""
+    """Return the memory kept for later results to the operating system."""
     _idle.clear()
 
 
-def _take(size: int) -> Tensor:
-    """A block of at least `size` bytes and not much more."""
+def _take_block(size: int) -> Tensor:
+    """A block of `size` bytes, or at most an eighth more."""
     for _ in range(len(_idle)):
         try:
             block = _idle.pop(0)
@@ -100,23 +100,23 @@ def _take(size: int) -> Tensor:
         if size <= block.nbytes <= size + size // 8:
             return block
         _idle.append(block)
-    return _fresh(torch.Size([size]), torch.uint8)
+    return _allocate(torch.Size([size]), torch.uint8)
 
 
-def _give(block: Tensor) -> None:
+def _return_block(block: Tensor) -> None:
     _idle.append(block)
-    while len(_idle) > BLOCKS or sum(kept.nbytes for kept in list(_idle)) > KEPT:
+    while len(_idle) > MAX_KEPT_BLOCKS or sum(kept.nbytes for kept in list(_idle)) > MAX_KEPT_BYTES:
         del _idle[:1]
 
 
-def _fresh(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _allocate(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     x = torch.empty(shape, dtype=dtype, device="cpu")
     if x.nbytes >= LARGE:
-        lib.rlmem_large(x.data_ptr(), x.nbytes)
+        lib.rlmem_use_large_pages(x.data_ptr(), x.nbytes)
     return x
 
 
-def _poisons() -> bool:
-    """Whether torch fills what it returns as empty, to show who reads it."""
+def _fills_with_nan() -> bool:
+    """Whether torch fills empty tensors with NaN, which reveals reads of uninitialised memory."""
     fills: bool = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     return fills and torch.are_deterministic_algorithms_enabled()

@@ -1,8 +1,8 @@
-"""Policies: encoder, memory core and the heads that an algorithm needs."""
+"""Policies: an encoder, a memory core and the heads for one kind of algorithm."""
 
-from rlmem.policies.actor_critic import ActorCritic, Decision
+from rlmem.policies.actor_critic import ActorCritic, PolicyStep
 from rlmem.policies.policy import Act, Policy
 from rlmem.policies.q import QPolicy
 from rlmem.policies.soft import SoftPolicy
 
-__all__ = ["Act", "ActorCritic", "Decision", "Policy", "QPolicy", "SoftPolicy"]
+__all__ = ["Act", "ActorCritic", "Policy", "PolicyStep", "QPolicy", "SoftPolicy"]

@@ -1,4 +1,4 @@
-"""The agent of on-policy actor-critic algorithms: actor and critic over one memory or two."""
+"""The policy of on-policy actor-critic algorithms: actor and critic over one memory or two."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.policies.distributions import Joint
-from rlmem.policies.heads import Actor, Critic
+from rlmem.policies.heads import Actor, Critic, Joint
 from rlmem.policies.policy import Act, Policy, Trunk
 
 
-class Decision(NamedTuple):
-    """An action with what the agent thought of it and of where it was."""
+class PolicyStep(NamedTuple):
+    """One step of a policy: action, log-probability, value, and the next memory state."""
 
     action: dict[str, Tensor]
     log_prob: Float[Tensor, "N"]
@@ -24,7 +23,7 @@ class Decision(NamedTuple):
 class ActorCritic(Policy):
     """Actor and critic over one shared memory, or over one each (`separate_critic`).
 
-    Takes what `Policy` takes. Two memories are a pair of states, the actor's first.
+    Takes the options of `Policy`. With two memories the state is a pair, the actor's first.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class ActorCritic(Policy):
         return state, self.critic_trunk.initial_state(batch_size)
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """What the critic alone learns; nothing where it shares the actor's memory."""
+        """Parameters of the critic alone; none if it shares the actor's memory."""
         if self.critic_trunk is None:
             return super().critic_parameters()
         return [*self.critic_trunk.parameters(), *self.critic.parameters()]
@@ -61,39 +60,48 @@ class ActorCritic(Policy):
         deterministic: bool = False,
     ) -> Act:
         """One time step: sample an action (or take the most likely one)."""
-        features, _, state = self._both("step_features", obs, state, start)
+        features, _, state = self._step(obs, state, start)
         actor = self.actor(features)
         return Act(actor.mode() if deterministic else actor.sample(), state)
 
-    def decide(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]) -> Decision:
+    def act_with_value(
+        self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
+    ) -> PolicyStep:
         """One time step: a sampled action, its log-probability and the value."""
-        features, seen, state = self._both("step_features", obs, state, start)
+        features, critic_features, state = self._step(obs, state, start)
         actor = self.actor(features)
         action = actor.sample()
-        return Decision(action, actor.log_prob(action), self.critic(seen), state)
+        return PolicyStep(action, actor.log_prob(action), self.critic(critic_features), state)
 
     def value(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
     ) -> Float[Tensor, "N"]:
-        """One time step of the critic alone; the state is read and not advanced."""
-        if self.critic_trunk is None:
-            return self.critic(self.step_features(obs, state, start)[0])
-        return self.critic(self.critic_trunk.step_features(obs, state[1], start)[0])
+        """The value at one time step; reads the state without advancing it."""
+        trunk = self.critic_trunk
+        if trunk is None:
+            return self.critic(self.core.step(self.encoder(obs), state, start)[0])
+        return self.critic(trunk.core.step(trunk.encoder(obs), state[1], start)[0])
 
     def forward(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
     ) -> tuple[Joint, Float[Tensor, "B T"]]:
         """A row of time steps [B, T, ...]: distributions over actions, and values."""
-        features, seen, _ = self._both("scan_features", obs, state, start)
-        return self.actor(features), self.critic(seen)
+        trunk = self.critic_trunk
+        if trunk is None:
+            features, _ = self.core.scan(self.encoder(obs), state, start)
+            return self.actor(features), self.critic(features)
+        features, _ = self.core.scan(self.encoder(obs), state[0], start)
+        critic_features, _ = trunk.core.scan(trunk.encoder(obs), state[1], start)
+        return self.actor(features), self.critic(critic_features)
 
-    def _both(
-        self, method: str, obs: dict[str, Tensor], state: Any, start: Tensor
-    ) -> tuple[Tensor, Tensor, Any]:
-        """What the actor and what the critic reads, and the memory after it."""
-        if self.critic_trunk is None:
-            features, state = getattr(self, method)(obs, state, start)
+    def _step(
+        self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
+    ) -> tuple[Float[Tensor, "N H"], Float[Tensor, "N H"], Any]:
+        """Features of actor and critic at one time step, and the next state."""
+        trunk = self.critic_trunk
+        if trunk is None:
+            features, state = self.core.step(self.encoder(obs), state, start)
             return features, features, state
-        features, own = getattr(self, method)(obs, state[0], start)
-        seen, other = getattr(self.critic_trunk, method)(obs, state[1], start)
-        return features, seen, (own, other)
+        features, actor_state = self.core.step(self.encoder(obs), state[0], start)
+        critic_features, critic_state = trunk.core.step(trunk.encoder(obs), state[1], start)
+        return features, critic_features, (actor_state, critic_state)

@@ -1,4 +1,4 @@
-"""From observations of any supported space to one feature vector per time step."""
+"""Encoders: observations of any supported space to one feature vector per time step."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
-# An image with a smaller side is a grid of facts: read as numbers, not by convolution.
+# Smaller uint8 arrays are grids of features: encoded as numbers, not by convolutions.
 MIN_IMAGE_SIDE = 20
 
 
 def mlp(sizes: list[int], activation: str) -> nn.Sequential:
-    """Linear, LayerNorm, activation for each pair of neighbouring `sizes`."""
+    """A linear layer, LayerNorm and activation for each pair of neighbouring `sizes`."""
     if activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = []
@@ -37,7 +37,7 @@ def mlp(sizes: list[int], activation: str) -> nn.Sequential:
 
 
 def is_image(space: gym.Space) -> bool:
-    """Whether a space holds uint8 images [height, width, channels] worth a convolution."""
+    """Whether a space holds uint8 images [height, width, channels] that are not too small."""
     return (
         isinstance(space, gym.spaces.Box)
         and space.dtype == "uint8"
@@ -47,7 +47,7 @@ def is_image(space: gym.Space) -> bool:
 
 
 def categories(space: gym.Space) -> list[int]:
-    """Number of values of each entry of a discrete space (flattened)."""
+    """The number of values of each entry of a discrete space (flattened)."""
     if isinstance(space, gym.spaces.Discrete):
         return [int(space.n)]
     if isinstance(space, gym.spaces.MultiDiscrete):
@@ -60,8 +60,8 @@ def categories(space: gym.Space) -> list[int]:
 class Encoder(nn.Module):
     """Observations (leaves [*N, ...]) to features [*N, output_size].
 
-    Discrete leaves become one-hot entries, Box leaves their numbers, images go through three
-    convolutions (Mnih et al. 2015); side by side they go through an MLP of `layers` layers.
+    Discrete leaves are one-hot, Box leaves are used as numbers, and images go through three
+    convolutions (Mnih et al. 2015). An MLP of `layers` layers reads their concatenation.
     """
 
     offsets: Tensor
@@ -116,7 +116,7 @@ class Encoder(nn.Module):
 
 
 def _flat(x: Tensor, dims: int) -> Tensor:
-    """The last `dims` dimensions as one."""
+    """Flattens the last `dims` dimensions into one; adds one if `dims` is 0."""
     return x.flatten(-dims) if dims else x.unsqueeze(-1)
 
 

@@ -1,4 +1,4 @@
-"""Several networks of one shape side by side, each with weights of its own, as one."""
+"""Layers of an ensemble: `count` networks of the same shape, each with its own weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlmem.policies.encoders import ACTIVATIONS
 
 
 class EnsembleLinear(nn.Module):
-    """`count` linear maps at once; with `members` [m] only those, in that order."""
+    """`count` linear layers in one product; `members` [m] selects some of them, in that order."""
 
     def __init__(self, count: int, input_size: int, output_size: int, gain: float) -> None:
         super().__init__()
@@ -26,13 +26,13 @@ class EnsembleLinear(nn.Module):
     def forward(
         self, x: Float[Tensor, "c N I"], members: Int[Tensor, "m"] | None = None
     ) -> Float[Tensor, "C N O"]:
-        """Member i reads `x[i]`, or the one `x[0]` that there is for all."""
+        """Member i reads `x[i]`; with c = 1 all members read `x[0]`."""
         weight, bias = pick(self.weight, members), pick(self.bias, members)
         return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
 
 
 class EnsembleNorm(nn.Module):
-    """LayerNorm and an activation, each of `count` members with weights of its own."""
+    """LayerNorm and an activation; each of `count` members has its own weights."""
 
     def __init__(self, count: int, size: int, activation: str) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class EnsembleNorm(nn.Module):
 
 
 class EnsembleLayer(nn.Module):
-    """Linear, LayerNorm, activation: the layer that `encoders.mlp` has, `count` times."""
+    """Linear layer, LayerNorm and activation, as in `encoders.mlp`, for `count` members."""
 
     def __init__(self, count: int, input_size: int, output_size: int, activation: str) -> None:
         super().__init__()
@@ -65,5 +65,5 @@ class EnsembleLayer(nn.Module):
 
 
 def pick(weight: Tensor, members: Tensor | None) -> Tensor:
-    """The weights of some members; of all where `members` is None."""
+    """The weights of some members; of all members if `members` is None."""
     return weight if members is None else weight[members]

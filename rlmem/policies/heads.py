@@ -1,90 +1,113 @@
-"""Heads on top of the memory: a distribution for every leaf of the action space, and values."""
+"""Heads on top of the memory: a distribution over actions (`Actor`), and a value (`Critic`).
+
+The distributions have no argument checks, unlike `torch.distributions`: those checks cost more than
+a policy's forward pass. Continuous actions are in `continuous.py`.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from typing import Protocol, runtime_checkable
 
 import gymnasium as gym
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rlmem.errors import UsageError
-from rlmem.policies.distributions import (
-    Categorical,
-    Distribution,
-    Joint,
-    MultiCategorical,
-    Normal,
-    TanhNormal,
-)
+from rlmem.policies.continuous import BoxLeaf
 from rlmem.policies.encoders import categories, mlp
 
-# Of the logarithm of a deviation that depends on the state (Haarnoja et al. 2018, their code).
-LOG_STD_RANGE = (-20.0, 2.0)
+
+@runtime_checkable
+class Distribution(Protocol):
+    """A batch [*N] of distributions over one leaf of the action space."""
+
+    def sample(self) -> Tensor: ...
+    def mode(self) -> Tensor: ...
+    def log_prob(self, action: Tensor) -> Tensor: ...
+    def entropy(self) -> Tensor: ...
 
 
-class Leaf(nn.Module, ABC):
-    """The distribution over one leaf of the action space, from `size` numbers."""
+class Categorical:
+    """One of n actions, from `logits` [*N, n]; actions are int64 [*N]."""
 
-    size: int
+    def __init__(self, logits: Float[Tensor, "*N n"]) -> None:
+        self.log_p = logits.log_softmax(dim=-1)
 
-    @abstractmethod
-    def forward(self, x: Float[Tensor, "*N size"]) -> Distribution:
-        """A batch of distributions."""
+    def sample(self) -> Int[Tensor, "*N"]:
+        # argmax(p / Exponential(1)) is distributed as p (the Gumbel-max trick).
+        noise = torch.empty_like(self.log_p).exponential_()
+        return (self.log_p - noise.log()).argmax(dim=-1)
+
+    def mode(self) -> Int[Tensor, "*N"]:
+        return self.log_p.argmax(dim=-1)
+
+    def log_prob(self, action: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+        return self.log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Float[Tensor, "*N"]:
+        return -(self.log_p.exp() * self.log_p).sum(dim=-1)
 
 
-class DiscreteLeaf(Leaf):
-    """Discrete, MultiDiscrete and MultiBinary: logits for every value of every entry."""
+class MultiCategorical:
+    """k independent categoricals, from `logits` [*N, sum(sizes)]; actions are int64 [*N, k]."""
+
+    def __init__(self, logits: Float[Tensor, "*N n"], sizes: list[int]) -> None:
+        self.parts = [Categorical(part) for part in logits.split(sizes, dim=-1)]
+
+    def sample(self) -> Int[Tensor, "*N k"]:
+        return torch.stack([part.sample() for part in self.parts], dim=-1)
+
+    def mode(self) -> Int[Tensor, "*N k"]:
+        return torch.stack([part.mode() for part in self.parts], dim=-1)
+
+    def log_prob(self, action: Int[Tensor, "*N k"]) -> Float[Tensor, "*N"]:
+        pairs = zip(self.parts, action.unbind(-1), strict=True)
+        return torch.stack([part.log_prob(entry) for part, entry in pairs]).sum(dim=0)
+
+    def entropy(self) -> Float[Tensor, "*N"]:
+        return torch.stack([part.entropy() for part in self.parts]).sum(dim=0)
+
+
+class Joint:
+    """The product of one distribution per leaf of the action space."""
+
+    def __init__(self, parts: dict[str, Distribution]) -> None:
+        self.parts = parts
+
+    def sample(self) -> dict[str, Tensor]:
+        return {key: part.sample() for key, part in self.parts.items()}
+
+    def mode(self) -> dict[str, Tensor]:
+        return {key: part.mode() for key, part in self.parts.items()}
+
+    def log_prob(self, action: dict[str, Tensor]) -> Float[Tensor, "*N"]:
+        logs = [part.log_prob(action[key]) for key, part in self.parts.items()]
+        return logs[0] if len(logs) == 1 else torch.stack(logs).sum(dim=0)
+
+    def entropy(self) -> Float[Tensor, "*N"]:
+        entropies = [part.entropy() for part in self.parts.values()]
+        return entropies[0] if len(entropies) == 1 else torch.stack(entropies).sum(dim=0)
+
+
+class DiscreteLeaf(nn.Module):
+    """Discrete, MultiDiscrete and MultiBinary leaves: one logit for every value of every entry."""
 
     def __init__(self, space: gym.Space) -> None:
         super().__init__()
         self.sizes = categories(space)
         self.size = sum(self.sizes)
-        self.single = isinstance(space, gym.spaces.Discrete)
+        self.scalar = isinstance(space, gym.spaces.Discrete)
 
-    def forward(self, x: Float[Tensor, "*N size"]) -> Distribution:
-        return Categorical(x) if self.single else MultiCategorical(x, self.sizes)
-
-
-class BoxLeaf(Leaf):
-    """Box: a Gaussian with a learned deviation, which depends on the state where `state_std`.
-
-    Squashed into the bounds where there are bounds on both sides of every entry.
-    """
-
-    low: Tensor
-    high: Tensor
-
-    def __init__(self, space: gym.spaces.Box, state_std: bool = False) -> None:
-        super().__init__()
-        if len(space.shape) != 1:
-            raise UsageError(f"action space {space} is not supported: only vectors are")
-        self.size = space.shape[0]
-        self.bounded = space.is_bounded("both")
-        if not self.bounded and (space.bounded_below.any() or space.bounded_above.any()):
-            raise UsageError(
-                f"action space {space} is not supported: bounds are on both sides or nowhere"
-            )
-        self.register_buffer("low", torch.as_tensor(space.low), persistent=False)
-        self.register_buffer("high", torch.as_tensor(space.high), persistent=False)
-        self.log_std = None if state_std else nn.Parameter(torch.full((self.size,), -0.5))
-        if state_std:
-            self.size *= 2
-
-    def forward(self, x: Float[Tensor, "*N size"]) -> Distribution:
-        if self.log_std is None:
-            mean, log_std = x.chunk(2, dim=-1)
-            log_std = log_std.clamp(*LOG_STD_RANGE)
-        else:
-            mean, log_std = x, self.log_std.expand_as(x)
-        if self.bounded:
-            return TanhNormal(mean, log_std, self.low, self.high)
-        return Normal(mean, log_std)
+    def forward(self, x: Float[Tensor, "*N size"]) -> Categorical | MultiCategorical:
+        return Categorical(x) if self.scalar else MultiCategorical(x, self.sizes)
 
 
-def leaf(space: gym.Space, state_std: bool = False) -> Leaf:
-    """The head for one leaf space; a `UsageError` names a space that has none."""
+Leaf = DiscreteLeaf | BoxLeaf
+
+
+def make_leaf(space: gym.Space, state_std: bool = False) -> Leaf:
+    """The distribution for one space of the action space; a `UsageError` if it is not supported."""
     if isinstance(space, gym.spaces.Box):
         return BoxLeaf(space, state_std)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
@@ -98,8 +121,8 @@ def leaf(space: gym.Space, state_std: bool = False) -> Leaf:
 class Actor(nn.Module):
     """Features [*N, H] to a joint distribution over all leaves of the action space.
 
-    `state_std` says whether the deviations of numbers depend on the features. With `copies`, there
-    are that many distributions for each: a batch [*N, copies].
+    With `state_std` the standard deviations of Box leaves depend on the features. With `copies`
+    there are that many distributions for each entry: a batch [*N, copies].
     """
 
     def __init__(
@@ -113,19 +136,18 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.keys = list(spaces)
-        self.leaves = nn.ModuleList(leaf(spaces[key], state_std) for key in self.keys)
-        self.sizes = [part.size for part in self._leaves()]
+        self.leaves = nn.ModuleList(make_leaf(spaces[key], state_std) for key in self.keys)
+        self.sizes = [leaf.size for leaf in self._leaves()]
         self.mlp = mlp([input_size] * (layers + 1), activation)
         self.copies = copies
         self.out = linear(input_size, sum(self.sizes) * (copies or 1), gain=0.01)
 
     def forward(self, x: Float[Tensor, "*N H"]) -> Joint:
-        numbers = self.out(self.mlp(x)).float()
+        parameters = self.out(self.mlp(x)).float()
         if self.copies is not None:
-            numbers = numbers.unflatten(-1, (self.copies, -1))
-        parts = numbers.split(self.sizes, dim=-1)
-        heads = zip(self.keys, self._leaves(), parts, strict=True)
-        return Joint({key: head(part) for key, head, part in heads})
+            parameters = parameters.unflatten(-1, (self.copies, -1))
+        parts = zip(self.keys, self._leaves(), parameters.split(self.sizes, dim=-1), strict=True)
+        return Joint({key: leaf(part) for key, leaf, part in parts})
 
     def _leaves(self) -> list[Leaf]:
         return list(self.leaves)  # type: ignore[arg-type]
@@ -144,7 +166,7 @@ class Critic(nn.Module):
 
 
 def linear(input_size: int, output_size: int, gain: float) -> nn.Linear:
-    """The last layer of a head: orthogonal; a small gain makes the first policy nearly uniform."""
+    """The last layer of a head, orthogonal; a small gain makes the first policy nearly uniform."""
     layer = nn.Linear(input_size, output_size)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)

@@ -1,9 +1,9 @@
-"""The agent of AMAGO: a policy, and an ensemble's values of it, for each of many discounts.
+"""The policy of AMAGO: an actor and an ensemble of critics for many discounts over one memory.
 
-One actor and one ensemble of critics read the same features of one memory. The actor says for
-every discount gamma_g what to do if that were the goal, and every critic how good a choice then is.
-It plays for the largest. As in soft actor-critic an action has a discrete part, one of `n` choices,
-and numbers: a critic reads the numbers and says the value of each choice.
+For every discount gamma_g the actor has its own distribution over actions, and every critic values
+actions under it. The agent acts with the largest discount. As in soft actor-critic, an action has a
+discrete part, one of `n` joint actions, and a continuous part, a vector of size k: a critic reads
+the continuous part and returns a value for each discrete action.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlmem.errors import UsageError, positive
-from rlmem.policies.distributions import Categorical, Joint, Normal, TanhNormal
+from rlmem.policies.action_space import DISCRETE, HybridActions
+from rlmem.policies.continuous import BoxLeaf, Normal, TanhNormal
 from rlmem.policies.ensemble import EnsembleLayer, EnsembleLinear, pick
-from rlmem.policies.heads import Actor, BoxLeaf
-from rlmem.policies.mixed import CHOICE, Mixed
+from rlmem.policies.heads import Actor, Categorical, Joint
 from rlmem.policies.policy import Act, Policy
 from rlmem.policies.soft import GAIN
 
-# Grigsby et al. 2024: from the next reward alone to a thousand steps.
+# Grigsby et al. 2024: horizons from one step to a thousand.
 GAMMAS = [0.1, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999]
 
 
 class GammaValues(nn.Module):
     """The last layer of the critics: hidden [C, N, H] to values [C, N, G, n].
 
-    Each discount has weights of its own, so that its values can be shifted and scaled alone.
+    Each discount has its own weights, so that its values can be shifted and scaled separately.
     """
 
     def __init__(self, count: int, input_size: int, gammas: int, n: int) -> None:
@@ -52,7 +52,7 @@ class GammaValues(nn.Module):
 
     @torch.no_grad()
     def rescale(self, scale: Float[Tensor, "G"], shift: Float[Tensor, "G"]) -> None:
-        """From now on say `scale * value + shift` of what was said so far, for each discount."""
+        """Changes the weights so that outputs become `scale * value + shift`, for each discount."""
         weight = self.linear.weight.unflatten(-1, self.shape)
         bias = self.linear.bias.unflatten(-1, self.shape)
         weight.mul_(scale[:, None])
@@ -60,9 +60,9 @@ class GammaValues(nn.Module):
 
 
 class GammaCritics(nn.Module):
-    """Features and numbers to what `count` critics say of `n` choices under each discount.
+    """`count` critics: features and continuous actions to values [C, *N, G, n].
 
-    At least one hidden layer: without, a value would be linear in the numbers.
+    There is at least one hidden layer: without one, values would be linear in continuous actions.
     """
 
     def __init__(
@@ -81,32 +81,33 @@ class GammaCritics(nn.Module):
             EnsembleLayer(count, input_size, input_size, activation) for _ in range(max(layers, 1))
         )
         self.rest = nn.ModuleList(rest)
+        # The layer of the continuous action; checkpoints know it by this name.
         self.numbers = EnsembleLinear(count, k, input_size, 1.0) if k else None
         self.out = GammaValues(count, input_size, gammas, n)
 
     def forward(
         self,
         features: Float[Tensor, "*N H"],
-        numbers: Float[Tensor, "*M k"] | None = None,
+        continuous: Float[Tensor, "*M k"] | None = None,
         members: Int[Tensor, "m"] | None = None,
     ) -> Float[Tensor, "C *N G n"]:
-        """`numbers` are [*N, k], or [*N, G, k] where every discount has its own."""
+        """`continuous` is [*N, k], or [*N, G, k] with one action for each discount."""
         shape = features.shape[:-1]
         x = self.first.linear(features.reshape(1, -1, features.shape[-1]), members)
         if self.numbers is not None:
-            assert numbers is not None
-            read = self.numbers(numbers.reshape(1, -1, numbers.shape[-1]), members)
-            x = (x.unsqueeze(2) + read.unflatten(1, (x.shape[1], -1))).flatten(1, 2)
+            assert continuous is not None
+            added = self.numbers(continuous.reshape(1, -1, continuous.shape[-1]), members)
+            x = (x.unsqueeze(2) + added.unflatten(1, (x.shape[1], -1))).flatten(1, 2)
         x = self.first.norm(x, members)
         for layer in self.rest:
             x = layer(x, members)
-        if numbers is not None and numbers.dim() > features.dim():
-            x = x.unflatten(1, (-1, numbers.shape[-2]))
+        if continuous is not None and continuous.dim() > features.dim():
+            x = x.unflatten(1, (-1, continuous.shape[-2]))
         return self.out(x, members).unflatten(1, shape).float()
 
 
 class GammaHeads(nn.Module):
-    """Actor and critics: what learns beside the memory, and what a slow copy of is the target."""
+    """Actor and critics on the memory's features; the target network is a slow copy of them."""
 
     def __init__(
         self,
@@ -119,88 +120,95 @@ class GammaHeads(nn.Module):
     ) -> None:
         super().__init__()
         self.gammas = gammas
-        self.mixed = Mixed(action_space)
-        self.choices, self.numbers = self.mixed.choices, self.mixed.numbers
-        n, k, parts = self.mixed.n, self.mixed.k, self.mixed.parts
-        self.actor = Actor(parts, input_size, layers, activation, state_std=True, copies=gammas)
+        self.actions = HybridActions(action_space)
+        self.discrete, self.continuous = self.actions.discrete, self.actions.continuous
+        n, k, spaces = self.actions.n, self.actions.k, self.actions.actor_spaces
+        self.actor = Actor(spaces, input_size, layers, activation, state_std=True, copies=gammas)
         self.critics = GammaCritics(num_critics, input_size, k, n, gammas, layers, activation)
 
     def value(
         self,
         features: Float[Tensor, "*N H"],
-        policy: Joint,
+        dist: Joint,
         members: Int[Tensor, "m"] | None = None,
     ) -> Float[Tensor, "C *N G"]:
-        """What critics expect of the policies: over the choices exactly, of one draw of numbers."""
-        return _expect(policy, self.critics(features, self._draw(policy), members))
+        """The critics' expected values of the actor's distributions [*N, G].
+
+        Exact over discrete actions, from one sample of the continuous ones.
+        """
+        return _expect(dist, self.critics(features, self._sample(dist), members))
 
     def judge(
-        self, features: Float[Tensor, "*N H"], policy: Joint, action: dict[str, Tensor]
+        self, features: Float[Tensor, "*N H"], dist: Joint, action: dict[str, Tensor]
     ) -> tuple[Float[Tensor, "C *N G"], Float[Tensor, "C *N G"]]:
-        """What all critics say of the actions [*N], and what they expect of the policies.
+        """All critics' values of the actions [*N], and of the actor's distributions [*N, G].
 
-        The first has a gradient to critics and features, the second one to the policies alone.
+        The first have gradients for critics and features, the second for the actor alone.
         """
-        if self.numbers is None:
+        if self.continuous is None:
             q = self.critics(features)
-            expected = _expect(policy, q.detach())
+            expected = _expect(dist, q.detach())
         else:
-            q = self.critics(features, self.numbers(action))
+            q = self.critics(features, self.continuous(action))
             frozen = {name: leaf.detach() for name, leaf in self.critics.named_parameters()}
-            drawn = functional_call(self.critics, frozen, (features.detach(), self._draw(policy)))
-            expected = _expect(policy, drawn)
-        if self.choices is None:
+            inputs = features.detach(), self._sample(dist)
+            expected = _expect(dist, functional_call(self.critics, frozen, inputs))
+        if self.discrete is None:
             return q.squeeze(-1), expected
-        index = self.choices.index(action)[..., None, None].expand(*q.shape[:-1], 1)
+        index = self.discrete.index(action)[..., None, None].expand(*q.shape[:-1], 1)
         return q.gather(-1, index).squeeze(-1), expected
 
-    def log_prob(self, policy: Joint, action: dict[str, Tensor]) -> Float[Tensor, "*N G"]:
-        """Of the actions [*N] under each policy."""
+    def log_prob(self, dist: Joint, action: dict[str, Tensor]) -> Float[Tensor, "*N G"]:
+        """The log-probability of the actions [*N] under each discount's distribution."""
         parts = dict(action)
-        if self.choices:
-            parts[CHOICE] = self.choices.index(action)
-        each = {key: _for_each(parts[key], key == CHOICE, self.gammas) for key in policy.parts}
-        return policy.log_prob(each)
+        if self.discrete:
+            parts[DISCRETE] = self.discrete.index(action)
+        repeated = {key: _repeat(parts[key], key == DISCRETE, self.gammas) for key in dist.parts}
+        return dist.log_prob(repeated)
 
-    def action(self, policy: Joint, copy: int, deterministic: bool) -> dict[str, Tensor]:
-        """What one of the policies would do."""
-        drawn = policy.mode() if deterministic else policy.sample()
-        drawn = {k: v[..., copy] if k == CHOICE else v[..., copy, :] for k, v in drawn.items()}
-        return self.mixed.action(drawn)
+    def action(self, dist: Joint, index: int, deterministic: bool) -> dict[str, Tensor]:
+        """A sample from (or the mode of) the distributions of the discount `gammas[index]`."""
+        sample = dist.mode() if deterministic else dist.sample()
+        leaves = {
+            k: v[..., index] if k == DISCRETE else v[..., index, :] for k, v in sample.items()
+        }
+        return self.actions.action(leaves)
 
     def perturb(self, action: dict[str, Tensor], epsilon: Float[Tensor, "*N"]) -> dict[str, Tensor]:
-        """Random choices with probability `epsilon`, noise of deviation `epsilon` in numbers.
+        """Exploration: random discrete actions, and Gaussian noise on continuous ones.
 
-        The noise is in units of half the numbers' range, which it does not leave.
+        A discrete action is random with probability `epsilon`. The noise has standard deviation
+        `epsilon`, in units of half the range; its result is clamped to the bounds.
         """
-        found = dict(action)
-        if self.choices:
-            index = self.choices.explore(self.choices.index(action), epsilon)
-            found |= self.choices.action(index)
+        explored = dict(action)
+        if self.discrete:
+            index = self.discrete.explore(self.discrete.index(action), epsilon)
+            explored |= self.discrete.action(index)
         for key, leaf in zip(self.actor.keys, self.actor.leaves, strict=True):
             if isinstance(leaf, BoxLeaf):
                 noise = epsilon.unsqueeze(-1) * torch.randn_like(action[key])
                 half = (leaf.high - leaf.low) / 2 if leaf.bounded else 1.0
-                found[key] = torch.clamp(action[key] + half * noise, leaf.low, leaf.high)
-        return found
+                explored[key] = torch.clamp(action[key] + half * noise, leaf.low, leaf.high)
+        return explored
 
-    def _draw(self, policy: Joint) -> Float[Tensor, "*N G k"] | None:
-        if self.numbers is None:
+    def _sample(self, dist: Joint) -> Float[Tensor, "*N G k"] | None:
+        """A reparametrised sample of the continuous part; None if there is none."""
+        if self.continuous is None:
             return None
-        drawn = {}
-        for key in self.numbers.keys:
-            part = policy.parts[key]
+        sample = {}
+        for key in self.continuous.keys:
+            part = dist.parts[key]
             assert isinstance(part, Normal | TanhNormal)
-            drawn[key] = part.draw()[0]
-        return self.numbers(drawn)
+            sample[key] = part.draw()[0]
+        return self.continuous(sample)
 
 
 class MultiGamma(Policy):
-    """Actor and critics for many discounts over one memory; takes what `Policy` takes.
+    """Actor and critics for many discounts; takes the options of `Policy`.
 
-    `epsilon` (a scalar or one number for each environment) is how far `act` strays where it is not
-    `deterministic`. It is set by the algorithm, not saved, and 0 at first. Raises `UsageError`
-    where there are too many choices.
+    `epsilon` (a scalar or one number per environment) is the exploration of `act` without
+    `deterministic`, see `GammaHeads.perturb`. The algorithm sets it; it starts at 0 and is not
+    saved. Raises `UsageError` if there are too many joint discrete actions.
     """
 
     epsilon: Tensor
@@ -215,7 +223,9 @@ class MultiGamma(Policy):
     ) -> None:
         super().__init__(observation_space, action_space, **options)
         if not gammas or not all(0 <= gamma <= 1 for gamma in gammas):
-            raise UsageError(f"gammas must be some numbers between 0 and 1, not {list(gammas)}")
+            raise UsageError(
+                f"gammas must be numbers between 0 and 1, at least one, not {list(gammas)}"
+            )
         self.gammas = tuple(gammas)
         self.main = self.gammas.index(max(self.gammas))
         self.heads = GammaHeads(
@@ -235,22 +245,23 @@ class MultiGamma(Policy):
         start: Bool[Tensor, "N"],
         deterministic: bool = False,
     ) -> Act:
-        """One time step, for the largest discount: sample an action (or take the likeliest)."""
-        features, state = self.step_features(obs, state, start)
+        """One time step, with the largest discount: sample an action (or take the most likely)."""
+        features, state = self.core.step(self.encoder(obs), state, start)
         action = self.heads.action(self.heads.actor(features), self.main, deterministic)
         return Act(action if deterministic else self.heads.perturb(action, self.epsilon), state)
 
 
-def _expect(policy: Joint, q: Float[Tensor, "C *N G n"]) -> Float[Tensor, "C *N G"]:
-    choice = policy.parts.get(CHOICE)
-    if choice is None:
+def _expect(dist: Joint, q: Float[Tensor, "C *N G n"]) -> Float[Tensor, "C *N G"]:
+    """The expectation of `q` over the discrete actions."""
+    discrete = dist.parts.get(DISCRETE)
+    if discrete is None:
         return q.squeeze(-1)
-    assert isinstance(choice, Categorical)
-    return (choice.log_p.exp() * q).sum(dim=-1)
+    assert isinstance(discrete, Categorical)
+    return (discrete.log_p.exp() * q).sum(dim=-1)
 
 
-def _for_each(leaf: Tensor, scalar: bool, gammas: int) -> Tensor:
-    """A leaf of actions once for each discount."""
+def _repeat(leaf: Tensor, scalar: bool, gammas: int) -> Tensor:
+    """A leaf of the actions, repeated for each discount."""
     dim = -1 if scalar else -2
     repeated = leaf.unsqueeze(dim)
     shape = list(repeated.shape)

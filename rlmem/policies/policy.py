@@ -1,4 +1,4 @@
-"""What every agent here has: an encoder and a memory; heads come with the algorithm."""
+"""Encoder and memory core of every policy; each algorithm adds its heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from rlmem import cores
@@ -15,17 +15,17 @@ from rlmem.policies.encoders import Encoder
 
 
 class Act(NamedTuple):
-    """What an agent does at one time step, for N environments, and its memory after it."""
+    """The actions [N, ...] at one time step, and the next memory state."""
 
     action: dict[str, Tensor]
     state: Any
 
 
 class Trunk(nn.Module):
-    """Encoder and memory core: from what is observed to the `hidden_size` numbers that heads read.
+    """Encoder and memory core: observations to features of size `hidden_size` for the heads.
 
-    `core` is the name of a memory core and `core_options` what its constructor takes beside the
-    sizes; `layers` > 1 stacks it in residual pre-norm blocks.
+    `core` is the name of a memory core, `core_options` are its constructor's arguments other than
+    the sizes. `layers` > 1 stacks the core in residual pre-norm blocks.
     """
 
     def __init__(
@@ -55,23 +55,12 @@ class Trunk(nn.Module):
         """The memory before an episode's first observation."""
         return self.core.initial_state(batch_size)
 
-    def step_features(
-        self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
-    ) -> tuple[Float[Tensor, "N H"], Any]:
-        """What the heads read at one time step, and the memory after it."""
-        return self.core.step(self.encoder(obs), state, start)
-
-    def scan_features(
-        self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T H"], Any]:
-        """What the heads read in a row of time steps [B, T, ...], and the memory after it."""
-        return self.core.scan(self.encoder(obs), state, start)
-
 
 class Policy(Trunk, ABC):
-    """An encoder and a memory core; a subclass adds heads and says how to act (`act`).
+    """An encoder and a memory core; a subclass adds heads and implements `act`.
 
-    `head_layers` and `activation` are for the heads; the other options are those of `Trunk`.
+    `head_layers` is the depth of the heads, `activation` that of encoder and heads; the other
+    options are those of `Trunk`.
     """
 
     def __init__(
@@ -90,7 +79,7 @@ class Policy(Trunk, ABC):
         self.activation = activation
 
     def critic_parameters(self) -> list[nn.Parameter]:
-        """What a critic alone learns; nothing where it shares the actor's memory."""
+        """Parameters that only the critic trains; none if it shares the actor's memory."""
         return []
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The agent of Q-learning: a value for every action, epsilon-greedy, over one memory."""
+"""The policy of Q-learning: a value for every joint action over one memory, epsilon-greedy."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlmem.policies.actor_critic import Decision
-from rlmem.policies.choices import MOST, Choices, finite
+from rlmem.policies.action_space import JointDiscrete
+from rlmem.policies.actor_critic import PolicyStep
 from rlmem.policies.encoders import mlp
 from rlmem.policies.heads import linear
 from rlmem.policies.policy import Act, Policy
 
-# Of the last layer. The target's maximum picks what the first weights say too much, so they say
-# next to nothing.
+# Gain of the last layer. The target's maximum would pick random large values, so the first
+# values are near 0.
 GAIN = 0.01
 
 
 class QHead(nn.Module):
-    """Features [*N, H] to a value for each of `n` choices.
+    """Features [*N, H] to a value for each of `n` joint actions.
 
     With `dueling`, `Q(s, a) = V(s) + A(s, a) - mean_a A(s, a)` (Wang et al. 2016, arXiv
     1511.06581, eq. 9), one MLP of `layers` layers for each of V and A.
@@ -47,11 +47,11 @@ class QHead(nn.Module):
 
 
 class QPolicy(Policy):
-    """The values of all joint actions over one memory; takes what `Policy` takes, and `dueling`.
+    """The values of all joint actions; takes the options of `Policy`, and `dueling`.
 
-    `epsilon` (float32, a scalar or one number for each environment) is how likely `act` draws an
-    action at random where it is not `deterministic`. It is set by the algorithm, not saved, and 0
-    at first. Raises `UsageError` where the actions cannot be counted.
+    `epsilon` (float32, a scalar or one number per environment) is the probability of a random
+    action in `act` without `deterministic`. The algorithm sets it; it starts at 0 and is not saved.
+    Raises `UsageError` if an action is continuous or there are too many joint actions.
     """
 
     epsilon: Tensor
@@ -64,8 +64,10 @@ class QPolicy(Policy):
         **options: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **options)
-        self.choices = Choices(action_space)
-        self.q = QHead(self.hidden_size, self.choices.n, self.head_layers, self.activation, dueling)
+        self.discrete = JointDiscrete(action_space)
+        self.q = QHead(
+            self.hidden_size, self.discrete.n, self.head_layers, self.activation, dueling
+        )
         self.register_buffer("epsilon", torch.zeros(()), persistent=False)
 
     def act(
@@ -75,35 +77,32 @@ class QPolicy(Policy):
         start: Bool[Tensor, "N"],
         deterministic: bool = False,
     ) -> Act:
-        """One time step: the action of the highest value, or epsilon-greedy."""
-        features, state = self.step_features(obs, state, start)
-        choice = self.q(features).argmax(dim=-1)
-        return Act(self.choices.action(choice if deterministic else self._explore(choice)), state)
+        """One time step: the action with the highest value, or an epsilon-greedy one."""
+        features, state = self.core.step(self.encoder(obs), state, start)
+        index = self.q(features).argmax(dim=-1)
+        return Act(self.discrete.action(index if deterministic else self._explore(index)), state)
 
-    def decide(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]) -> Decision:
-        """One time step, epsilon-greedy: the value is that of the greedy action."""
-        features, state = self.step_features(obs, state, start)
+    def act_with_value(
+        self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
+    ) -> PolicyStep:
+        """One time step, epsilon-greedy; the value is that of the greedy action."""
+        features, state = self.core.step(self.encoder(obs), state, start)
         value, greedy = self.q(features).max(dim=-1)
-        choice = self._explore(greedy)
-        probability = self.epsilon / self.choices.n + (1 - self.epsilon) * (choice == greedy)
-        return Decision(self.choices.action(choice), probability.log(), value, state)
+        index = self._explore(greedy)
+        probability = self.epsilon / self.discrete.n + (1 - self.epsilon) * (index == greedy)
+        return PolicyStep(self.discrete.action(index), probability.log(), value, state)
 
     def value(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
     ) -> Float[Tensor, "N"]:
-        """`max_a Q` at one time step; the state is read and not advanced."""
-        return self.q(self.step_features(obs, state, start)[0]).amax(dim=-1)
+        """`max_a Q` at one time step; reads the state without advancing it."""
+        return self.q(self.core.step(self.encoder(obs), state, start)[0]).amax(dim=-1)
 
     def forward(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
-        """A row of time steps [B, T, ...]: the values of all `choices`."""
-        return self.q(self.scan_features(obs, state, start)[0])
+        """A row of time steps [B, T, ...]: the values of all n joint actions."""
+        return self.q(self.core.scan(self.encoder(obs), state, start)[0])
 
-    def _explore(self, choice: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-        return self.choices.explore(choice, self.epsilon)
-
-
-def misfit(action_space: dict[str, gym.Space]) -> str | None:
-    """What an action space lacks for a value of every action; None where it fits."""
-    return None if finite(action_space) else f"it needs at most {MOST} actions that can be counted"
+    def _explore(self, index: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+        return self.discrete.explore(index, self.epsilon)

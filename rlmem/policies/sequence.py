@@ -1,7 +1,7 @@
-"""Agents that are models of sequences: what was seen, done and got so far, and what is done next.
+"""Policies that are sequence models: they predict the next action from the history so far.
 
-One time step of the model is one of the environment: it reads the observation, the action and the
-reward before it, and says how likely each action is. Any memory core is such a model.
+One time step of the model is one of the environment: it reads the observation, the previous action
+and the previous reward, and returns a distribution over actions. Any memory core can be the model.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlmem.policies.distributions import Joint
-from rlmem.policies.heads import Actor
+from rlmem.policies.heads import Actor, Joint
 from rlmem.policies.policy import Act, Policy
 
 PAST = "previous_"
@@ -24,11 +23,11 @@ NUMBER = gym.spaces.Box(-np.inf, np.inf, (), np.float32)
 
 
 class SequencePolicy(Policy):
-    """An actor over a memory that reads the past; takes what `Policy` takes.
+    """An actor over a memory that reads previous actions and rewards; takes `Policy`'s options.
 
-    The observations are those of environments in `Trials`: of the leaves that it adds all are read
-    but `episode`, as data need not tell where in a trial it is from. Where a row starts there is
-    no past: the leaves `previous_*` are zeros there, whatever they hold.
+    Observations come from environments in `Trials`. The model reads all leaves that `Trials` adds
+    except `episode`: recorded data may not contain an episode's position in its trial. At a start
+    the leaves `previous_*` are replaced by zeros.
     """
 
     def __init__(
@@ -45,14 +44,13 @@ class SequencePolicy(Policy):
         added = {*past, "start", "episode"}
         self.task = [key for key in observation_space if key not in added]
         self.past = list(past)
-        seen = {key: observation_space[key] for key in self.task} | past
-        super().__init__(
-            seen | {"start": gym.spaces.Discrete(2)} | self.extra(), action_space, **options
-        )
+        inputs = {key: observation_space[key] for key in self.task} | past
+        inputs |= {"start": gym.spaces.Discrete(2)} | self.extra_inputs()
+        super().__init__(inputs, action_space, **options)
         self.actor = Actor(action_space, self.hidden_size, self.head_layers, self.activation)
 
-    def extra(self) -> dict[str, gym.Space]:
-        """What else the model reads."""
+    def extra_inputs(self) -> dict[str, gym.Space]:
+        """Spaces of further model inputs, for subclasses."""
         return {}
 
     def act(
@@ -63,36 +61,38 @@ class SequencePolicy(Policy):
         deterministic: bool = False,
     ) -> Act:
         """One time step: sample an action (or take the most likely one)."""
-        features, state = self.step_features(self.look(obs, start), state, start)
+        features, state = self.core.step(self.encoder(self.model_inputs(obs, start)), state, start)
         actor = self.actor(features)
         return Act(actor.mode() if deterministic else actor.sample(), state)
 
     def forward(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]) -> Joint:
         """A row of time steps [B, T, ...]: distributions over actions."""
-        return self.actor(self.scan_features(self.look(obs, start), state, start)[0])
+        return self.actor(
+            self.core.scan(self.encoder(self.model_inputs(obs, start)), state, start)[0]
+        )
 
-    def look(self, obs: dict[str, Tensor], start: Bool[Tensor, "*N"]) -> dict[str, Tensor]:
-        """What the model reads of observations [*N, ...]."""
-        seen = {key: obs[key] for key in self.task}
+    def model_inputs(self, obs: dict[str, Tensor], start: Bool[Tensor, "*N"]) -> dict[str, Tensor]:
+        """The model's inputs from observations [*N, ...] and starts."""
+        inputs = {key: obs[key] for key in self.task}
         for key in self.past:
             leaf = obs[key]
-            none = start.reshape(start.shape + (1,) * (leaf.dim() - start.dim()))
-            seen[key] = leaf.masked_fill(none, 0)
-        return seen | {"start": start.long()}
+            mask = start.reshape(start.shape + (1,) * (leaf.dim() - start.dim()))
+            inputs[key] = leaf.masked_fill(mask, 0)
+        return inputs | {"start": start.long()}
 
 
-class Conditioned(NamedTuple):
-    """The memory, and the return that is still to be had."""
+class ReturnState(NamedTuple):
+    """The core's state, and the return to go at the last time step."""
 
     memory: Any
     return_to_go: Float[Tensor, "N"]
 
 
 class ReturnPolicy(SequencePolicy):
-    """A `SequencePolicy` that is told the return to reach; takes what `Policy` takes.
+    """A `SequencePolicy` conditioned on the return to go; takes the options of `Policy`.
 
-    It plays for `target_return`, less what it has got already, and reads that as a share of
-    `return_scale`; both are saved with the weights and set by the algorithm.
+    The return to go is `target_return` minus the rewards so far; the model reads it divided by
+    `return_scale`. The algorithm sets both; they are saved with the weights.
     """
 
     target_return: Tensor
@@ -108,27 +108,27 @@ class ReturnPolicy(SequencePolicy):
         self.register_buffer("target_return", torch.zeros(()))
         self.register_buffer("return_scale", torch.ones(()))
 
-    def extra(self) -> dict[str, gym.Space]:
-        """The return to go."""
+    def extra_inputs(self) -> dict[str, gym.Space]:
+        """The space of the return to go."""
         return {RETURN: NUMBER}
 
-    def initial_state(self, batch_size: int) -> Conditioned:
-        """The memory before an episode's first observation."""
-        return Conditioned(super().initial_state(batch_size), self.target_return.expand(batch_size))
+    def initial_state(self, batch_size: int) -> ReturnState:
+        """The state before an episode's first observation."""
+        return ReturnState(super().initial_state(batch_size), self.target_return.expand(batch_size))
 
     def act(
         self,
         obs: dict[str, Tensor],
-        state: Conditioned,
+        state: ReturnState,
         start: Bool[Tensor, "N"],
         deterministic: bool = False,
     ) -> Act:
         """One time step: sample an action (or take the most likely one)."""
-        left = state.return_to_go - obs[PAST + "reward"]
-        to_go = torch.where(start, self.target_return, left)
+        remaining = state.return_to_go - obs[PAST + "reward"]
+        to_go = torch.where(start, self.target_return, remaining)
         act = super().act({**obs, RETURN: to_go}, state.memory, start, deterministic)
-        return Act(act.action, Conditioned(act.state, to_go))
+        return Act(act.action, ReturnState(act.state, to_go))
 
-    def look(self, obs: dict[str, Tensor], start: Bool[Tensor, "*N"]) -> dict[str, Tensor]:
-        """What the model reads of observations [*N, ...] with their `return_to_go`."""
-        return super().look(obs, start) | {RETURN: obs[RETURN] / self.return_scale}
+    def model_inputs(self, obs: dict[str, Tensor], start: Bool[Tensor, "*N"]) -> dict[str, Tensor]:
+        """The model's inputs from observations [*N, ...], their `return_to_go` and starts."""
+        return super().model_inputs(obs, start) | {RETURN: obs[RETURN] / self.return_scale}

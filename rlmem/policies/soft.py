@@ -1,10 +1,10 @@
-"""The agent of soft actor-critic: an actor, and several critics of its actions, over one memory.
+"""The policy of soft actor-critic: an actor and several critics over one memory.
 
-An action has a discrete part d, one of `n` choices, and numbers c; most action spaces have only
-one of the two. The actor draws both on their own, `pi(d, c) = pi(d) pi(c)`, and every critic reads
-c and says the value of each d, so that the expectation over d is exact and that over c a sample
-(Delalleau et al. 2019, arXiv 1912.11077). Without numbers this is the discrete soft actor-critic,
-without choices (n = 1) the continuous one.
+An action has a discrete part d, one of `n` joint actions, and a continuous part c, a vector of
+size k; most action spaces have only one of them. The actor samples them independently,
+`pi(d, c) = pi(d) pi(c)`. Every critic reads c and returns a value for each d, so the expectation
+over d is exact and that over c uses one sample (Delalleau et al. 2019, arXiv 1912.11077). With
+k = 0 this is the discrete soft actor-critic, with n = 1 the continuous one.
 """
 
 from __future__ import annotations
@@ -18,41 +18,42 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rlmem.errors import positive
-from rlmem.policies.distributions import Categorical, Normal, TanhNormal
+from rlmem.policies.action_space import DISCRETE, HybridActions
+from rlmem.policies.continuous import Normal, TanhNormal
 from rlmem.policies.encoders import mlp
-from rlmem.policies.heads import Actor, linear
-from rlmem.policies.mixed import CHOICE, Mixed
+from rlmem.policies.heads import Actor, Categorical, linear
 from rlmem.policies.policy import Act, Policy
 
-# Of the critics' last layers, so that the first values say next to nothing.
+# Gain of the critics' last layers: the first values are near 0.
 GAIN = 0.01
 
 
-class Plan(NamedTuple):
-    """What the actor would do: all choices with their log-probabilities, one draw of the numbers.
+class ActorOutput(NamedTuple):
+    """The actor's output: log-probabilities of all discrete actions, one continuous sample.
 
-    `numbers` are in units of half their range, and `log_density` is that of such numbers; both
-    are differentiable.
+    `continuous` is in units of half the range (see `Continuous`), `log_density` is the logarithm of
+    its density in these units; both are differentiable.
     """
 
     log_p: Float[Tensor, "*N n"]
-    numbers: Float[Tensor, "*N k"]
+    continuous: Float[Tensor, "*N k"]
     log_density: Float[Tensor, "*N"]
 
     def entropy(self) -> Float[Tensor, "*N 2"]:
-        """Of the choice, exact; and of the numbers, estimated by the draw."""
-        choice = -(self.log_p.exp() * self.log_p).sum(dim=-1)
-        return torch.stack([choice, -self.log_density], dim=-1)
+        """The entropies: exact for the discrete part, estimated from the sample for the other."""
+        discrete = -(self.log_p.exp() * self.log_p).sum(dim=-1)
+        return torch.stack([discrete, -self.log_density], dim=-1)
 
     def value(self, q: Float[Tensor, "*N n"], alpha: Float[Tensor, "2"]) -> Float[Tensor, "*N"]:
-        """`sum_d pi(d) (Q(c, d) - alpha_d log pi(d)) - alpha_c log pi(c)`: what SAC maximises."""
+        """SAC's objective, `sum_d pi(d) (Q(c, d) - alpha_d log pi(d)) - alpha_c log pi(c)`."""
         return (self.log_p.exp() * q).sum(dim=-1) + self.entropy() @ alpha
 
 
 class SoftCritics(nn.Module):
-    """Features [*N, H] and numbers [*N, k] to what `count` critics say of `n` choices.
+    """`count` critics: features [*N, H], continuous actions [*N, k] to values of `n` actions.
 
-    With at least one hidden layer where there are numbers: a value is not linear in them.
+    If k > 0 there is at least one hidden layer: without one, values would be linear in the
+    continuous action.
     """
 
     def __init__(
@@ -65,16 +66,16 @@ class SoftCritics(nn.Module):
         )
 
     def forward(
-        self, features: Float[Tensor, "*N H"], numbers: Float[Tensor, "*N k"]
+        self, features: Float[Tensor, "*N H"], continuous: Float[Tensor, "*N k"]
     ) -> Float[Tensor, "count *N n"]:
-        x = torch.cat([features, numbers.to(features.dtype)], dim=-1)
+        x = torch.cat([features, continuous.to(features.dtype)], dim=-1)
         return torch.stack([critic(x) for critic in self.critics]).float()
 
 
 class SoftPolicy(Policy):
-    """Actor and critics over one memory; takes what `Policy` takes, and `num_critics`.
+    """Actor and critics over one memory; takes the options of `Policy`, and `num_critics`.
 
-    Raises `UsageError` where the discrete part has too many choices to sum over.
+    Raises `UsageError` if there are too many joint discrete actions to sum over.
     """
 
     def __init__(
@@ -85,11 +86,11 @@ class SoftPolicy(Policy):
         **options: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **options)
-        self.mixed = Mixed(action_space)
-        self.choices, self.numbers = self.mixed.choices, self.mixed.numbers
-        n, k = self.mixed.n, self.mixed.k
+        self.actions = HybridActions(action_space)
+        self.discrete, self.continuous = self.actions.discrete, self.actions.continuous
+        n, k = self.actions.n, self.actions.k
         heads = self.head_layers, self.activation
-        self.actor = Actor(self.mixed.parts, self.hidden_size, *heads, state_std=True)
+        self.actor = Actor(self.actions.actor_spaces, self.hidden_size, *heads, state_std=True)
         self.critics = SoftCritics(
             positive("num_critics", num_critics), self.hidden_size, k, n, *heads
         )
@@ -102,45 +103,47 @@ class SoftPolicy(Policy):
         deterministic: bool = False,
     ) -> Act:
         """One time step: sample an action (or take the actor's most likely one)."""
-        features, state = self.step_features(obs, state, start)
+        features, state = self.core.step(self.encoder(obs), state, start)
         actor = self.actor(features)
-        drawn = actor.mode() if deterministic else actor.sample()
-        return Act(self.mixed.action(drawn), state)
+        sample = actor.mode() if deterministic else actor.sample()
+        return Act(self.actions.action(sample), state)
 
-    def plan(self, features: Float[Tensor, "*N H"]) -> Plan:
-        """What the actor would do; its gradient does not reach the features."""
+    def actor_output(self, features: Float[Tensor, "*N H"]) -> ActorOutput:
+        """The actor's output for some features; no gradient reaches the features."""
         parts = self.actor(features.detach()).parts
-        nothing = features.new_zeros(*features.shape[:-1], 1, dtype=torch.float32)
-        choice = parts.get(CHOICE)
-        log_p = choice.log_p if isinstance(choice, Categorical) else nothing
-        if self.numbers is None:
-            return Plan(log_p, nothing[..., :0], nothing.squeeze(-1))
-        drawn, log_density = {}, []
-        for key in self.numbers.keys:
+        zero = features.new_zeros(*features.shape[:-1], 1, dtype=torch.float32)
+        discrete = parts.get(DISCRETE)
+        log_p = discrete.log_p if isinstance(discrete, Categorical) else zero
+        if self.continuous is None:
+            return ActorOutput(log_p, zero[..., :0], zero.squeeze(-1))
+        sample, log_probs = {}, []
+        for key in self.continuous.keys:
             part = parts[key]
             assert isinstance(part, Normal | TanhNormal)
-            drawn[key], log_prob = part.draw()
-            log_density.append(log_prob)
-        numbers = self.numbers(drawn)
-        return Plan(log_p, numbers, torch.stack(log_density).sum(dim=0) + self.numbers.log_unit)
+            sample[key], log_prob = part.draw()
+            log_probs.append(log_prob)
+        log_density = torch.stack(log_probs).sum(dim=0) + self.continuous.log_unit_volume
+        return ActorOutput(log_p, self.continuous(sample), log_density)
 
     def values(
         self, features: Float[Tensor, "*N H"], action: dict[str, Tensor]
     ) -> Float[Tensor, "count *N n"]:
-        """What the critics say of the numbers in actions, with every choice."""
-        none = features[..., :0]
-        return self.critics(features, none if self.numbers is None else self.numbers(action))
+        """The critics' values of all n discrete actions with the continuous part of `action`."""
+        empty = features[..., :0]
+        return self.critics(features, empty if self.continuous is None else self.continuous(action))
 
-    def judge(self, features: Float[Tensor, "*N H"], plan: Plan) -> Float[Tensor, "count *N n"]:
-        """What the critics say of a plan; the gradient reaches nothing but its numbers."""
+    def judge(
+        self, features: Float[Tensor, "*N H"], actor: ActorOutput
+    ) -> Float[Tensor, "count *N n"]:
+        """The critics' values of the actor's output, with gradients for its actions only."""
         fixed = {name: weight.detach() for name, weight in self.critics.named_parameters()}
-        return functional_call(self.critics, fixed, (features.detach(), plan.numbers))
+        return functional_call(self.critics, fixed, (features.detach(), actor.continuous))
 
     def chosen(
         self, q: Float[Tensor, "count *N n"], action: dict[str, Tensor]
     ) -> Float[Tensor, "count *N"]:
-        """What `values` says of the choice in the actions."""
-        if self.choices is None:
+        """The entries of `values` that belong to the discrete part of `action`."""
+        if self.discrete is None:
             return q.squeeze(-1)
-        index = self.choices.index(action).expand(q.shape[:-1])
+        index = self.discrete.index(action).expand(q.shape[:-1])
         return q.gather(-1, index.unsqueeze(-1)).squeeze(-1)

@@ -1,4 +1,4 @@
-"""What torchrl's users need: our environments as an `EnvBase`, our cores as a recurrent module."""
+"""rlmem for torchrl: environments as an `EnvBase`, memory cores as a recurrent module."""
 
 from rlmem.torchrl.env import TorchRLEnv
 from rlmem.torchrl.memory import MemoryModule

@@ -1,25 +1,26 @@
-"""Any of our environments as a torchrl environment.
+"""Any environment of rlmem as a torchrl environment.
 
-What torchrl expects and ours do otherwise, and what surprises in torchrl:
+Differences between torchrl and rlmem, and surprises of torchrl:
 
-- Ours start the next episode in the step that ends one. torchrl wants the last observation in
-  `("next", key)` and the first one from a later `reset` with a `_reset` mask. So the first one
-  waits here until it is asked for; nothing is played twice, the data are the bare environment's.
-- A transform may end an episode that the environment goes on with (`StepCounter(max_steps=...)`)
-  and ask for a reset of its row. The `VecEnv` protocol has none: that is a clear error, unless all
-  rows are reset at once. Give the environment itself the limit (`max_episode_steps` of `gym`).
-- `rollout(break_when_all_done=True)` steps with a `_step` mask: rows that have ended stand still
-  in the data, while ours play on. They can then be reset with all the others only.
-- `rollout(break_when_any_done=True)`, the default, stops as soon as one row ends, and the next one
-  resets all of them. Give False to have whole rows of several episodes.
-- `reset` without a mask is a full reset, also where episodes have just ended.
-- A seed counts from the next full reset on: environment i has the seed `seed + i`. A collector has
-  already reset when its `set_seed` is called, and would go on with an observation of other
-  episodes: that is an error here. Seed its environment before, or call `collector.reset()` after.
-- A state that is done can be stepped in torchrl, and the data are wrong then; here it is an error
-  where `check_actions` allows a look at the rows.
+- rlmem's environments start the next episode in the step that ends one. torchrl expects the last
+  observation in `("next", key)` and the first one from a later `reset` with a `_reset` mask. So the
+  first observation is kept here until that reset. The data equal the wrapped environment's; no step
+  is played twice.
+- A transform may end an episode on its own (`StepCounter(max_steps=...)`) and reset that row. The
+  `VecEnv` protocol cannot reset single rows. This is an error, unless all rows are reset at once.
+  Give the limit to the environment itself (`max_episode_steps` of `gym`).
+- `rollout(break_when_all_done=True)` steps with a `_step` mask. Rows that have ended stay unchanged
+  in the data, while the environment continues. Such rows can be reset only together with all rows.
+- `rollout(break_when_any_done=True)`, the default, stops as soon as one row ends, and the next
+  rollout resets all rows. Pass False to get rows of several episodes.
+- `reset` without a mask is a full reset, also right after an episode's end.
+- A seed takes effect at the next full reset: environment i gets the seed `seed + i`. A collector
+  has already reset when its `set_seed` is called, and would continue with an observation of the old
+  episodes. That is an error here. Seed the environment first, or call `collector.reset()` after.
+- torchrl can step a state that is done, and then the data are wrong. Here it is an error if
+  `check_actions` is set.
 - A `TensorDictPrimer` needs `expand_specs=True` to fit a batch of environments.
-- A collector hands out one and the same tensordict at every iteration: clone what you keep.
+- A collector returns the same tensordict object at every iteration: clone data that you keep.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ FLAGS = ("done", "terminated", "truncated")
 
 
 @dataclass(slots=True)
-class Rows:
-    """Where the rows are, apart from the module, whose attributes take microseconds to set.
+class EpisodeStatus:
+    """The status of every environment. Not attributes of `EnvBase`: setting those is slow.
 
-    `obs` are the observations after the last step; in the rows that are `fresh` they begin an
-    episode of which nothing has been played. Rows that are `idle` have ended and were not reset.
+    `obs` are the observations after the last step. In rows that are `fresh` they are the first of
+    an episode that has not been stepped yet. Rows that are `idle` have ended and were not reset.
     """
 
     obs: Tensors
@@ -56,16 +57,16 @@ class Rows:
 
 
 class TorchRLEnv(EnvBase):
-    """`env` (or the one of that name, made with `num_envs` and `options`) for torchrl's users.
+    """A torchrl environment of `env`, or of the environment named `env` with these options.
 
-    The batch size is [N]. Keys are flat, under our own names of leaves: `action` and `obs`, or
-    `obs.0`, `obs.position`, `action.move`, ... (`td.unflatten_keys(".")` nests them), and `reward`
-    (float32), `done`, `terminated` and `truncated`, each [N, 1]. See `LeafSpec` for the specs;
+    The batch size is [N]. Keys are flat and named as rlmem names its leaves: `action` and `obs`, or
+    `obs.0`, `obs.position`, `action.move`, ... (`td.unflatten_keys(".")` nests them). `reward`
+    (float32), `done`, `terminated` and `truncated` are [N, 1] each. See `LeafSpec` for the specs;
     `categorical_action_encoding=False` makes discrete actions one-hot, and
     `categorical_obs_encoding=False` discrete observations.
 
-    A wrong action is a ValueError that names the space, if `check_actions` is set. On a GPU looking
-    at them waits for the device.
+    With `check_actions` an invalid action is a ValueError that names the space. On a GPU the check
+    synchronises with the device.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class TorchRLEnv(EnvBase):
         flags = {key: flag.clone() for key in FLAGS}
         self.done_spec = Composite(flags, shape=self.batch_size, device=self.device)
         self._never = torch.zeros(vec.num_envs, dtype=torch.bool, device=self.device)
-        self._rows = Rows({}, self._never, self._never)
+        self._status = EpisodeStatus({}, self._never, self._never)
 
     def _reset(
         self,
@@ -106,7 +107,7 @@ class TorchRLEnv(EnvBase):
         else:
             self._restart_rows(mask.reshape(self.batch_size), seed)
         flags = dict(zip(FLAGS, self._never.repeat(3, 1).unsqueeze(-1), strict=True))
-        return self._tensordict({**self._encoded(self._rows.obs), **flags})
+        return self._tensordict({**self._encoded(self._status.obs), **flags})
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         if self._seed is not None:
@@ -115,8 +116,8 @@ class TorchRLEnv(EnvBase):
         stepped = None if stepped is None else stepped.reshape(self.batch_size)
         step = self.vec_env.step(self._decoded(tensordict, stepped))
         done = step.terminated | step.truncated
-        self._rows.obs, self._rows.fresh = step.obs, done.clone()
-        self._rows.idle = self._rows.fresh if stepped is None else done | ~stepped
+        self._status.obs, self._status.fresh = step.obs, done.clone()
+        self._status.idle = self._status.fresh if stepped is None else done | ~stepped
         out = self._tensordict(
             {
                 **self._encoded(step.final_obs),
@@ -126,10 +127,10 @@ class TorchRLEnv(EnvBase):
                 "truncated": step.truncated.unsqueeze(-1).clone(),
             }
         )
-        return out if stepped is None else self._still(out, tensordict, stepped)
+        return out if stepped is None else self._hold(out, tensordict, stepped)
 
     def _step_proc_data(self, next_tensordict_out: TensorDictBase) -> TensorDictBase:
-        # The base class would look for flags that are missing and for other shapes (0.02 ms).
+        # The base class would check flags and shapes, which takes 0.02 ms.
         return next_tensordict_out
 
     def _set_seed(self, seed: int | None) -> None:
@@ -142,36 +143,36 @@ class TorchRLEnv(EnvBase):
         super().close(raise_if_closed=raise_if_closed)
 
     def to(self, device: torch.device | str) -> TorchRLEnv:
-        """Itself, if it is on that device already; else a `UsageError`: say so where it is made."""
-        asked = torch.device(device)
-        if asked.type != self.device.type or asked.index not in (None, self.device.index):
-            raise UsageError(f"environments stay on {self.device}; make them with device={asked}")
+        """The environment itself if it is on `device`; else a `UsageError`: it cannot move."""
+        wanted = torch.device(device)
+        if wanted.type != self.device.type or wanted.index not in (None, self.device.index):
+            raise UsageError(f"environments stay on {self.device}; make them with device={wanted}")
         return self
 
     def _restart(self, seed: int | Sequence[int] | None) -> None:
         obs = self.vec_env.reset(self._seed if seed is None else seed)
         self._seed = None
-        self._rows = Rows(obs, self._never, self._never)
+        self._status = EpisodeStatus(obs, self._never, self._never)
 
     def _restart_rows(self, rows: Tensor, seed: int | Sequence[int] | None) -> None:
-        """Hand out the next episodes of `rows`; all of them can be started anew as well."""
-        begun = self._rows
-        running = rows & ~begun.fresh
+        """Start the next episodes of `rows`, or restart the environment if these are all rows."""
+        status = self._status
+        running = rows & ~status.fresh
         seed = self._seed if seed is None else seed
-        if seed is None and begun.obs and not bool(running.any()):
-            begun.fresh, begun.idle = begun.fresh & ~rows, begun.idle & ~rows
+        if seed is None and status.obs and not bool(running.any()):
+            status.fresh, status.idle = status.fresh & ~rows, status.idle & ~rows
         elif bool(rows.all()):
             self._restart(seed)
-        elif seed is not None or not begun.obs:
+        elif seed is not None or not status.obs:
             raise UsageError("the first reset, and one with a seed, must be of all rows")
         else:
             raise UsageError(
-                f"row {_first(running)} is in the middle of an episode: single rows start anew "
-                "only where the environment itself has ended theirs; reset all rows"
+                f"row {_first(running)} is in the middle of an episode: a single row can be reset "
+                "only after the environment itself has ended its episode; reset all rows"
             )
 
     def _decoded(self, tensordict: TensorDictBase, stepped: Tensor | None) -> Tensors:
-        """The actions, checked."""
+        """The actions as the environment takes them, checked if `check_actions` is set."""
         check = self._check is not None
         action = {
             key: leaf.decode(tensordict.get(key), check) for key, leaf in self._action.items()
@@ -182,16 +183,16 @@ class TorchRLEnv(EnvBase):
         return action
 
     def _check_rows(self, stepped: Tensor | None) -> None:
-        """Rows that have ended, or stood still, must be reset before they are stepped."""
-        idle = self._rows.idle
+        """Raise a `UsageError` if an idle row is stepped without a reset."""
+        idle = self._status.idle
         wrong = idle if stepped is None else idle & stepped
         if bool(wrong.any()):
             raise UsageError(f"row {_first(wrong)} has ended: reset it before you step it")
 
-    def _still(
+    def _hold(
         self, out: TensorDictBase, tensordict: TensorDictBase, stepped: Tensor
     ) -> TensorDictBase:
-        """`out`, but as it was, without a reward, in the rows that are not `stepped`."""
+        """`out`, but in rows that are not `stepped` the previous data, with reward 0."""
         before = tensordict.select(*out.keys(), strict=False)
         return before.set("reward", torch.zeros_like(out["reward"])).where(~stepped, out)
 
@@ -204,11 +205,11 @@ class TorchRLEnv(EnvBase):
         return Composite(specs, shape=self.batch_size, device=self.device)
 
     def _encoded(self, obs: Tensors) -> Tensors:
-        """Observations as torchrl may write to them (a collector's `reset` does)."""
+        """Observations in the specs' encoding, copied: torchrl writes to them (in a collector)."""
         return {key: leaf.encode(obs[key]) for key, leaf in self._obs.items()}
 
     def _tensordict(self, leaves: Tensors) -> TensorDict:
-        # As torchrl makes its own: to look at leaves that are right costs 15 us a step.
+        # As torchrl does for its own: validating the leaves costs 15 us per step.
         return TensorDict._new_unsafe(leaves, batch_size=self.batch_size, device=self.device)
 
 

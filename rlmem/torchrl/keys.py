@@ -9,8 +9,8 @@ from tensordict import NestedKey, unravel_key, unravel_key_list
 
 from rlmem.errors import UsageError
 
-# Modules that were made under each default key.
-_made: Counter[NestedKey] = Counter()
+# Number of modules created so far with each default key.
+_modules: Counter[NestedKey] = Counter()
 
 
 def module_keys(
@@ -20,10 +20,10 @@ def module_keys(
     out_keys: Sequence[NestedKey] | None,
     states: int,
 ) -> tuple[NestedKey, NestedKey, list[NestedKey]]:
-    """Input, output and `states` keys of the state, from what a user gives.
+    """The key of the input, that of the output and the `states` keys of the state.
 
-    As in torchrl's own modules that is `in_key`, or `in_keys` with those of the state, and likewise
-    for the output. Where the state is not named, it is by `default_keys`.
+    As in torchrl's own modules a user gives `in_key`, or `in_keys` with the state's keys, and
+    likewise for the output. Without state keys they are the `default_keys`.
     """
     source, target = _given("in", in_key, in_keys), _given("out", out_key, out_keys)
     if source[-1] == "is_init":
@@ -39,23 +39,23 @@ def module_keys(
 
 
 def default_keys(output: NestedKey, states: int) -> list[NestedKey]:
-    """Keys beside the output's, which no other module has: a number follows if one was made."""
+    """State keys next to the output's, unique to a module: from the second module on numbered."""
     *above, last = (output,) if isinstance(output, str) else output
     name = f"{last}_memory"
-    _made[(*above, name)] += 1
-    number = _made[(*above, name)]
+    _modules[(*above, name)] += 1
+    number = _modules[(*above, name)]
     name = name if number == 1 else f"{name}_{number}"
     return [unravel_key((*above, each)) for each in (name, f"{name}_counts")[:states]]
 
 
 def next_key(key: NestedKey) -> NestedKey:
-    """Where the state after a step is."""
+    """The key of the state after a step."""
     return unravel_key(("next", key))
 
 
 def _given(kind: str, key: NestedKey | None, keys: Sequence[NestedKey] | None) -> list[NestedKey]:
     if (key is None) == (not keys):
-        raise UsageError(f"give one of {kind}_key and {kind}_keys")
+        raise UsageError(f"give either {kind}_key or {kind}_keys")
     return unravel_key_list([key] if key is not None else list(keys or ()))
 
 

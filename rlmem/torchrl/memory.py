@@ -1,4 +1,4 @@
-"""Any memory core where a torchrl pipeline has its LSTMModule or GRUModule."""
+"""Any memory core as a recurrent module of torchrl, in place of LSTMModule or GRUModule."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torchrl.modules.tensordict_module.rnn import recurrent_mode
 from rlmem import cores
 from rlmem.cores.base import MemoryCore
 from rlmem.errors import UsageError, unknown
-from rlmem.torchrl import rows
 from rlmem.torchrl.keys import module_keys, next_key
-from rlmem.torchrl.state import Packing, Stored
-from rlmem.torchrl.unmapped import unmapped
+from rlmem.torchrl.recurrent import scan_stored
+from rlmem.torchrl.state import PackedState, Packing
+from rlmem.torchrl.vmap import run_under_vmap
 
 NEXT_STATES = ("missing", "always", "never")
 STORED = ("steps", "rows")
@@ -30,36 +30,36 @@ Tensors = tuple[Tensor, ...]
 
 
 class MemoryModule(TensorDictModuleBase):
-    """`core`, or the core of that name made with `options`, as a recurrent module of torchrl.
+    """A memory core, given or made by name with `options`, as a recurrent module of torchrl.
 
     Reads `in_key` [*B, I], the state under its own keys, and `is_init`; writes `out_key` [*B, O]
     and the next state under ("next", key). In recurrent mode (`set_recurrent_mode`, or
-    `default_recurrent_mode` outside of it) the last dimension of the batch is time, and the state
-    is loaded at the first step and at each `is_init` where one was stored: where none was, an
-    episode begins. A batch of one dimension [N], as `SliceSampler` gives, is cut into its slices
-    at `is_init`, which run side by side.
+    `default_recurrent_mode` outside of it) the last dimension of the batch is time. The state
+    stored at the first step and at each `is_init` is loaded there; if none is stored, an episode
+    begins. A batch of one dimension [N], as from `SliceSampler`, is cut into slices at `is_init`,
+    which run in parallel.
 
     The environment needs `InitTracker()` and `make_tensordict_primer()` (`TransformedEnv(env,
     Compose(InitTracker(), module.make_tensordict_primer()))`, or `get_env_transforms_from_module`);
-    a `UsageError` says so where a key is missing.
+    otherwise a `UsageError` names the missing key and transform.
 
-    The state is one vector of real numbers, and one of integers where the core counts (see
-    `state.py`), under keys named after `out_key`: "embed" gives "embed_memory", a second module of
-    the same `out_key` "embed_memory_2", in the order in which they are made. `in_keys` = [input,
-    *state keys] and `out_keys` = [output, *("next", key)] name them.
+    The state is one vector of real numbers, and one of integers if the core has counters (see
+    `state.py`). Its keys are named after `out_key`: "embed" gives "embed_memory", and the second
+    module made with that `out_key` gets "embed_memory_2". Or `in_keys` = [input, *state keys] and
+    `out_keys` = [output, *("next", key)] name them.
 
-    `next_states` says when the next states are computed in recurrent mode, all of them, and
-    without gradients: where they are "missing" from the batch, "always", or "never". Those in the
-    batch are as true as the states that it was stored with. For diagonal cores they cost nothing,
-    for others about what a rollout costs.
+    `next_states` selects when recurrent mode computes the next states of all steps, without
+    gradients: if they are "missing" from the batch, "always", or "never". Next states in the batch
+    are as accurate as its stored states. Computing them is free for diagonal cores; for other cores
+    it costs about as much as a rollout.
 
-    With `stored` = "rows" a state is read at the first step of each row alone; every later
-    `is_init` begins an episode, and no next states are written in recurrent mode. States too large
-    to be kept at each step are then kept once (see `WindowStates`). Compiled, every core is one
-    graph then; with "steps" diagonal cores are, while others look at the data.
+    With `stored` = "rows" a state is read only at the first step of each row. Every later `is_init`
+    begins an episode, and recurrent mode writes no next states. States too large to be stored at
+    each step are then stored once per row (see `WindowStates`). With "rows" every core compiles to
+    one graph; with "steps" only diagonal cores do, since for others control flow depends on data.
 
-    `hidden_size` is `output_size` by the name that torchrl gives it; `num_layers` of more than one
-    makes a `stack` of cores.
+    `hidden_size` is torchrl's name of `output_size`; `num_layers` greater than one makes a `stack`
+    of cores.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class MemoryModule(TensorDictModuleBase):
             raise unknown("next_states", next_states, NEXT_STATES)
         if stored not in STORED:
             raise unknown("stored", stored, STORED)
-        self.core = _made(core, input_size, hidden_size, num_layers, options)
+        self.core = _make_core(core, input_size, hidden_size, num_layers, options)
         if device is not None:
             self.core.to(device)
         self.next_states = next_states
         self.stored = stored
         self._recurrent_mode = default_recurrent_mode
         self._packing = Packing(self.core)
-        states = 1 if self._packing.whole_size == 0 else 2
+        states = 1 if self._packing.integer_size == 0 else 2
         source, target, keys = module_keys(in_key, in_keys, out_key, out_keys, states)
         self.state_keys = keys
         self.in_keys = [source, *keys, "is_init"]
@@ -105,8 +105,8 @@ class MemoryModule(TensorDictModuleBase):
 
     @property
     def state_spec(self) -> Composite:
-        """The specs of the state's keys, of one row."""
-        sizes = (self._packing.real_size, self._packing.whole_size)
+        """The specs of the state's keys, for one row."""
+        sizes = (self._packing.real_size, self._packing.integer_size)
         dtypes = (self.core.state_dtype, torch.int64)
         specs = {
             key: Unbounded(shape=(size,), dtype=dtype)
@@ -115,12 +115,12 @@ class MemoryModule(TensorDictModuleBase):
         return Composite(specs)
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
-        """The transform by which an environment carries the state; zero where episodes begin."""
+        """The transform with which an environment carries the state, zero at episode starts."""
         return TensorDictPrimer(self.state_spec, expand_specs=True)
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """One step for each entry of the batch; in recurrent mode, its rows."""
+        """One step for each entry of the batch; in recurrent mode a scan of its rows."""
         x, start = tensordict.get(self.in_keys[0], None), tensordict.get("is_init", None)
         if x is None:
             raise UsageError(f"MemoryModule finds no input {self.in_keys[0]!r} in its data")
@@ -131,22 +131,22 @@ class MemoryModule(TensorDictModuleBase):
         every = not time or self.stored == "steps"
         if not every:
             vectors = [v[..., 0, :] if v is not None and v.dim() == x.dim() else v for v in vectors]
-        given = self._flat(x, start, vectors, time=time, every=every)
+        flat = self._flatten(x, start, vectors, time=time, every=every)
         run: Callable[..., Tensors] = self._step
         if time:
-            run = self._how(tensordict, x) if every else self._first
-        outputs = unmapped(run, self.core, *given)
-        # Where no next states were asked for, the last keys stay as they are.
-        for key, part in zip(self.out_keys_source, outputs, strict=False):
-            tensordict.set(key, part.reshape(*x.shape[:-1], part.shape[-1]))
+            run = self._scan_steps_for(tensordict, x) if every else self._scan_outputs
+        outputs = run_under_vmap(run, self.core, *flat)
+        # Next states that were not computed are not written: `outputs` is shorter then.
+        for key, output in zip(self.out_keys_source, outputs, strict=False):
+            tensordict.set(key, output.reshape(*x.shape[:-1], output.shape[-1]))
         return tensordict
 
-    def _how(self, tensordict: TensorDictBase, x: Tensor) -> Callable[..., Tensors]:
-        """How rows run in which each step has a state."""
+    def _scan_steps_for(self, tensordict: TensorDictBase, x: Tensor) -> Callable[..., Tensors]:
+        """`_scan_steps` with the options for this batch."""
         states = self.next_states == "always"
         if self.next_states == "missing":
             states = any(tensordict.get(key, None) is None for key in self.out_keys_source[1:])
-        return partial(self._run, cut=x.dim() == 2, states=states)
+        return partial(self._scan_steps, cut=x.dim() == 2, states=states)
 
     def forward_state(
         self,
@@ -156,27 +156,27 @@ class MemoryModule(TensorDictModuleBase):
         *,
         recurrent: bool,
     ) -> tuple[Float[Tensor, "*N O"], TensorDict]:
-        """Output and next state, the state [*B, ...] under the keys of `state_spec`.
+        """Output and next state; states are [*B, ...], under the keys of `state_spec`.
 
-        One step of `features` [*B, I]; if `recurrent`, rows [*B, T, I] that begin with `state` and
-        end with the next one. Memory is reset wherever `is_init` [*B (T)] says so, also at a row's
-        first step; gradients flow through the states.
+        One step of `features` [*B, I]; if `recurrent`, a scan of rows [*B, T, I] from `state`, and
+        the state after them. Memory is reset wherever `is_init` [*B (T)] is True, also at a row's
+        first step. Gradients flow through the states.
         """
         batch = features.shape[: -2 if recurrent else -1]
         vectors = [state.get(key, None) for key in self.state_keys]
-        given = self._flat(features, is_init, vectors, time=recurrent, every=not recurrent)
+        flat = self._flatten(features, is_init, vectors, time=recurrent, every=not recurrent)
         run = self._scan if recurrent else self._step
-        y, *after = unmapped(run, self.core, *given)
-        parts = (part.reshape(*batch, part.shape[-1]) for part in after)
-        following = TensorDict(dict(zip(self.state_keys, parts, strict=True)), batch)
-        return y.reshape(*features.shape[:-1], y.shape[-1]), following
+        y, *after = run_under_vmap(run, self.core, *flat)
+        leaves = (vector.reshape(*batch, vector.shape[-1]) for vector in after)
+        next_state = TensorDict(dict(zip(self.state_keys, leaves, strict=True)), batch)
+        return y.reshape(*features.shape[:-1], y.shape[-1]), next_state
 
-    def _flat(
+    def _flatten(
         self, x: Tensor, start: Tensor, vectors: Sequence[Any], *, time: bool, every: bool
     ) -> list[Tensor]:
-        """All with one dimension of rows, and one of time; `every` step has a state, or each row.
+        """Inputs [B, (T), ...] with a single batch dimension; a `UsageError` if a shape is wrong.
 
-        What does not fit is a `UsageError`.
+        State vectors belong to every step if `every`, else to the first step of a row.
         """
         lead = x.shape[:-1]
         if x.dim() == 0 or x.shape[-1] != self.core.input_size or (time and not lead):
@@ -189,67 +189,80 @@ class MemoryModule(TensorDictModuleBase):
             raise UsageError(f"'is_init' must be {[*lead, 1]}, not {list(start.shape)}")
         steps = (lead[:-1].numel(), lead[-1]) if time else (lead.numel(),)
         begins = lead if every else lead[:-1]
-        given = [x.reshape(*steps, -1), start.reshape(steps).bool()]
-        sizes = (self._packing.real_size, self._packing.whole_size)
+        flat = [x.reshape(*steps, -1), start.reshape(steps).bool()]
+        sizes = (self._packing.real_size, self._packing.integer_size)
         for key, vector, size in zip(self.state_keys, vectors, sizes, strict=False):
             if vector is None:
                 raise _missing(key, "module.make_tensordict_primer()")
             if vector.shape != (*begins, size):
                 raise UsageError(f"{key!r} must be {[*begins, size]}, not {list(vector.shape)}")
-            # A buffer may keep states in fewer bits than the core computes with.
+            # A buffer may store states in a lower precision than the core's.
             vector = vector.to(self.core.state_dtype) if vector.is_floating_point() else vector
-            given.append(vector.reshape(*(steps if every else steps[:1]), size))
-        return given
+            flat.append(vector.reshape(*(steps if every else steps[:1]), size))
+        return flat
 
     def _step(self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor) -> Tensors:
-        stored = Stored(*vectors)
-        y, state = core.step(x, self._packing.unpack(stored), start | ~stored.seen())
-        return (y, *self._packing.pack(state).parts())
+        """Output and next state of one step."""
+        stored = PackedState(*vectors)
+        y, state = core.step(x, self._packing.unpack(stored), start | ~stored.valid())
+        return (y, *self._packing.pack(state).vectors())
 
     def _scan(self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor) -> Tensors:
-        stored = Stored(*vectors)
-        first = start[:, :1] | ~stored.seen()[:, None]
+        """Outputs and last state of rows with one stored state each."""
+        stored = PackedState(*vectors)
+        first = start[:, :1] | ~stored.valid()[:, None]
         start = torch.cat([first, start[:, 1:]], dim=1)
         y, state = core.scan(x, self._packing.unpack(stored), start)
-        return (y, *self._packing.pack(state).parts())
+        return (y, *self._packing.pack(state).vectors())
 
-    def _first(self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor) -> Tensors:
-        # As in `rows.run`, `is_init` marks a row's first step whether its episode begins there.
+    def _scan_outputs(
+        self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor
+    ) -> Tensors:
+        """Outputs alone of rows with one stored state each."""
+        # As in `scan_stored`: `is_init` at a row's first step may mark a slice, not an episode.
         begin = torch.cat([torch.zeros_like(start[:, :1]), start[:, 1:]], dim=1)
         return self._scan(core, x, begin, *vectors)[:1]
 
-    def _run(
-        self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor, **how: bool
+    def _scan_steps(
+        self,
+        core: MemoryCore[Any],
+        x: Tensor,
+        start: Tensor,
+        *vectors: Tensor,
+        cut: bool,
+        states: bool,
     ) -> Tensors:
-        y, after = rows.run(core, self._packing, x, start, Stored(*vectors), **how)
-        return (y, *after.parts()) if after else (y,)
+        """Outputs, and if requested next states, of rows with a stored state at every step."""
+        stored = PackedState(*vectors)
+        y, after = scan_stored(core, self._packing, x, start, stored, cut=cut, states=states)
+        return (y, *after.vectors()) if after else (y,)
 
 
 def _missing(key: NestedKey, transform: str) -> UsageError:
     return UsageError(
         f"MemoryModule finds no {key!r} in its data: the environment lacks the transform "
-        f"{transform}. Both that it needs: TransformedEnv(env, Compose(InitTracker(), "
+        f"{transform}. It needs both: TransformedEnv(env, Compose(InitTracker(), "
         "module.make_tensordict_primer()))"
     )
 
 
-def _made(
+def _make_core(
     core: str | MemoryCore[Any],
     input_size: int | None,
     hidden_size: int | None,
     num_layers: int,
     options: dict[str, Any],
 ) -> MemoryCore[Any]:
-    """The core itself, or the one of that name."""
+    """`core` itself if it is one; else the core of that name, with these sizes and options."""
     if isinstance(core, MemoryCore):
         if input_size is not None or hidden_size is not None or num_layers != 1 or options:
-            raise UsageError("a core that is made already takes no sizes and no options")
+            raise UsageError("a core object takes no sizes and no options; they go with a name")
         return core
     if input_size is None:
         raise UsageError(f"core {core!r} needs input_size")
     if hidden_size is not None:
         if "output_size" in options:
-            raise UsageError("hidden_size and output_size are one and the same; give one")
+            raise UsageError("hidden_size and output_size are the same option; give only one")
         options = {**options, "output_size": hidden_size}
     if num_layers == 1:
         return cores.make(core, input_size=input_size, **options)

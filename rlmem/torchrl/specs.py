@@ -1,4 +1,4 @@
-"""Gymnasium spaces of leaves as torchrl's specs of N rows."""
+"""Converts Gymnasium spaces of leaves to torchrl specs of N environments."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rlmem.errors import UsageError
 
 
 class LeafSpec:
-    """The spec of one leaf's tensors [N, ...], and the way to it and back.
+    """The spec of one leaf's tensors [N, ...], with conversion to and from the spec's encoding.
 
     | space         | spec                                                       | tensor          |
     |---------------|------------------------------------------------------------|-----------------|
     | Discrete      | Categorical, or OneHot with `one_hot`                      | int64 or bool   |
     | MultiDiscrete | MultiCategorical, or MultiOneHot with `one_hot`            | int64 or bool   |
     | MultiBinary   | Binary                                                     | int64           |
-    | Box           | Bounded; Unbounded where some bound is infinite            | float32, uint8  |
+    | Box           | Bounded; Unbounded if any bound is infinite                | float32, uint8  |
 
-    A Bounded with an infinite bound would draw NaN.
+    A Bounded spec with an infinite bound would sample NaN.
     """
 
     def __init__(self, space: Space, num_envs: int, device: torch.device, one_hot: bool) -> None:
@@ -40,7 +40,7 @@ class LeafSpec:
         self._single = isinstance(space, Discrete)
 
     def encode(self, tensor: Tensor) -> Tensor:
-        """Our tensor as a new one that is in the spec."""
+        """A new tensor in the spec's encoding, from the environment's tensor."""
         if not self.sizes:
             return tensor.clone()
         parts = tensor[:, None] if self._single else tensor
@@ -53,7 +53,7 @@ class LeafSpec:
         )
 
     def decode(self, tensor: Tensor, check: bool) -> Tensor:
-        """A tensor of the spec as ours; with `check`, ValueError for rows not one-hot."""
+        """The environment's tensor; with `check`, a `UsageError` if a row is not one-hot."""
         if not self.sizes:
             return tensor
         parts = [part != 0 for part in tensor.split(self.sizes, dim=-1)]

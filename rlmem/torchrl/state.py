@@ -1,13 +1,12 @@
-"""A core's state as torchrl stores it: one vector of real numbers, and one of integers if need be.
+"""Packs a core's state for torchrl: one vector of real numbers, and one of integers if needed.
 
-torchrl carries a state under keys of the environment's specs and stores each twice a step, at the
-root and under "next"; every key costs microseconds at every turn. So all leaves lie side by side in
-one vector: complex numbers as (re, im), truth values as 0 and 1. Counters have a vector of their
-own: float32 counts to 2^24 only.
+torchrl stores every state key twice per step, at the root and under "next", and every key costs
+microseconds each time. So all leaves of a state are concatenated to one vector: complex numbers as
+(re, im), booleans as 0 and 1. Integers have their own vector, since float32 counts only to 2^24.
 
-The last entry is 1 in every state that a core has left: `seen`. torchrl begins episodes with zeros,
-but the state that a core begins with need not be zero (Aaren's maximum is -inf), and may be learnt.
-So zeros mean that nothing was seen, whatever the core: its own initial state is used there.
+The last entry of the real vector is 1 in every state that came from a core: the state is `valid`.
+torchrl starts episodes with zeros, but a core's initial state need not be zero (Aaren's maximum is
+-inf) and may be a parameter. So zeros stand for the core's own initial state.
 """
 
 from __future__ import annotations
@@ -23,28 +22,28 @@ from rlmem import tree
 from rlmem.cores.base import MemoryCore
 
 
-class Stored(NamedTuple):
-    """`real` [*N, R], the last entry `seen`; `whole` int64 [*N, K], if the state has integers."""
+class PackedState(NamedTuple):
+    """`real` [*N, R], whose last entry tells if it is valid; `integer` int64 [*N, K] or None."""
 
     real: Float[Tensor, "*N R"]
-    whole: Int[Tensor, "*N K"] | None = None
+    integer: Int[Tensor, "*N K"] | None = None
 
-    def seen(self) -> Bool[Tensor, "*N"]:
-        """Whether there is a state; if not, the core's initial one is meant."""
+    def valid(self) -> Bool[Tensor, "*N"]:
+        """Whether a state is stored; if not, it stands for the core's initial state."""
         return self.real[..., -1] != 0
 
-    def parts(self) -> list[Tensor]:
-        """The vectors that there are."""
-        return [self.real] if self.whole is None else [self.real, self.whole]
+    def vectors(self) -> list[Tensor]:
+        """The one or two vectors."""
+        return [self.real] if self.integer is None else [self.real, self.integer]
 
-    def at(self, where: Any) -> Stored:
-        """What is stored at these rows or steps."""
-        return Stored(*(part[where] for part in self.parts()))
+    def at(self, where: Any) -> PackedState:
+        """The packed states at these rows or steps."""
+        return PackedState(*(vector[where] for vector in self.vectors()))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A leaf [*shape] of `dtype` in the entries `first` to `end` of its vector."""
+    """Position of a leaf [*shape] of `dtype`: entries `first` to `end` of its vector."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -52,13 +51,13 @@ class Slot:
     end: int
 
     @property
-    def whole(self) -> bool:
-        """Whether it is among the integers."""
+    def is_integer(self) -> bool:
+        """Whether the leaf is in the vector of integers."""
         real = self.dtype.is_floating_point or self.dtype.is_complex
         return not real and self.dtype != torch.bool
 
     def read(self, vector: Tensor) -> Tensor:
-        """The leaf [*N, *shape] from [*N, R]: a view, of the vector's precision."""
+        """The leaf [*N, *shape] of `vector` [*N, R], if possible a view; floats keep its dtype."""
         pair = (2,) if self.dtype.is_complex else ()
         shape = (*vector.shape[:-1], *self.shape, *pair)
         leaf = vector[..., self.first : self.end].reshape(shape)
@@ -68,56 +67,56 @@ class Slot:
 
 
 class Packing:
-    """The way from the states of `core` to what is stored, and back."""
+    """Converts states of `core` to packed states and back."""
 
     def __init__(self, core: MemoryCore[Any]) -> None:
         with torch.no_grad():
             self._example = core.initial_state(1)
         leaves = list(tree.leaves(self._example))
-        # Complex leaves first: their entries must begin at even places to be seen as complex.
+        # Complex leaves come first: a complex view needs even offsets.
         self._order = sorted(range(len(leaves)), key=lambda i: not leaves[i].is_complex())
-        self._slots = _placed(leaves, self._order)
-        size = max((slot.end for slot in self._slots if not slot.whole), default=0)
-        # And rows must be an even number of entries apart.
+        self._slots = _slots(leaves, self._order)
+        size = max((slot.end for slot in self._slots if not slot.is_integer), default=0)
+        # A complex view also needs rows of an even number of entries.
         self._marks = 2 if size % 2 == 0 and any(leaf.is_complex() for leaf in leaves) else 1
         self.real_size = size + self._marks
-        self.whole_size = max((slot.end for slot in self._slots if slot.whole), default=0)
+        self.integer_size = max((slot.end for slot in self._slots if slot.is_integer), default=0)
 
-    def pack(self, state: Any, dims: int = 1) -> Stored:
-        """What is stored of a state; its leaves begin with `dims` dimensions, rows (and time)."""
+    def pack(self, state: Any, dims: int = 1) -> PackedState:
+        """The packed state; leaves begin with `dims` dimensions: rows, or rows and time."""
         leaves = list(tree.leaves(state))
         real: list[Tensor] = []
-        whole: list[Tensor] = []
+        integer: list[Tensor] = []
         for i in self._order:
             leaf = torch.view_as_real(leaves[i]) if leaves[i].is_complex() else leaves[i]
             flat = leaf.flatten(dims) if leaf.dim() > dims else leaf.unsqueeze(-1)
-            (whole if self._slots[i].whole else real).append(flat)
-        like = real[0] if real else whole[0].float()
+            (integer if self._slots[i].is_integer else real).append(flat)
+        like = real[0] if real else integer[0].float()
         real.append(like.new_ones((*like.shape[:dims], self._marks)))
-        integers = torch.cat([leaf.long() for leaf in whole], dim=-1) if whole else None
-        return Stored(torch.cat(real, dim=-1), integers)
+        integers = torch.cat([leaf.long() for leaf in integer], dim=-1) if integer else None
+        return PackedState(torch.cat(real, dim=-1), integers)
 
-    def unpack(self, stored: Stored) -> Any:
-        """The state, without a copy where it has no integers; of no meaning where not `seen`."""
+    def unpack(self, packed: PackedState) -> Any:
+        """The state, as views if possible; meaningless if `packed` is not valid."""
         slots = iter(self._slots)
 
         def read(_: Tensor) -> Tensor:
             slot = next(slots)
-            vector = stored.whole if slot.whole else stored.real
+            vector = packed.integer if slot.is_integer else packed.real
             assert vector is not None
             return slot.read(vector)
 
         return tree.map(read, self._example)
 
 
-def _placed(leaves: list[Tensor], order: list[int]) -> list[Slot]:
-    """The places of `leaves` [1, ...], one after the other in `order`."""
+def _slots(leaves: list[Tensor], order: list[int]) -> list[Slot]:
+    """The slots of `leaves` [1, ...], consecutive in `order`."""
     slots: dict[int, Slot] = {}
     ends = {False: 0, True: 0}
     for i in order:
         leaf = leaves[i][0]
         empty = Slot(tuple(leaf.shape), leaf.dtype, 0, 0)
-        first = ends[empty.whole]
-        ends[empty.whole] = first + leaf.numel() * (2 if leaf.is_complex() else 1)
-        slots[i] = replace(empty, first=first, end=ends[empty.whole])
+        first = ends[empty.is_integer]
+        ends[empty.is_integer] = first + leaf.numel() * (2 if leaf.is_complex() else 1)
+        slots[i] = replace(empty, first=first, end=ends[empty.is_integer])
     return [slots[i] for i in range(len(leaves))]

@@ -1,4 +1,4 @@
-"""torchrl's batched environments and the number of torch's threads."""
+"""Protects torch's number of threads from torchrl's batched environments."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 @contextmanager
 def keep_threads() -> Iterator[None]:
-    """Give back, at the end, the number of threads that torch had at the beginning.
+    """Restores torch's number of threads at the end of the block; also a decorator.
 
-    A `ParallelEnv` that opens takes a thread from this process for each of its workers, and a
-    `SerialEnv` or `ParallelEnv` that closes adds as many as it had environments: what runs after it
-    has another number than before, which slows small tensors. Also a decorator.
+    A `ParallelEnv` takes one thread per worker from this process when it opens, and a `SerialEnv`
+    or `ParallelEnv` adds one per environment when it closes. The number afterwards differs from
+    that before, and too many threads slow down operations on small tensors.
     """
     threads = torch.get_num_threads()
     try:

@@ -1,13 +1,13 @@
-"""What mends the targets of recurrent off-policy losses in torchrl.
+"""Corrects the targets of recurrent off-policy losses in torchrl.
 
-`DQNLoss`, `SACLoss` and the others that bootstrap by `TD0Estimator.value_estimate` run the value
-network over the `("next", ...)` entries of a batch as over one row. Two things are wrong there:
+`DQNLoss`, `SACLoss` and all other losses that bootstrap by `TD0Estimator.value_estimate` run the
+value network over the `("next", ...)` entries of a batch as over one row. This has two faults:
 
-- `("next", "is_init")` is False at every step, so that what follows the start of an episode or a
-  slice is read as if it went on with the one before. `NextStarts` marks it.
-- At a start the state is loaded that is stored under `("next", key)`, after the first observation.
-  `LSTMModule` and `GRUModule` have overwritten it by then, with zeros. `KeepNextStates` around one
-  of them leaves it as it is; `MemoryModule` does so by itself.
+- `("next", "is_init")` is False at every step. So the next observation after the start of an
+  episode or a slice continues the memory of the previous one. `NextStarts` sets the flag.
+- At a start the module loads the state stored under `("next", key)`, from after the first
+  observation. By then `LSTMModule` and `GRUModule` have overwritten it with zeros. A
+  `KeepNextStates` around one of them prevents this; `MemoryModule` keeps next states anyway.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rlmem.errors import UsageError, positive
 
 
 class NextStarts(Transform):
-    """Transform of a replay buffer: the next step of a start is a start as well.
+    """Replay buffer transform: copies start flags to the "next" entries.
 
-    `("next", init_key)` becomes True wherever `init_key` is: there the next state is loaded, as
-    the state is at the root. Needs the states and next states in the buffer (a primer puts them
-    there).
+    `("next", init_key)` becomes True wherever `init_key` is True. Next states are then loaded at
+    the same steps as states at the root. The buffer must hold states and next states (a primer puts
+    them there).
 
-    `SliceSampler` marks the starts of its slices in flat batches [N] only after the transforms of
-    the buffer have run: give `slice_len`, all slices' length, or call the transform on what
-    `buffer.sample()` returns.
+    `SliceSampler` marks the starts of its slices in flat batches [N] only after the buffer's
+    transforms have run. For these give `slice_len`, the length of all slices, or call the transform
+    on the result of `buffer.sample()`.
     """
 
     def __init__(self, init_key: NestedKey = "is_init", slice_len: int | None = None) -> None:
@@ -38,7 +38,7 @@ class NextStarts(Transform):
         self.slice_len = slice_len if slice_len is None else positive("slice_len", slice_len)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Mark `tensordict`, in place."""
+        """Set the flags of `tensordict`, in place."""
         start = tensordict.get(self.init_key, None)
         if start is None:
             raise UsageError(
@@ -47,24 +47,24 @@ class NextStarts(Transform):
             )
         if self.slice_len is not None:
             start = start.clone()
-            _slices(start, self.slice_len)[:, 0] = True
+            _as_slices(start, self.slice_len)[:, 0] = True
         marked = tensordict.get(("next", self.init_key), None)
         tensordict.set(("next", self.init_key), start if marked is None else start | marked)
         return tensordict
 
 
-def _slices(start: Tensor, length: int) -> Tensor:
-    """A flat batch [N, ...] as its slices [N / length, length, ...]: a view."""
+def _as_slices(start: Tensor, length: int) -> Tensor:
+    """A view of a flat batch [N, ...] as slices [N / length, length, ...]."""
     if len(start) % length:
-        raise UsageError(f"{len(start)} steps are no slices of slice_len={length}")
+        raise UsageError(f"{len(start)} steps cannot be divided into slices of slice_len={length}")
     return start.unflatten(0, (-1, length))
 
 
 class KeepNextStates(TensorDictModuleBase):
-    """`module` (torchrl's `LSTMModule` or `GRUModule`), which keeps next states that are stored.
+    """Wraps torchrl's `LSTMModule` or `GRUModule`, so that it keeps stored next states.
 
-    In recurrent mode these modules write zeros over the next states of all steps but the last of
-    each episode. What a batch has under `out_keys[1:]` stays; what it has not is left to `module`.
+    In recurrent mode these modules overwrite the next states of all steps but an episode's last
+    with zeros. Entries of the batch under `out_keys[1:]` are kept; `module` writes missing ones.
     """
 
     def __init__(self, module: TensorDictModuleBase) -> None:
@@ -74,7 +74,7 @@ class KeepNextStates(TensorDictModuleBase):
         self.out_keys = module.out_keys
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """As `module`; the next states that are there before are there after."""
+        """The result of `module`, with next states that were in the batch unchanged."""
         if not self.module.recurrent_mode:
             return self.module(tensordict)
         stored = {key: tensordict.get(key, None) for key in self.out_keys[1:]}

@@ -1,4 +1,4 @@
-"""One state for a window of steps, where a state for each of them is too much to keep."""
+"""Replay of windows with one stored state each, for cores whose states are too large to store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rlmem.torchrl.memory import MemoryModule
 
 
 class WindowStates(Transform):
-    """Transform of a replay buffer whose items are windows with the first of their states alone.
+    """Replay buffer transform: items are windows of steps that store only their first state.
 
-    `extend` takes batches [B, T] of which T is a multiple of `window`, and makes B T / window items
-    of them; `sample` gives batches [N, window]. There the states (and next states) of a window are
-    one tensor, seen from each step: without a copy, and true of the first step only. So `modules`
+    `extend` takes batches [B, T], with T a multiple of `window`, and stores B T / window items.
+    `sample` returns batches [N, window]. Their states (and next states) are the window's first
+    state, expanded over its steps without a copy, and correct only for the first step. So `modules`
     must have been made with `stored="rows"`.
     """
 
@@ -33,8 +33,8 @@ class WindowStates(Transform):
         """Windows [B T / window] of rows [B, T]."""
         if tensordict.ndim != 2 or tensordict.shape[1] % self.window:
             raise UsageError(
-                f"WindowStates cuts rows [B, T] into windows of {self.window} steps; a batch "
-                f"{list(tensordict.shape)} is none of them"
+                f"WindowStates cuts rows [B, T] into windows of {self.window} steps; it cannot cut "
+                f"a batch {list(tensordict.shape)}"
             )
         windows = tensordict.reshape(-1, self.window)
         firsts = {
@@ -52,10 +52,10 @@ class WindowStates(Transform):
         """Batches [N, window] of windows [N]."""
         batch = (*tensordict.batch_size, self.window)
 
-        def seen(key: NestedKey, leaf: Tensor) -> Tensor:
-            # What the buffer itself notes of a window ("index") has no more dimensions than it.
+        def expanded(key: NestedKey, leaf: Tensor) -> Tensor:
+            # The buffer's own entries ("index") have one value per window too.
             if leaf.dim() == tensordict.ndim or key in self.keys:
                 return leaf.unsqueeze(len(batch) - 1).expand(*batch, *leaf.shape[len(batch) - 1 :])
             return leaf
 
-        return tensordict.named_apply(seen, nested_keys=True, batch_size=batch)
+        return tensordict.named_apply(expanded, nested_keys=True, batch_size=batch)

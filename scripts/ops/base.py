@@ -1,4 +1,4 @@
-"""What an operator says about itself to the benchmark and to the report of compiled kernels."""
+"""The description of an operator for the benchmark and for the report on compiled kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 
 
 class Case(NamedTuple):
-    """One thing to measure: `passes` is "forward" or "both"."""
+    """One measurement: `passes` is "forward" or "both"."""
 
     op: str
     shape: Shape
@@ -32,7 +32,7 @@ class Inputs(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a case has to move and to compute at least, whatever the form."""
+    """The minimal memory traffic and computation of a case, for any form."""
 
     elements: int
     bytes: float
@@ -40,50 +40,50 @@ class Work(NamedTuple):
 
 
 class Op(ABC):
-    """An operator: its cases and forms (benchmark), its Triton launches (report)."""
+    """An operator: its cases and forms (benchmark) and its Triton launches (report)."""
 
     name: ClassVar[str]
-    axes: ClassVar[str]  # what the numbers of a shape are, as in "BxTxD"
+    axes: ClassVar[str]  # the meaning of a shape's numbers, as in "BxTxD"
     shapes: ClassVar[Sequence[Shape]]
     quick: ClassVar[Sequence[Shape]]
     variants: ClassVar[Sequence[str]] = ("float32",)
-    dtypes: ClassVar[Sequence[torch.dtype]] = (torch.float32,)  # that the kernels are compiled for
+    dtypes: ClassVar[Sequence[torch.dtype]] = (torch.float32,)  # of the compiled kernels
     tolerance: ClassVar[float] = 1e-2  # of other forms' results, relative and absolute
-    apart: ClassVar[Sequence[str]] = ()  # forms that compute something else, to be measured beside
+    apart: ClassVar[Sequence[str]] = ()  # forms that compute something else, for comparison
 
     @abstractmethod
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
-        """Every form that can compute this case here, by name; the first is ours, "rlmem"."""
+        """All available forms for this case, by name; the first is ours, "rlmem"."""
 
     @abstractmethod
     def inputs(self, case: Case, form: str, device: str) -> Inputs:
-        """The same numbers for every form, in the layout it likes; this is not on the clock."""
+        """The same numbers for every form, in the layout it needs; not timed."""
 
     @abstractmethod
     def work(self, case: Case) -> Work:
-        """Bytes with each input read once and each result written once; useful flops."""
+        """Bytes, with each input read once and each result written once; useful flops."""
 
     def size(self, shape: Shape) -> int:
-        """Elements, for `--max-elements`."""
+        """The number of elements, for `--max-elements`."""
         return prod(shape)
 
     def modules(self) -> tuple[ModuleType, ModuleType] | None:
-        """`gpu.py`, which launches its kernels as `gpu_kernels.NAME_kernel[grid](...)`, and that.
+        """`triton_form`, which launches `triton_kernels.NAME_kernel[grid](...)`, and that module.
 
-        Imported here, so that the benchmark does without Triton. None: there are no kernels.
+        Imported here, so that the benchmark needs no Triton. None if there are no kernels.
         """
         return None
 
     def launch(self, dtype: torch.dtype, odd: bool) -> None:
-        """Call the launchers on CPU tensors so that every configuration for `dtype` is reached.
+        """Launch the kernels on CPU tensors, so that every configuration for `dtype` is compiled.
 
-        With `odd` also for sizes that forbid vectors of numbers.
+        With `odd`, also for sizes that prevent vectorised loads.
         """
         raise NotImplementedError(f"{self.name} has no kernels")
 
     def describe(
         self, tensors: Mapping[str, Any], options: Mapping[str, Any]
     ) -> tuple[torch.dtype, dict[str, object]]:
-        """The dtype and the settings of one launch, from its arguments and constants by name."""
+        """The dtype and the settings of a launch, from its arguments and constants by name."""
         given = [x for x in tensors.values() if isinstance(x, Tensor)]
         return given[0].dtype, {key.lower(): value for key, value in options.items()}

@@ -1,7 +1,7 @@
-"""The delta rule beside its definition, a loop, and the same chunks under autograd.
+"""The delta rule: its definition (a loop), and its chunks under autograd.
 
-Bytes: q, k, v, beta and g once, o once; three times that forward and backward. Flops: of the rule
-itself, which are fewer than those of any parallel form.
+Bytes: q, k, v, beta and g once, o once; three times that forward and backward. Flops: those of the
+recurrence, fewer than those of any parallel form.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.kernels import delta_rule
-from rlmem.kernels.delta_rule import chunked, delta_rule_reference
+from rlmem.kernels.delta_rule import delta_rule_reference, torch_form
 
 from .base import Case, Form, Inputs, Op, Work
 
 VARIANTS = ("plain", "decay")
-LONGEST_LOOP = 1024  # steps that the definition is asked to take
+LONGEST_LOOP = 1024  # steps, for the definition
 
 
 def ours(
@@ -39,12 +39,13 @@ def reference(
 def autograd(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor, start: Tensor, *g: Tensor
 ) -> Tensor:
-    """The chunks of our own operator, differentiated by torch."""
-    return chunked.forward(chunked.Row(q, k, v, beta, g[0] if g else None, start), state)[0]
+    """The operator's chunks, differentiated by autograd."""
+    inputs = torch_form.Inputs(q, k, v, beta, g[0] if g else None, start)
+    return torch_form.forward(inputs, state)[0]
 
 
 def third_parties() -> Iterator[tuple[str, Form]]:
-    """What is installed; it knows no starts within a row."""
+    """Installed third-party forms; they do not support starts within a row."""
     if find_spec("fla"):
         from fla.ops.delta_rule import chunk_delta_rule  # type: ignore[import-not-found]
         from fla.ops.gated_delta_rule import (  # type: ignore[import-not-found]
@@ -84,7 +85,7 @@ class DeltaRule(Op):
         q, k, v, grad = torch.randn(4, *case.shape, device=device)
         beta, g = torch.rand(2, rows, time, heads, device=device)
         state = torch.randn(rows, heads, size, size, device=device)
-        # Third parties know no starts, so nobody gets any where they take part.
+        # Third-party forms do not support starts: on CUDA, where they take part, there are none.
         often = 0.0 if device == "cuda" else 1 / 50
         start = torch.rand(rows, time, device=device) < often
         q, k = (F.normalize(x, dim=-1) for x in (q, k))
@@ -99,14 +100,14 @@ class DeltaRule(Op):
         return Work(elements, 4 * numbers * times, 6 * elements * size * times)
 
     def modules(self) -> tuple[ModuleType, ModuleType]:
-        from rlmem.kernels.delta_rule import gpu, gpu_kernels
+        from rlmem.kernels.delta_rule import triton_form, triton_kernels
 
-        return gpu, gpu_kernels
+        return triton_form, triton_kernels
 
     def launch(self, dtype: torch.dtype, odd: bool) -> None:
-        from rlmem.kernels.delta_rule import gpu
+        from rlmem.kernels.delta_rule import triton_form
 
-        for keys in gpu.COLUMNS:
+        for keys in triton_form.COLUMNS:
             launch(keys, True)
             if odd:
                 launch(keys - 3, True)
@@ -125,15 +126,15 @@ class DeltaRule(Op):
 
 def launch(size: int, decay: bool) -> None:
     """Forward and backward with keys and values of `size` numbers."""
-    from rlmem.kernels.delta_rule import gpu
+    from rlmem.kernels.delta_rule import triton_form
 
     shape = (2, 20, 2, size)
     q, k, v, o = torch.empty(4, *shape)
     beta, state = torch.empty(shape[:3]), torch.empty(2, 2, size, size)
     start = torch.empty(2, 20, dtype=torch.bool)
-    row = chunked.Row(q, k, v, beta, beta if decay else None, start)
-    _, last, errors = gpu.forward(row, state)
-    gpu.backward(o, last, row, state, o, last, errors)
+    inputs = torch_form.Inputs(q, k, v, beta, beta if decay else None, start)
+    _, last, errors = triton_form.forward(inputs, state)
+    triton_form.backward(o, last, inputs, state, o, last, errors)
 
 
 OP = DeltaRule()

@@ -1,9 +1,9 @@
-"""The gated recurrent networks beside loops over time and torch's own layers, which know no starts.
+"""The gated recurrent networks: loops over time, and torch's own layers, which know no starts.
 
-Every form is a whole layer: the map of the input, the recurrence and all gradients. Starts fall on
-every fiftieth step. "torch" is torch.nn.GRU or LSTM on the rows as they are, without starts, and so
-less work than was asked for; "packed" splits rows into their episodes, as users of these layers do.
-"loop" is a step of torch operations after the other, under autograd.
+Every form is a whole layer: the projection of the input, the recurrence and all gradients. There is
+a start every fifty steps on average. "torch" is torch.nn.GRU or LSTM on the whole rows without
+starts, which is less work than required; "packed" splits rows into their episodes, as users of
+these layers do. "loop" runs torch operations step by step, under autograd.
 
 Bytes: x and h once, forward; three times that forward and backward.
 """
@@ -23,7 +23,7 @@ from rlmem.kernels.gated_rnn import CELLS, gated_rnn_reference
 
 from .base import Case, Form, Inputs, Op, Work
 
-LONGEST_LOOP = 1024  # steps that forms in Python are asked to take
+LONGEST_LOOP = 1024  # steps, for forms in Python
 LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM}
 EPISODE = 50  # steps between starts, on average
 
@@ -40,7 +40,7 @@ def loop(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c
 
 
 def joined(cell: str, r: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrix and biases as the operator takes them, from those of `torch.nn`."""
+    """The operator's matrix and biases, from those of `torch.nn`."""
     both = b + c
     if cell == "gru":
         two = len(both) // 3 * 2
@@ -49,12 +49,12 @@ def joined(cell: str, r: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def layer(cell: str, x: Tensor, start: Tensor, *weights: Tensor) -> Tensor:
-    """torch's own, on rows without starts."""
+    """The layer of torch, on rows without starts."""
     return run_layer(cell, x, weights)[:, :, None]
 
 
 def packed(cell: str, x: Tensor, start: Tensor, *weights: Tensor) -> Tensor:
-    """torch's own, on episodes of their lengths."""
+    """The layer of torch, on episodes of different lengths."""
     cuts = start.clone()
     cuts[:, 0] = True
     first = cuts.flatten().nonzero().flatten()
@@ -103,19 +103,19 @@ class GatedRNN(Op):
 
     def work(self, case: Case) -> Work:
         elements, times = self.size(case.shape), 1 if case.passes == "forward" else 3
-        # Two products of [D] by [D, G D].
+        # Two products of [D] and [D, G D].
         flops = 4 * CELLS[case.variant].gates * case.shape[-1]
         return Work(elements, 8 * elements * times, flops * elements * times)
 
     def modules(self) -> tuple[ModuleType, ModuleType]:
-        from rlmem.kernels.gated_rnn import gpu, gpu_kernels
+        from rlmem.kernels.gated_rnn import triton_form, triton_kernels
 
-        return gpu, gpu_kernels
+        return triton_form, triton_kernels
 
     def launch(self, dtype: torch.dtype, odd: bool) -> None:
-        from rlmem.kernels.gated_rnn import gpu
+        from rlmem.kernels.gated_rnn import triton_form
 
-        for width in gpu.CONFIGS:
+        for width in triton_form.CONFIGS:
             for cell in CELLS:
                 launch(cell, width)
             if odd:
@@ -127,7 +127,7 @@ class GatedRNN(Op):
         return torch.float32, {
             "cell": list(CELLS)[options["CELL"]],
             "d": tensors["weight"].shape[1],
-            "kept": options["KEPT"],
+            "on_chip": options["ON_CHIP"],
             "rows": options["BM"],
             "units": options["DP"],
             "warps": options["num_warps"],
@@ -140,7 +140,7 @@ def bound(form: Form, cell: str) -> Form:
 
 def launch(cell: str, width: int) -> None:
     """Forward, with what backward reads, and backward; with starts and a first state."""
-    from rlmem.kernels.gated_rnn import gpu
+    from rlmem.kernels.gated_rnn import triton_form
 
     kind = CELLS[cell]
     front = (20, 3, 2)
@@ -148,8 +148,10 @@ def launch(cell: str, width: int) -> None:
     weight = torch.empty(2, width, kind.gates * width)
     bias, state = torch.empty(2, 4 * width), torch.empty(20, kind.states, 2, width)
     start = torch.zeros(front[:2], dtype=torch.bool)
-    h, last, parts, kept = gpu.forward(cell, projected, weight, bias, state, start, True)
-    gpu.backward(cell, h, last, weight, state, start, h, parts, kept)
+    h, last, activations, saved_states = triton_form.forward(
+        cell, projected, weight, bias, state, start, True
+    )
+    triton_form.backward(cell, h, last, weight, state, start, h, activations, saved_states)
 
 
 OP = GatedRNN()

@@ -1,4 +1,4 @@
-"""The linear scan beside torch's own scan, loops, and what others have written for GPUs.
+"""The linear scan: torch's own scan, loops, and third-party forms for GPUs.
 
 Bytes: 3 tensors forward (gate, value, h), 8 forward and backward.
 """
@@ -20,7 +20,7 @@ from rlmem.kernels.linear_scan import linear_scan_reference
 from .base import Case, Form, Inputs, Op, Work
 
 DTYPES = {"real": torch.float32, "complex": torch.complex64}
-LONGEST_UNROLLED = 128  # steps of a loop that torch.compile is asked to unroll
+LONGEST_UNROLLED = 128  # steps of a loop that torch.compile unrolls
 TENSORS_MOVED = {"forward": 3, "both": 8}
 FLOPS = {"real": 2, "complex": 8}
 TABLES = ("narrow", "wide")
@@ -37,7 +37,7 @@ def associative(gate: Tensor, value: Tensor) -> Tensor:
 
 
 def third_parties() -> Iterator[tuple[str, Form]]:
-    """What is installed; each gets its gates and layout as it likes them outside of the clock."""
+    """Installed third-party forms; their gates and layouts are prepared outside the timed part."""
     if find_spec("accelerated_scan"):
         from accelerated_scan.warp import scan  # type: ignore[import-not-found]
 
@@ -53,22 +53,22 @@ def third_parties() -> Iterator[tuple[str, Form]]:
 
 
 def launch(dtype: torch.dtype, table: str, constant: bool, extra: int = 0) -> None:
-    """Forward and backward, with a first state and starts, in that table's configuration."""
-    from rlmem.kernels.linear_scan import gpu
+    """Forward and backward, with a first state and starts, with that table's settings."""
+    from rlmem.kernels.linear_scan import triton_form
 
-    config = {"narrow": gpu.NARROW, "wide": gpu.WIDE}[table][dtype.itemsize]
-    # Many rows, or one row long enough for chunks.
-    rows, steps = (gpu.MANY, 2) if table == "wide" else (1, gpu.LONG)
+    config = {"narrow": triton_form.NARROW, "wide": triton_form.WIDE}[table][dtype.itemsize]
+    # Many rows, or one row long enough to be cut into chunks.
+    rows, steps = (triton_form.MANY, 2) if table == "wide" else (1, triton_form.LONG)
     shape = rows, steps, config.block + extra
-    if gpu.plan(torch.Size(shape), dtype.itemsize).config != config:
+    if triton_form.launch_config(torch.Size(shape), dtype.itemsize).program != config:
         raise AssertionError(f"{shape} does not lead to {table} {config}")
     channels = shape[2]
     value = torch.empty(shape, dtype=dtype)
     gate = torch.empty((channels,) if constant else shape, dtype=dtype)
     h0 = torch.empty(rows, channels, dtype=dtype)
     start = torch.empty(rows, steps, dtype=torch.bool)
-    gpu.forward(gate, value, h0, start, False)
-    gpu.backward(value, gate, value, h0, start, False)
+    triton_form.forward(gate, value, h0, start, False)
+    triton_form.backward(value, gate, value, h0, start, False)
 
 
 class LinearScan(Op):
@@ -110,9 +110,9 @@ class LinearScan(Op):
         return Work(elements, moved, flops)
 
     def modules(self) -> tuple[ModuleType, ModuleType]:
-        from rlmem.kernels.linear_scan import gpu, gpu_kernels
+        from rlmem.kernels.linear_scan import triton_form, triton_kernels
 
-        return gpu, gpu_kernels
+        return triton_form, triton_kernels
 
     def launch(self, dtype: torch.dtype, odd: bool) -> None:
         for table, constant in product(TABLES, (False, True)):

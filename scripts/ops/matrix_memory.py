@@ -1,7 +1,7 @@
-"""The matrix memory as in mLSTM and in RetNet, beside the loop and what others wrote for GPUs.
+"""The matrix memory as in mLSTM and in RetNet: the loop, and third-party forms for GPUs.
 
-Bytes: q, k, v and h once each way. Flops: those of the recurrence, 4 per entry of the state
-forward (update and reading) and as many again twice backward; a chunked form has more to do.
+Bytes: q, k, v and h, once per direction. Flops: those of the recurrence, 4 per entry of the state
+forward (update and output) and twice as many backward; a chunked form computes more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "retention": {"forget": "exponential"},
 }
 TENSORS_MOVED = {"forward": 4, "both": 11}
-LONGEST_LOOP = 1024  # steps of a loop under autograd that are worth waiting for
+LONGEST_LOOP = 1024  # steps, for a loop under autograd
 
 
 def form(function: Callable[..., Any], variant: str) -> Form:
@@ -38,7 +38,7 @@ def form(function: Callable[..., Any], variant: str) -> Form:
 
 
 def third_parties(variant: str) -> Iterator[tuple[str, Form]]:
-    """What is installed and computes the same."""
+    """Installed third-party forms that compute the same."""
     if variant == "retention" and find_spec("fla"):
         from fla.ops.simple_gla import chunk_simple_gla  # type: ignore[import-not-found]
 
@@ -84,9 +84,9 @@ class MatrixMemory(Op):
         return Work(elements, moved, 4 * passes * elements * case.shape[-1])
 
     def modules(self) -> tuple[ModuleType, ModuleType]:
-        from rlmem.kernels.matrix_memory import gpu, gpu_kernels
+        from rlmem.kernels.matrix_memory import triton_form, triton_kernels
 
-        return gpu, gpu_kernels
+        return triton_form, triton_kernels
 
     def launch(self, dtype: torch.dtype, odd: bool) -> None:
         sizes = (16, 32, 64) if not odd else (16, 32, 64, 67)
@@ -108,20 +108,20 @@ class MatrixMemory(Op):
 
 
 def launch(dtype: torch.dtype, size: int, gated: bool) -> None:
-    """Forward and backward: all there is (gates, normaliser, starts, states), or the least."""
-    from rlmem.kernels.matrix_memory import gpu
+    """Forward and backward, with gates, normaliser, starts and states if `gated`, else without."""
+    from rlmem.kernels.matrix_memory import triton_form
 
     q, k, v, grad = (torch.zeros(2, 70, 2, size, dtype=dtype) for _ in range(4))
     lf = torch.zeros(2, 70, 2)
     if gated:
         gate, start = torch.zeros_like(lf), torch.zeros(2, 70, dtype=torch.bool)
         state, m0 = torch.zeros(2, 2, size, size + 1), torch.zeros(2, 2)
-        saved = gpu.forward(q, k, v, gate, lf, state, m0, start, "max", 1e-6)
+        saved = triton_form.forward(q, k, v, gate, lf, state, m0, start, "max", 1e-6)
         grads = (grad, torch.zeros_like(state), gate)
-        gpu.backward(*grads, q, k, v, gate, lf, m0, start, saved, "max", 1e-6)
+        triton_form.backward(*grads, q, k, v, gate, lf, m0, start, saved, "max", 1e-6)
         return
-    saved = gpu.forward(q, k, v, None, lf, None, None, None, "none", 0.0)
-    gpu.backward(grad, None, None, q, k, v, None, lf, None, None, saved, "none", 0.0)
+    saved = triton_form.forward(q, k, v, None, lf, None, None, None, "none", 0.0)
+    triton_form.backward(grad, None, None, q, k, v, None, lf, None, None, saved, "none", 0.0)
 
 
 OP = MatrixMemory()

@@ -1,7 +1,7 @@
-"""Memory that learns at test time, in chunks, beside token after token.
+"""Memory that learns at test time: in chunks, and token by token.
 
-Bytes: q, k, v, three rates and y once; three times that forward and backward. Flops: of the rule
-token by token, which are more than those of the chunks.
+Bytes: q, k, v, three rates and y once; three times that forward and backward. Flops: those of the
+rule token by token, more than those of the chunks.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .base import Case, Form, Inputs, Op, Work
 
 LAYERS = {"linear": 1, "perceptron": 2}
 CHUNK = 32
-LONGEST_LOOP = 512  # steps that the definition is asked to take
+LONGEST_LOOP = 512  # steps, for the definition
 
 
 def form(function: Form) -> Form:
-    """A form of the operator, of tensors alone: each row begins with an episode."""
+    """A form of the operator with tensors as its only arguments; each row begins with a start."""
 
     def run(
         q: Tensor, k: Tensor, v: Tensor, rates: Tensor, start: Tensor, *first: Tensor

@@ -1,7 +1,7 @@
-"""Attention over a window beside every score and a mask, and torch's own attention with a mask.
+"""Attention over a sliding window: all scores with a mask, and torch's own attention with a mask.
 
-Bytes: q, k, v, position queries and y once; three times that forward and backward. Flops: of the
-scores inside the window.
+Bytes: q, k, v, position queries and y once; three times that forward and backward. Flops: those of
+the scores inside the window.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rlmem.kernels.window_attention import segments, window_attention_reference
 
 from .base import Case, Form, Inputs, Op, Shape, Work
 
-LONGEST_MASK = 2048  # steps for which all scores are made
+LONGEST_MASK = 2048  # steps, for forms that compute all scores
 
 
 def torchs(
     q: Tensor, k: Tensor, v: Tensor, alive: Tensor, start: Tensor, at: Tensor, relative: Tensor
 ) -> Tensor:
-    """`scaled_dot_product_attention`, which takes positions and episodes as one large bias."""
+    """`scaled_dot_product_attention`, with positions and episodes as one large bias."""
     time, past = start.shape[1], alive.shape[1]
     place = torch.arange(past + time, device=q.device)
     distance = place[past:, None] - place
@@ -78,9 +78,9 @@ class WindowAttention(Op):
         return Work(elements, 4 * 5 * elements * times, 6 * elements * (past + 1) * times)
 
     def modules(self) -> tuple[ModuleType, ModuleType]:
-        from rlmem.kernels.window_attention import gpu, gpu_kernels
+        from rlmem.kernels.window_attention import triton_form, triton_kernels
 
-        return gpu, gpu_kernels
+        return triton_form, triton_kernels
 
     def launch(self, dtype: torch.dtype, odd: bool) -> None:
         sizes = (16, 32, 64, 128)
@@ -98,16 +98,16 @@ class WindowAttention(Op):
 
 
 def launch(size: int, relative: bool, past: int = 64) -> None:
-    """Forward and backward over a memory of `past` positions."""
-    from rlmem.kernels.window_attention import gpu
+    """Forward and backward with `past` cached positions."""
+    from rlmem.kernels.window_attention import triton_form
 
     query, grad, y = torch.zeros(3, 2, 70, 2, size)
     key, value = torch.zeros(2, 2, past + 70, 2, size)
     segment, none = torch.zeros(2, past + 70, dtype=torch.int64), query.new_empty(0)
     places = (torch.zeros_like(query), torch.zeros(past + 1, 2, size)) if relative else (none, none)
     inputs = (query, key, value, *places, segment)
-    _, log_sum = gpu.forward(*inputs)
-    gpu.backward(grad, y, log_sum, *inputs)
+    _, log_sum = triton_form.forward(*inputs)
+    triton_form.backward(grad, y, log_sum, *inputs)
 
 
 OP = WindowAttention()

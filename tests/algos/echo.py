@@ -27,7 +27,7 @@ class Echo:
         reward = torch.where(over, 2.0 * (action["action"] == self.bit) - 1, 0.0)
         final: Tensors = {"obs": torch.full((self.num_envs,), 2)}
         obs = self.reset() if self.time == self.length else final
-        return Transition(obs, reward, over, ~over & over, final)
+        return Transition(obs, reward, over, ~over & over, final, over)
 
     def close(self) -> None:
         pass

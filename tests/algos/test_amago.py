@@ -12,13 +12,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlmem import algos, checkpoint
+from rlmem import algos
 from rlmem.algos.amago import AMAGO, td_targets
-from rlmem.algos.sequences import Sequences
+from rlmem.data.batch import SequenceBatch
 from rlmem.errors import UsageError
 from rlmem.policies.multi_gamma import MultiGamma
-from tests.algos.counting import Counting
+from rlmem.runs import checkpoint
 from tests.algos.echo import Echo
+from tests.data.counting import Counting
 
 NEVER = torch.zeros(1, 2, dtype=torch.bool)
 REPLAY = {"batching": "trajectory", "batch_size": 4, "length": 6, "burn_in": 0, "capacity": 4000}
@@ -35,13 +36,13 @@ def make(gammas: tuple[float, ...] = (0.5, 0.9), core: str = "ffm", **options: o
     )
 
 
-def rows(amago: AMAGO) -> Sequences:
-    amago.play()
-    assert amago.replay.ready
-    return amago.replay.sample(0.0)
+def rows(amago: AMAGO) -> SequenceBatch:
+    amago.collector.collect()
+    assert amago.collector.replay.ready
+    return amago.collector.replay.sample(0.0)
 
 
-def hand_made(**given: Tensor) -> Sequences:
+def hand_made(**given: Tensor) -> SequenceBatch:
     """One row of two steps."""
     fields = {
         "obs": {},
@@ -53,9 +54,9 @@ def hand_made(**given: Tensor) -> Sequences:
         "mask": ~NEVER,
         "state": torch.zeros(1, 0),
         "weight": torch.ones(1),
-        "unit": torch.zeros(1, dtype=torch.long),
+        "segment": torch.zeros(1, dtype=torch.long),
     }
-    return Sequences(**{**fields, **given})  # type: ignore[arg-type]
+    return SequenceBatch(**{**fields, **given})  # type: ignore[arg-type]
 
 
 def test_targets_by_hand():
@@ -181,9 +182,9 @@ def test_what_is_masked_leaves_no_trace():
 def test_truncated_episodes_go_on_and_terminated_ones_do_not():
     """The critic learns, for a discount of 0.5, exactly the returns of an endless ramp's start."""
     amago = make(gammas=(0.5,), reward_scale=1.0, num_critics_td=1)
-    amago.play()
+    amago.collector.collect()
     amago.target.network = Said(torch.full((4, 4, 6, 1), 100.0))
-    batch = amago.replay.sample(0.0)
+    batch = amago.collector.replay.sample(0.0)
     target = amago.targets(batch, torch.zeros(4, 6, 8))
     alive = torch.where(batch.terminated, 0.0, 50.0)
     torch.testing.assert_close(target[..., 0], batch.reward + alive)
@@ -276,9 +277,9 @@ def test_bad_options_get_a_clear_line(options: dict[str, object], message: str):
 
 def test_too_many_choices_are_refused():
     for space in (spaces.Discrete(4), spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([4, 4])):
-        algos.require_fit("amago", {"action": space})
+        algos.require_supported("amago", {"action": space})
     with pytest.raises(UsageError, match=r"'amago' does not fit .*algorithms that fit: .*ppo"):
-        algos.require_fit("amago", {"action": spaces.MultiDiscrete([100, 100])})
+        algos.require_supported("amago", {"action": spaces.MultiDiscrete([100, 100])})
 
 
 @pytest.mark.learning

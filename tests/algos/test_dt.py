@@ -1,4 +1,4 @@
-"""Decision Transformer and Algorithm Distillation: what their rows are, and that they learn."""
+"""Decision Transformer and Algorithm Distillation: their rows, and learning."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ import torch
 from gymnasium import spaces
 
 from rlmem import algos
+from rlmem.algos.action_prediction import action_loss, history_inputs
 from rlmem.algos.ad import AD, chains
-from rlmem.algos.dataset import Dataset
 from rlmem.algos.dt import DT
-from rlmem.algos.replay_units import laid
+from rlmem.data.dataset import Dataset
+from rlmem.data.recorder import Recorder
+from rlmem.data.segments import pack
 from rlmem.envs.base import Tensors, Transition, VecEnv
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError
-from rlmem.evaluate import per_episode, play
 from rlmem.policies.sequence import ReturnPolicy, SequencePolicy
-from rlmem.record import Recorder
-from tests.algos.counting import Counting
+from rlmem.runs.evaluate import play, play_batch
+from tests.data.counting import Counting
 
 
 def record(
     env: VecEnv, folder: Path, steps: int, choose: Callable[[int], torch.Tensor]
 ) -> list[torch.Tensor]:
     """The rewards [N] of each step."""
-    recorder = Recorder(env, folder, {}, steps)
+    recorder = Recorder(env, folder, {})
+    recorder.reserve(steps)
     recorder.reset(0)
     rewards = [recorder.step({"action": choose(t)}).reward for t in range(steps)]
     recorder.close()
@@ -54,13 +56,13 @@ def make_ad(env: VecEnv, folder: Path, **options: object) -> AD:
     return algos.make("ad", env=env, policy=policy, seed=[0], dataset=str(folder), **given)  # type: ignore[return-value]
 
 
-def test_rows_of_dt_are_whole_episodes_and_memory_begins_with_each(tmp_path: Path):
+def test_rows_of_dt_are_whole_episodes_with_a_memory_reset_each(tmp_path: Path):
     dt = make_dt(counted(tmp_path), tmp_path)
     # The best episode is 1 + 2 + 3 + 4.
     assert dt.policy.target_return == 10
     assert dt.policy.return_scale == 10
-    rows = dt.dataset.read(*laid(dt.draw(), dt.length))
-    obs, start = dt.told(rows)
+    rows = dt.dataset.read(*pack(dt.draw(), dt.length))
+    obs, start = history_inputs(dt.policy, rows, reset_memory=True)
     time = obs["obs"][..., 1]
     assert torch.equal(start, time == 0)
     assert start[:, 0].all()
@@ -75,10 +77,10 @@ def test_rows_of_dt_are_whole_episodes_and_memory_begins_with_each(tmp_path: Pat
     assert set(left.flatten().tolist()) == {6, 10}
 
 
-def test_rows_of_ad_are_histories_and_memory_goes_through(tmp_path: Path):
+def test_rows_of_ad_are_histories_without_memory_resets(tmp_path: Path):
     ad = make_ad(counted(tmp_path), tmp_path, length=20, episode_stride=2)
-    rows = ad.dataset.read(*laid(ad.draw(), ad.length))
-    obs, start = ad.told(rows)
+    rows = ad.dataset.read(*pack(ad.draw(), ad.length))
+    obs, start = history_inputs(ad.policy, rows, reset_memory=False)
     assert start[:, 0].all()
     assert not start[:, 1:].any()
     episode, time = obs["obs"].unbind(-1)
@@ -99,11 +101,11 @@ def test_chains_by_hand():
     assert left.tolist() == [12, 10, 6, 8, 5, 10, 10]
 
 
-def test_the_loss_is_how_unlikely_what_was_done_is(tmp_path: Path):
+def test_the_loss_is_the_negative_log_likelihood_of_the_actions(tmp_path: Path):
     dt = make_dt(counted(tmp_path), tmp_path)
-    rows = dt.dataset.read(*laid(dt.draw(), dt.length))
-    obs, start = dt.told(rows)
-    loss, metrics = dt.loss(rows)
+    rows = dt.dataset.read(*pack(dt.draw(), dt.length))
+    obs, start = history_inputs(dt.policy, rows, reset_memory=True)
+    loss, metrics = action_loss(dt.policy, rows, torch.device("cpu"), reset_memory=True)
     logits = dt.policy(obs, dt.policy.core.initial_state(8), start).parts["action"].log_p
     right = logits.gather(-1, rows.action["action"][..., None])
     torch.testing.assert_close(loss, -right.mean())
@@ -124,7 +126,7 @@ def test_a_resumed_run_learns_the_same(tmp_path: Path):
         assert torch.equal(ours, theirs)
 
 
-def test_data_that_does_not_fit_is_refused(tmp_path: Path):
+def test_data_of_other_spaces_is_refused(tmp_path: Path):
     env = counted(tmp_path)
     with pytest.raises(UsageError, match=r"algo.dataset must name a folder"):
         algos.make("dt", env=env, policy=make_dt(env, tmp_path).policy, seed=[0])
@@ -135,7 +137,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match=r"its action is Discrete\(2\), and not Discrete\(5\)"):
         make_dt(Trials(other, 1), tmp_path)
     record(Counting([99], [True]), tmp_path / "open", 40, lambda t: torch.zeros(1).long())
-    with pytest.raises(UsageError, match="no episode that was played to its end"):
+    with pytest.raises(UsageError, match="has no complete episode"):
         make_dt(env, tmp_path / "open")
 
 
@@ -155,7 +157,7 @@ class Lever:
         self.time += 1
         over = torch.full((self.num_envs,), self.time % 4 == 0)
         obs = {"obs": torch.zeros(self.num_envs).long()}
-        return Transition(obs, action["action"].float(), over, ~over & over, obs)
+        return Transition(obs, action["action"].float(), over, ~over & over, obs, over)
 
     def close(self) -> None:
         pass
@@ -201,7 +203,7 @@ def test_ad_gets_better_from_episode_to_episode(tmp_path: Path, monkeypatch: pyt
     for i in range(25):
         ad.iterate(i / 25)
     with torch.no_grad():
-        curve = per_episode(ad.policy, Trials(Wheel(300), 10), list(range(300)), False).mean(0) / 4
+        curve = play_batch(ad.policy, Trials(Wheel(300), 10), list(range(300)), False).mean(0) / 4
     assert curve[0] < 0.6
     assert curve[-2:].mean() > 0.85, curve
     assert Dataset(tmp_path).returns.mean() / 4 < 0.75

@@ -7,58 +7,58 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rlmem import algos, checkpoint
-from rlmem.algos.off_policy import OffPolicy
-from rlmem.algos.replay import BATCHINGS, Replay
-from rlmem.algos.sequences import Sequences
+from rlmem import algos
+from rlmem.data.replay import BATCHINGS, Replay
+from rlmem.data.replay_collector import ReplayCollector
 from rlmem.envs.base import Tensors
 from rlmem.errors import UsageError
 from rlmem.policies import QPolicy
-from tests.algos.counting import Counting
-from tests.algos.playing import CUT, LENGTHS, filled, make, play
+from rlmem.runs import checkpoint
+from tests.data.counting import Counting
+from tests.data.playing import CUT, LENGTHS, filled, make, play
 
 SMALL = {"capacity": 400, "batch_size": 4, "length": 8, "burn_in": 2, "stride": 4}
 
 
-class Noting(OffPolicy[QPolicy]):
-    """Learns nothing and notes what it was to learn from."""
-
-    seen: list[tuple[int, int]]
-
-    def learn(self, batch: Sequences) -> tuple[dict[str, Tensor], Tensor]:
-        self.seen.append((self.played, self.updates))
-        return {"updates": torch.tensor(float(self.updates))}, torch.full((4,), 7.0)
-
-
-def noting(**options: Any) -> Noting:
+def collector(**options: Any) -> ReplayCollector:
     env = Counting(LENGTHS, CUT)
     policy = QPolicy(env.observation_space, env.action_space, core="gru", hidden_size=8)
-    algo = Noting(env, policy, [0] * 4, **{**options, "replay": SMALL | {"alpha": 1.0}})
-    algo.seen = []
-    return algo
+    return ReplayCollector(env, policy, [0] * 4, **{**options, "replay": SMALL | {"alpha": 1.0}})
 
 
-def test_it_plays_then_learns_so_many_times() -> None:
-    algo = noting(num_steps=5, num_updates=3, learning_starts=0)
-    assert algo.steps_per_iteration == 20
-    # After 5 steps there is no row of 11 entries yet; the episodes of 3 and of 4 steps ended.
+def test_some_steps_then_some_batches() -> None:
+    experience = collector(num_steps=5, num_updates=3, learning_starts=0)
+    assert experience.steps == 20
+    experience.collect()
+    # The episodes of 3 and of 4 steps ended.
     want = {"episodes": 3.0, "episode_return": 31 / 3, "episode_length": 4.0}
-    assert algo.iterate(0.0) == pytest.approx(want)
-    metrics = algo.iterate(0.1)
-    assert algo.seen == [(40, 0), (40, 1), (40, 2)]
-    assert metrics["updates"] == 1.0
-    priorities = algo.replay.priorities
-    assert priorities is not None
-    assert priorities.highest == pytest.approx(7.0, abs=1e-5)
+    assert experience.episode_metrics() == pytest.approx(want)
+    # After 5 steps there is no row of 11 entries yet.
+    assert not list(experience.batches(0.0))
+    experience.collect()
+    updates = [experience.updates for _ in experience.batches(0.1)]
+    assert (experience.collected, updates) == (40, [1, 2, 3])
 
 
-def test_nothing_is_learned_before_learning_starts() -> None:
-    algo = noting(num_steps=5, num_updates=1, learning_starts=60)
+def test_no_batches_before_learning_starts() -> None:
+    experience = collector(num_steps=5, num_updates=1, learning_starts=60)
+    found = []
+    for _ in range(4):
+        experience.collect()
+        found.append(len(list(experience.batches(0.0))))
+    assert found == [0, 0, 1, 1]
+
+
+def test_the_errors_of_an_update_are_the_new_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    algo = learner("segments", None, alpha=1.0)
+    monkeypatch.setattr(algo, "learn", lambda _: ({}, torch.full((4,), 7.0)))
     for _ in range(4):
         algo.iterate(0.0)
-    assert [played for played, _ in algo.seen] == [60, 80]
+    priorities = algo.collector.replay.priorities
+    assert priorities is not None
+    assert priorities.highest == pytest.approx(7.0, abs=1e-5)
 
 
 class Same(Counting):
@@ -71,7 +71,7 @@ class Same(Counting):
         return {"obs": torch.stack([torch.zeros(4), self.time], -1)}
 
 
-def learner(batching: str, directory: Path | None) -> Any:
+def learner(batching: str, directory: Path | None, **replay: Any) -> Any:
     torch.manual_seed(0)
     env = Same()
     policy = QPolicy(env.observation_space, env.action_space, core="gru", hidden_size=8)
@@ -84,7 +84,7 @@ def learner(batching: str, directory: Path | None) -> Any:
         num_updates=2,
         learning_starts=0,
         target_period=3,
-        replay=SMALL | {"batching": batching, "directory": where, "capacity": 240},
+        replay=SMALL | {"batching": batching, "directory": where, "capacity": 240} | replay,
     )
 
 
@@ -111,11 +111,12 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(
     for _ in range(5):
         got = resumed.iterate(0.5)
     assert got == expected
-    assert (resumed.played, resumed.updates) == (whole.played, whole.updates)
+    one, other = resumed.collector, whole.collector
+    assert (one.collected, one.updates) == (other.collected, other.updates)
     same(resumed.policy, whole.policy)
     same(resumed.target.network, whole.target.network)
-    for name, leaf in whole.replay.tapes.leaves.items():
-        assert torch.equal(resumed.replay.tapes.leaves[name], leaf), name
+    for name, leaf in whole.collector.replay.storage.leaves.items():
+        assert torch.equal(resumed.collector.replay.storage.leaves[name], leaf), name
 
 
 def same(one: nn.Module, other: nn.Module) -> None:
@@ -163,7 +164,7 @@ def test_files_that_were_written_on_hold_less_of_the_past(tmp_path: Path) -> Non
     resumed = make(directory=str(tmp_path / "replay"), alpha=0.0, batch_size=300)
     resumed.load_state_dict(state)
     # 100 entries to an environment; what the 40 steps after the checkpoint overwrote is gone.
-    assert torch.equal(resumed.tapes.oldest, lost.tapes.head - 100)
+    assert torch.equal(resumed.storage.oldest, lost.storage.head - 100)
     batch = resumed.sample(0.0)
     _, time = batch.obs["obs"].unbind(-1)
     follows = time[:, 1:] == time[:, :-1] + 1

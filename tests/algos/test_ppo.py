@@ -13,12 +13,12 @@ import torch
 from rlmem import algos
 from rlmem.algos import NonFiniteLoss
 from rlmem.algos.ppo import PPO
-from rlmem.algos.returns import discounted_sum
-from rlmem.algos.rollout import Rollout
+from rlmem.data.returns import discounted_sum
+from rlmem.data.rollout import Rollout
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
-from tests.algos.counting import Counting
 from tests.algos.echo import Echo
+from tests.data.counting import Counting
 
 
 def make(core: str = "ffm", **options: object) -> PPO:
@@ -31,7 +31,7 @@ def make(core: str = "ffm", **options: object) -> PPO:
 
 
 class Fixed:
-    """A policy that says what it is told."""
+    """A policy with given log-probabilities, values and entropies."""
 
     def __init__(self, log_prob: list[float], value: list[float], entropy: float) -> None:
         self.dist = SimpleNamespace(
@@ -45,7 +45,7 @@ class Fixed:
 
 
 def played(value: list[float]) -> Rollout:
-    """One row of two steps; only what the loss reads is filled."""
+    """One row of two steps, with values for the inputs of the loss only."""
     zeros, never = torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.bool)
     return Rollout(
         obs={},
@@ -84,14 +84,14 @@ def test_loss_by_hand():
     assert metrics["clip_fraction"].item() == 1
 
 
-def test_the_side_that_hurts_is_never_clipped():
+def test_the_pessimistic_side_is_never_clipped():
     ppo = make(clip_coef=0.2, norm_adv=False)
     _, metrics = hand_made(ppo, [-1.0, 1.0])
     # min(-2, -1.2) = -2; min(0.5, 0.8) = 0.5; the mean is -0.75.
     assert metrics["policy_loss"].item() == pytest.approx(0.75)
 
 
-def test_the_value_loss_is_counted_in_units():
+def test_value_scale_divides_the_value_loss():
     ppo = make(clip_coef=0.2, vf_coef=0.5, ent_coef=0.1, norm_adv=False)
     _, metrics = hand_made(ppo, [1.0, -1.0])
     loss, same = hand_made(ppo, [1.0, -1.0], 10.0)
@@ -102,7 +102,7 @@ def test_the_value_loss_is_counted_in_units():
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("norm_value", [True, False])
 @pytest.mark.parametrize("scale", [0.01, 100.0])
-def test_the_unit_is_the_variance_of_targets(
+def test_the_value_scale_is_the_variance_of_targets(
     norm_value: bool, separate: bool, scale: float, monkeypatch: pytest.MonkeyPatch
 ):
     options = {"gae_lambda": 1.0, "num_epochs": 1, "separate_critic": separate}
@@ -113,7 +113,8 @@ def test_the_unit_is_the_variance_of_targets(
     rollout.next_value *= scale
     units, loss = [], ppo.loss
     monkeypatch.setattr(ppo, "loss", lambda *given: units.append(given[-1]) or loss(*given))
-    ppo.update(rollout)
+    monkeypatch.setattr(ppo.collector, "collect", lambda: rollout)
+    ppo.iterate(0.0)
     done = rollout.terminated | rollout.truncated
     bootstrap = torch.where(rollout.terminated, 0.0, rollout.next_value)
     ends = done.clone()
@@ -121,7 +122,7 @@ def test_the_unit_is_the_variance_of_targets(
     reward = rollout.reward + torch.where(ends, 0.99 * bootstrap, 0.0)
     variance = discounted_sum(reward, done, 0.99).var().item()
     assert (variance > 1) == (scale > 1)
-    # A critic that shares the actor's memory is not to be heard more than it was.
+    # With a shared memory, norm_value never raises the weight of the value loss.
     counted = norm_value and (separate or scale > 1)
     assert units == pytest.approx([variance if counted else 1.0] * len(units))
 
@@ -162,33 +163,35 @@ def test_target_kl_stops_the_epochs():
 def test_learning_rate_is_annealed():
     ppo = make(learning_rate=1e-3)
     assert ppo.iterate(0.25)["learning_rate"] == pytest.approx(7.5e-4)
-    assert ppo.descent.learning_rate == pytest.approx(7.5e-4)
+    assert ppo.optimizer.learning_rate == pytest.approx(7.5e-4)
     assert make(learning_rate=1e-3, anneal_lr=False).iterate(0.25)["learning_rate"] == 1e-3
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
+def test_a_non_finite_loss_stops_before_the_weights_change(monkeypatch: pytest.MonkeyPatch):
     ppo = make()
     ppo.iterate(0.0)
     rollout = ppo.collector.collect()
     rollout.reward[1, 2] = torch.nan
     before = {name: p.clone() for name, p in ppo.policy.named_parameters()}
+    monkeypatch.setattr(ppo.collector, "collect", lambda: rollout)
     with pytest.raises(NonFiniteLoss, match="loss is nan"):
-        ppo.update(rollout)
+        ppo.iterate(0.0)
     for name, p in ppo.policy.named_parameters():
         assert torch.equal(p, before[name]), name
 
 
-def test_state_dict_carries_the_optimizer():
+def test_state_dict_includes_the_optimizer(monkeypatch: pytest.MonkeyPatch):
     ppo, other = make(), make()
     ppo.iterate(0.0)
     other.policy.load_state_dict(ppo.policy.state_dict())
     # A copy: torch hands out its own tensors, which the next update changes.
     other.load_state_dict(copy.deepcopy(ppo.state_dict()))
     rollout = ppo.collector.collect()
-    torch.manual_seed(1)
-    ppo.update(rollout)
-    torch.manual_seed(1)
-    other.update(rollout)
+    other.collector.collect()
+    for each in (ppo, other):
+        monkeypatch.setattr(each.collector, "collect", lambda: rollout)
+        torch.manual_seed(1)
+        each.iterate(0.0)
     for ours, theirs in zip(ppo.policy.parameters(), other.policy.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

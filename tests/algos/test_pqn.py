@@ -8,11 +8,11 @@ import torch
 
 from rlmem import algos
 from rlmem.algos.pqn import PQN
-from rlmem.algos.rollout import Rollout
+from rlmem.data.rollout import Rollout
 from rlmem.errors import UsageError
 from rlmem.policies import QPolicy
-from tests.algos.counting import Counting
 from tests.algos.echo import Echo
+from tests.data.counting import Counting
 
 
 def make(core: str = "gru", **options: object) -> PQN:

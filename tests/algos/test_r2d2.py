@@ -14,12 +14,12 @@ from gymnasium import spaces
 from rlmem import algos
 from rlmem.algos import NonFiniteLoss
 from rlmem.algos.r2d2 import R2D2, epsilons
-from rlmem.algos.replay import DEFAULTS
-from rlmem.algos.sequences import Sequences
+from rlmem.data.batch import SequenceBatch
+from rlmem.data.replay import DEFAULTS
 from rlmem.errors import UsageError
 from rlmem.policies import QPolicy
-from tests.algos.counting import Counting
 from tests.algos.test_ppo import Echo
+from tests.data.counting import Counting
 
 SMALL = {"capacity": 400, "batch_size": 4, "length": 8, "burn_in": 3, "stride": 4}
 
@@ -38,11 +38,11 @@ def after_play(**options: Any) -> R2D2:
     """One whose replay has something in it."""
     r2d2 = make(**options)
     for _ in range(3):
-        r2d2.play()
+        r2d2.collector.collect()
     return r2d2
 
 
-def batch(steps: list[bool], **changes: Any) -> Sequences:
+def batch(steps: list[bool], **changes: Any) -> SequenceBatch:
     """One row of three steps, rewards 1, 2, 3, actions 0, 1, 0; step 1 terminates if changed so."""
     never = torch.zeros(1, 3, dtype=torch.bool)
     given = {
@@ -55,16 +55,16 @@ def batch(steps: list[bool], **changes: Any) -> Sequences:
         "mask": torch.tensor([steps]),
         "state": None,
         "weight": torch.ones(1),
-        "unit": torch.tensor([0]),
+        "segment": torch.tensor([0]),
     }
-    return Sequences(**{**given, **changes})
+    return SequenceBatch(**{**given, **changes})
 
 
 HERE = torch.tensor([[[0.5, 0.0], [1.0, 2.0], [3.0, 0.0], [0.0, 1.0]]])
 THERE = torch.tensor([[[9.0, 9.0], [8.0, 4.0], [2.0, 6.0], [8.0, 16.0]]])
 
 
-def errors(found: Sequences, **options: Any) -> list[float]:
+def errors(found: SequenceBatch, **options: Any) -> list[float]:
     r2d2 = make(gamma=0.5, rescale_eps=None, **options)
     return r2d2.errors(HERE, THERE, found)[0].tolist()
 
@@ -105,9 +105,11 @@ def test_loss_and_priorities_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     delta = torch.tensor([[1.0, -3.0, 0.0], [2.0, 2.0, 2.0]], requires_grad=True)
     monkeypatch.setattr(r2d2, "errors", lambda *_: delta)
     losses = []
-    monkeypatch.setattr(r2d2.descent, "step", lambda loss, _: losses.append(loss) or loss.detach())
+    monkeypatch.setattr(
+        r2d2.optimizer, "step", lambda loss, _: losses.append(loss) or loss.detach()
+    )
     mask = torch.tensor([[True, True, False], [True, True, True]])
-    found = r2d2.replay.sample(0.0)
+    found = r2d2.collector.replay.sample(0.0)
     found = replace(found, weight=torch.tensor([1.0, 0.5]), mask=mask)
     metrics, priority = r2d2.learn(found)
     # (1 + 9 + (4 + 4 + 4) / 2) / 2 / 5 steps
@@ -121,7 +123,7 @@ def test_no_gradient_comes_from_the_burn_in_or_the_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     r2d2 = after_play()
-    found = r2d2.replay.sample(0.0)
+    found = r2d2.collector.replay.sample(0.0)
     shown = found.obs["obs"].requires_grad_()
     seen = []
 
@@ -129,7 +131,7 @@ def test_no_gradient_comes_from_the_burn_in_or_the_target(
         seen.append(torch.autograd.grad(loss, shown)[0])
         return loss.detach()
 
-    monkeypatch.setattr(r2d2.descent, "step", step)
+    monkeypatch.setattr(r2d2.optimizer, "step", step)
     r2d2.learn(found)
     (gradient,) = seen
     assert (gradient[:, :3] == 0).all()
@@ -140,12 +142,14 @@ def test_both_networks_read_the_same_history() -> None:
     """With equal weights the errors are those of one walk, step by step, from the stored state."""
     torch.manual_seed(0)
     r2d2 = after_play(n_step=1, gamma=1.0, rescale_eps=None, core="ffm")
-    found = r2d2.replay.sample(0.0)
+    found = r2d2.collector.replay.sample(0.0)
     with torch.no_grad():
         state, value = found.state, []
         for t in range(found.start.shape[1]):
             obs = {"obs": found.obs["obs"][:, t]}
-            features, state = r2d2.policy.step_features(obs, state, found.start[:, t])
+            features, state = r2d2.policy.core.step(
+                r2d2.policy.encoder(obs), state, found.start[:, t]
+            )
             value.append(r2d2.policy.q(features))
     values = torch.stack(value, 1)[:, 3:]
     rest = found.past_burn_in(None)
@@ -178,7 +182,7 @@ def test_it_plays_and_learns(batching: str) -> None:
         metrics = r2d2.iterate(0.0)
     assert metrics["q_loss"] > 0
     assert metrics["grad_norm"] > 0
-    assert r2d2.updates == 2 * 3 - 2 * (batching != "tape")
+    assert r2d2.collector.updates == 2 * 3 - 2 * (batching != "tape")
     assert any(not torch.equal(p, before[name]) for name, p in r2d2.policy.named_parameters())
     slow = r2d2.target.network.parameters()
     assert all(torch.equal(a, b) for a, b in zip(slow, r2d2.policy.parameters(), strict=True))
@@ -186,11 +190,11 @@ def test_it_plays_and_learns(batching: str) -> None:
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
     r2d2 = after_play()
-    found = r2d2.replay.sample(0.0)
+    found = r2d2.collector.replay.sample(0.0)
     found.reward[found.mask.any(1).nonzero()[0], 5] = torch.nan
     found.mask[:, 5] = True
     before = {name: p.clone() for name, p in r2d2.policy.named_parameters()}
-    with pytest.raises(NonFiniteLoss, match="update 1 of R2D2"):
+    with pytest.raises(NonFiniteLoss, match="of R2D2"):
         r2d2.learn(found)
     for name, p in r2d2.policy.named_parameters():
         assert torch.equal(p, before[name]), name
@@ -198,8 +202,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
 
 def test_only_actions_that_can_be_counted() -> None:
     with pytest.raises(UsageError, match="does not fit this environment"):
-        algos.require_fit("r2d2", {"action": spaces.Box(-1, 1, (1,))})
-    algos.require_fit("r2d2", {"action": spaces.Discrete(3)})
+        algos.require_supported("r2d2", {"action": spaces.Box(-1, 1, (1,))})
+    algos.require_supported("r2d2", {"action": spaces.Discrete(3)})
 
 
 @pytest.mark.parametrize(
@@ -232,7 +236,7 @@ def test_learns_to_remember_a_bit(core: str, monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(75):
         r2d2.iterate(0.0)
     policy.epsilon = torch.zeros(32)
-    r2d2.replay.episode_metrics()
-    r2d2.play()
-    last = r2d2.replay.episode_metrics()["episode_return"]
+    r2d2.collector.replay.episode_metrics()
+    r2d2.collector.collect()
+    last = r2d2.collector.replay.episode_metrics()["episode_return"]
     assert abs(last) < 0.4 if core == "none" else last > 0.9

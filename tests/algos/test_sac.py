@@ -17,19 +17,19 @@ from torch import Tensor
 from rlmem import algos
 from rlmem.algos import NonFiniteLoss
 from rlmem.algos.sac import REPLAY, SAC, RewardScale
-from rlmem.algos.sequences import Sequences
+from rlmem.data.batch import SequenceBatch
 from rlmem.errors import UsageError
 from rlmem.policies import SoftPolicy
-from rlmem.policies.soft import Plan
-from tests.algos.counting import Counting
+from rlmem.policies.soft import ActorOutput
 from tests.algos.echo import Echo
+from tests.data.counting import Counting
 
-CHOICE = {"action.0": spaces.Discrete(3)}
-MIXED = {**CHOICE, "action.1": spaces.Box(-2, 2, (2,))}
+DISCRETE = {"action.0": spaces.Discrete(3)}
+MIXED = {**DISCRETE, "action.1": spaces.Box(-2, 2, (2,))}
 LOG2 = math.log(2)
 
 
-def make(actions: dict[str, spaces.Space] = CHOICE, **options: Any) -> SAC:
+def make(actions: dict[str, spaces.Space] = DISCRETE, **options: Any) -> SAC:
     env = Counting([3, 4, 5, 6], [True, False, False, True])
     env.action_space = actions  # type: ignore[assignment]
     options["replay"] = {**REPLAY, "capacity": 400, "length": 6, "stride": 2} | options.get(
@@ -47,11 +47,11 @@ def rows(
     terminated: list[list[int]],
     truncated: list[list[int]],
     mask: list[list[int]],
-) -> Sequences:
+) -> SequenceBatch:
     """Rows of steps in which everything else is drawn at random, actions of `MIXED`."""
     rewards = torch.tensor(reward)
     batch, steps = rewards.shape
-    return Sequences(
+    return SequenceBatch(
         obs={"obs": torch.rand(batch, steps + 1, 2)},
         start=torch.zeros(batch, steps + 1, dtype=torch.bool),
         action={
@@ -64,11 +64,11 @@ def rows(
         mask=torch.tensor(mask).bool(),
         state=torch.zeros(batch, 8),
         weight=torch.ones(batch),
-        unit=torch.arange(batch),
+        segment=torch.arange(batch),
     )
 
 
-def some_rows() -> Sequences:
+def some_rows() -> SequenceBatch:
     flags = [[0, 0, 1, 0, 0], [0, 0, 0, 0, 0]], [[0, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
     return rows(torch.rand(2, 5).tolist(), *flags, [[1, 1, 1, 0, 1], [1, 1, 0, 1, 1]])
 
@@ -85,7 +85,7 @@ def test_targets_of_choices_by_hand():
         [[9.0, 9.0], [3.0, 2.0], [4.0, 4.0], [6.0, 3.0]],
     )
     p = torch.tensor([[[1.0, 0.0], [0.5, 0.5], [0.5, 0.5], [0.25, 0.75]]]).clamp(min=1e-30)
-    plan = Plan(p.log(), torch.zeros(1, 4, 0), torch.zeros(1, 4))
+    plan = ActorOutput(p.log(), torch.zeros(1, 4, 0), torch.zeros(1, 4))
     batch = rows([[1.0, 2.0, 3.0]], [[0, 1, 0]], [[0, 0, 1]], [[1, 1, 1]])
     target = sac.targets(batch, torch.zeros(1, 4, 8), plan)
     # The least of the critics: (1, 2), (2, 4), (5, 3).
@@ -99,7 +99,7 @@ def test_targets_of_choices_by_hand():
 def test_targets_of_numbers_by_hand():
     sac = make(gamma=0.5, alpha=0.2, reward_scale=1.0)
     sac.target.network = says([[7.0], [4.0], [6.0]], [[7.0], [5.0], [2.0]])
-    plan = Plan(torch.zeros(1, 3, 1), torch.zeros(1, 3, 1), torch.tensor([[9.0, 0.5, -1.5]]))
+    plan = ActorOutput(torch.zeros(1, 3, 1), torch.zeros(1, 3, 1), torch.tensor([[9.0, 0.5, -1.5]]))
     batch = rows([[1.0, -1.0]], [[0, 0]], [[0, 0]], [[1, 1]])
     target = sac.targets(batch, torch.zeros(1, 3, 8), plan)
     # 1 + (4 - 0.2 * 0.5) / 2; -1 + (2 + 0.2 * 1.5) / 2
@@ -109,29 +109,29 @@ def test_targets_of_numbers_by_hand():
 class Fixed:
     """A policy of two choices whose critics and actor say what they are told of one row."""
 
-    numbers = None
+    continuous = None
 
     def __init__(self, p: list[list[float]], *critics: list[list[float]]) -> None:
         p_next = [*p, [0.5, 0.5]]
         self.p, self.q = torch.tensor([p_next]), torch.tensor(critics).unsqueeze(1)
 
-    def scan_features(self, obs: object, state: object, start: Tensor) -> tuple[Tensor, None]:
-        return torch.zeros(*start.shape, 8), None
+    core = SimpleNamespace(scan=lambda x, state, start: (torch.zeros(*start.shape, 8), None))
+    encoder = staticmethod(lambda obs: None)
 
-    def plan(self, features: Tensor) -> Plan:
-        return Plan(self.p.log(), features[..., :0], features[..., 0])
+    def actor_output(self, features: Tensor) -> ActorOutput:
+        return ActorOutput(self.p.log(), features[..., :0], features[..., 0])
 
     def values(self, features: Tensor, action: object) -> Tensor:
         return self.q
 
     chosen = SoftPolicy.chosen
 
-    choices = SimpleNamespace(index=lambda action: action["action.0"])
+    discrete = SimpleNamespace(index=lambda action: action["action.0"])
 
 
 def test_losses_by_hand():
     two = {"action.0": spaces.Discrete(2)}
-    sac = make(two, alpha=0.5, choice_entropy=0.8, reward_scale=1.0)
+    sac = make(two, alpha=0.5, discrete_target_entropy=0.8, reward_scale=1.0)
     sac.policy = Fixed(  # type: ignore[assignment]
         [[0.5, 0.5], [0.9, 0.1], [0.25, 0.75]],
         [[1.0, 2.0], [9.0, 9.0], [3.0, 5.0]],
@@ -173,7 +173,7 @@ def reached(loss: Tensor, sac: SAC) -> set[str]:
 
 @pytest.mark.parametrize("numbers", [False, True])
 def test_every_gradient_reaches_what_it_is_for(numbers: bool):
-    sac = make(MIXED if numbers else CHOICE)
+    sac = make(MIXED if numbers else DISCRETE)
     losses = sac.losses(some_rows())
     assert reached(losses.critic, sac) == {"encoder", "core", "critics"}
     assert reached(losses.actor, sac) == {"actor"}
@@ -182,7 +182,7 @@ def test_every_gradient_reaches_what_it_is_for(numbers: bool):
     assert slope.ne(0).tolist() == [True, numbers]
 
 
-def slopes(sac: SAC, batch: Sequences) -> list[Tensor]:
+def slopes(sac: SAC, batch: SequenceBatch) -> list[Tensor]:
     """All losses, and where they take the weights."""
     torch.manual_seed(1)
     losses = sac.losses(batch)
@@ -199,14 +199,14 @@ def test_what_is_masked_leaves_no_trace():
     batch.terminated[~batch.mask] = True
     for ours, theirs in zip(slopes(sac, batch), before, strict=True):
         assert torch.equal(ours, theirs)
-    sac.scale.see(batch)
+    sac.scale.update(batch)
     assert math.isfinite(sac.scale.factor)
 
 
 def test_burn_in_is_read_and_not_learned_from():
     sac, batch = make(), some_rows()
     batch.mask[:, :2] = False
-    # Choices leave nothing to chance: masked or skipped is the same.
+    # Discrete actions involve no random numbers: masked or skipped is the same.
     skipped = replace(batch, burn_in=2)
     losses = sac.losses(skipped)
     for ours, theirs in zip(losses, sac.losses(batch), strict=True):
@@ -218,7 +218,7 @@ def test_burn_in_is_read_and_not_learned_from():
 @pytest.mark.parametrize(("target", "sign"), [(0.0, -1), (1.0, 1)])
 def test_temperature_moves_against_what_the_entropy_lacks(target: float, sign: int):
     numbers = 10.0 if target else -10.0
-    sac = make(MIXED, choice_entropy=target, number_entropy=numbers)
+    sac = make(MIXED, discrete_target_entropy=target, continuous_target_entropy=numbers)
     torch.nn.init.normal_(sac.policy.actor.out.weight)
     before = sac.alpha
     sac.learn(some_rows())
@@ -226,7 +226,12 @@ def test_temperature_moves_against_what_the_entropy_lacks(target: float, sign: i
 
 
 def test_target_entropies_by_hand():
-    sac = make(MIXED, choice_entropy=0.8, choice_entropy_end=0.2, number_entropy=-0.5)
+    sac = make(
+        MIXED,
+        discrete_target_entropy=0.8,
+        discrete_target_entropy_end=0.2,
+        continuous_target_entropy=-0.5,
+    )
     for progress, share in ((0.0, 0.8), (0.5, 0.5), (1.0, 0.2)):
         sac.progress = progress
         expected = torch.tensor([share * math.log(3), -0.5 * 2])
@@ -237,8 +242,8 @@ def test_the_temperature_of_what_is_not_there_stays():
     sac = make(alpha=0.3)
     metrics, _ = sac.learn(some_rows())
     assert sac.alpha[1].item() == pytest.approx(0.3)
-    assert "choice_alpha" in metrics
-    assert "number_alpha" not in metrics
+    assert "discrete_alpha" in metrics
+    assert "continuous_alpha" not in metrics
 
 
 def test_the_target_follows_encoder_memory_and_critics():
@@ -257,16 +262,16 @@ def test_usual_rewards_have_usual_sums():
     scale = RewardScale(0.99, None)
     assert scale.factor == 1
     batch = rows([[3.0, 4.0, 99.0]], [[0] * 3], [[0] * 3], [[1, 1, 0]])
-    scale.see(batch)
+    scale.update(batch)
     # E[r^2] = (9 + 16) / 2: sums of 100 such rewards are 10.
     assert scale.factor * math.sqrt(12.5) * 100 == pytest.approx(10)
-    scale.see(replace(batch, reward=torch.zeros(1, 3)))
+    scale.update(replace(batch, reward=torch.zeros(1, 3)))
     assert scale.factor * math.sqrt(6.25) * 100 == pytest.approx(10)
     endless = RewardScale(1.0, None)
-    endless.see(batch)
+    endless.update(batch)
     assert endless.factor * math.sqrt(12.5) * 1000 == pytest.approx(10)
     given = RewardScale(0.99, 7.0)
-    given.see(batch)
+    given.update(batch)
     assert given.factor == 7
 
 
@@ -274,7 +279,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     sac, batch = make(reward_scale=1.0), some_rows()
     batch.reward[0, 0] = torch.nan
     before = copy.deepcopy(sac.policy.state_dict())
-    with pytest.raises(NonFiniteLoss, match="update 1 of SAC"):
+    with pytest.raises(NonFiniteLoss, match="of SAC"):
         sac.learn(batch)
     for name, weight in sac.policy.state_dict().items():
         assert torch.equal(weight, before[name]), name
@@ -301,8 +306,9 @@ def test_plays_and_learns_from_any_batching(batching: str):
     metrics: dict[str, float] = {}
     for step in range(6):
         metrics |= sac.iterate(step / 6)
-    assert sac.updates == 5
-    assert {"critic_loss", "actor_loss", "choice_entropy", "episode_return"} <= metrics.keys()
+    assert sac.collector.updates == 5
+    named = {"critic_loss", "actor_loss", "discrete_entropy", "episode_return"}
+    assert named <= metrics.keys()
     assert all(math.isfinite(value) for value in metrics.values())
 
 
@@ -310,7 +316,7 @@ def test_plays_and_learns_from_any_batching(batching: str):
     ("options", "message"),
     [
         ({"gamma": 1.5}, "gamma must be between 0 and 1, not 1.5"),
-        ({"choice_entropy": -0.1}, "choice_entropy must be between 0 and 1"),
+        ({"discrete_target_entropy": -0.1}, "discrete_target_entropy must be between 0 and 1"),
         ({"alpha": 0.0}, "alpha and reward_scale must be above 0"),
         ({"reward_scale": -1.0}, "alpha and reward_scale must be above 0"),
         ({"tau": 0.0}, "tau must be above 0"),
@@ -323,10 +329,11 @@ def test_bad_options_get_a_clear_line(options: dict[str, Any], message: str):
         make(**options)
 
 
-def test_too_many_choices_are_refused_and_numbers_are_not():
-    algos.require_fit("sac", MIXED)
-    with pytest.raises(UsageError, match=r"at most 4096 joint choices.*algorithms that fit: .*ppo"):
-        algos.require_fit("sac", {"action": spaces.MultiBinary(13)})
+def test_too_many_joint_discrete_actions_are_refused():
+    algos.require_supported("sac", MIXED)
+    message = r"at most 4096 joint discrete actions.*algorithms that fit: .*ppo"
+    with pytest.raises(UsageError, match=message):
+        algos.require_supported("sac", {"action": spaces.MultiBinary(13)})
 
 
 @pytest.mark.learning

@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Shared code of the command line tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# A training of a second or two; one thread, because the tests share the machine.
+# Trains for a second or two; one thread, because tests run in parallel.
 SMALL = [
     "threads=1",
     "num_envs=4",
@@ -23,7 +23,7 @@ SMALL = [
 
 
 def python(*arguments: str) -> subprocess.Popen[str]:
-    """A process of Python that finds the package wherever it runs."""
+    """Start a Python process that can import the package from any folder."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,4 +1,4 @@
-"""Every test runs in a new folder, and may look at what training is asked for."""
+"""Fixtures: a temporary working folder for every test, recorded configurations, error lines."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from rlmem.cli import main
+from rlmem.cli.main import main
 
 
 @pytest.fixture(autouse=True)
-def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _temporary_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
-    """The configurations that training was asked for, instead of training."""
-    asked: list[DictConfig] = []
+    """Replaces training; lists the configurations it was called with."""
+    configs: list[DictConfig] = []
 
     def run(cfg: DictConfig) -> float:
-        asked.append(cfg)
+        configs.append(cfg)
         return 0.5
 
-    monkeypatch.setattr("rlmem.train.run", run)
-    return asked
+    monkeypatch.setattr("rlmem.runs.train.run", run)
+    return configs
 
 
 @pytest.fixture
-def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run the program with bad input; returns the one line that it says."""
+def error_line(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs the program with bad input; returns its only line of output."""
 
     def run(*arguments: str) -> str:
         assert main(arguments) == 2

@@ -1,4 +1,4 @@
-"""`rlmem eval split=...`: trials on new tasks, a report and a plot, and what is refused."""
+"""`rlmem eval split=...`: trials on new tasks, report and plot, rejected input."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import pytest
 import torch
 import yaml
 
-from rlmem import envs, evaluate, train
-from rlmem.cli import main
+from rlmem import envs
+from rlmem.cli.main import main
 from rlmem.envs.seeding import eval_seeds, train_seeds
 from rlmem.envs.trials import Trials
+from rlmem.runs import build, evaluate
 from tests.cli.common import SMALL
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two hardly trained agents on bandits with 3 arms, trials of 6 pulls."""
+    """Two briefly trained agents on bandits with 3 arms, in trials of 6 pulls."""
     root = tmp_path_factory.mktemp("runs")
     folders = [root / "a", root / "b"]
     for seed, folder in enumerate(folders):
@@ -30,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return folders
 
 
-def test_eval_of_a_split_leaves_a_report_and_a_plot(
+def test_eval_of_a_split_writes_a_report_and_a_plot(
     runs: list[Path], capsys: pytest.CaptureFixture[str]
 ):
     capsys.readouterr()
@@ -43,17 +44,18 @@ def test_eval_of_a_split_leaves_a_report_and_a_plot(
     assert report["deterministic"] is False
     returns = np.array(report["returns"]["agent"])
     assert returns.shape == (1, 20, 6)
-    told = report["scores"]["agent"]
-    assert told["mean"][0] == pytest.approx(returns.sum(-1).mean())
-    assert told["mean"][1] < told["mean"][0] < told["mean"][2]
+    summary = report["scores"]["agent"]
+    assert summary["mean"][0] == pytest.approx(returns.sum(-1).mean())
+    mean, low, high = summary["mean"]
+    assert low < mean < high
     assert "thompson" in report["scores"]
     oracle, chance = (report["scores"][name]["mean"][0] for name in ("oracle", "random"))
     assert oracle > chance
-    assert f"{told['mean'][0]:.3f}" in out
+    assert f"{mean:.3f}" in out
     assert "20 trials of 6 episodes" in out
 
 
-def test_each_kind_of_task_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_each_kind_of_task_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = tmp_path / "run"
     families = ["env.families=[cartpole,pendulum]", "env.heldout_families=[mountain-car]"]
     arguments = ["env=meta-control-projection", "tuned=none", "env.length=8", *families, *SMALL]
@@ -64,11 +66,11 @@ def test_each_kind_of_task_is_told_apart(tmp_path: Path, capsys: pytest.CaptureF
         out = capsys.readouterr().out
         report = json.loads((run / f"eval-{split}.json").read_text())
         assert list(report["kinds"]) == kinds
-        assert sum(told["trials"] for told in report["kinds"].values()) == (30 if kinds else 0)
-        for told in report["kinds"].values():
-            assert told["random"][0] < told["oracle"][0]
-        for kind in kinds:
-            assert f"{kind} (" in out
+        assert sum(kind["trials"] for kind in report["kinds"].values()) == (30 if kinds else 0)
+        for kind in report["kinds"].values():
+            assert kind["random"][0] < kind["oracle"][0]
+        for name in kinds:
+            assert f"{name} (" in out
 
 
 def test_longer_trials_several_runs_and_a_baseline(runs: list[Path]):
@@ -78,24 +80,24 @@ def test_longer_trials_several_runs_and_a_baseline(runs: list[Path]):
     report = json.loads((runs[0].parent / "eval-heldout-arms.json").read_text())
     assert np.array(report["returns"]["agent"]).shape == (2, 8, 9)
     assert set(report["scores"]) == {"agent", "baseline"}
-    # The baseline is the second of the runs, and greedy: it plays the same again.
+    # The baseline is the second run and deterministic, so it repeats that run's returns.
     assert report["returns"]["baseline"][0] == report["returns"]["agent"][1]
     wins = report["scores"]["baseline"]["probability_of_improvement"]["agent"][0]
     assert 0 < wins < 1
 
 
 def test_held_out_tasks_were_never_trained_on(runs: list[Path]):
-    cfg = train.load_config(runs[0])
-    env = train.make_env(cfg, 64, torch.device("cpu"))
+    cfg = build.load_config(runs[0])
+    env = build.make_env(cfg, 64, torch.device("cpu"))
     trained = ids(env, train_seeds(cfg.seed, 64), 12)
     cfg.env.split = "heldout"
-    held = ids(train.make_env(cfg, 64, torch.device("cpu")), eval_seeds(cfg.seed, 64), 12)
+    held = ids(build.make_env(cfg, 64, torch.device("cpu")), eval_seeds(cfg.seed, 64), 12)
     assert len(trained) == len(held) == 128
     assert not trained & held
 
 
 def ids(env: envs.VecEnv, seeds: list[int], steps: int) -> set[int]:
-    """The tasks that environments of trials of 6 pulls play."""
+    """The tasks that 64 environments play within `steps` steps."""
     assert isinstance(env, Trials)
     env.reset(seeds)
     seen = set(env.env.task_id.tolist())
@@ -105,34 +107,34 @@ def ids(env: envs.VecEnv, seeds: list[int], steps: int) -> set[int]:
     return seen
 
 
-def test_the_same_trials_whatever_plays_at_once(runs: list[Path]):
+def test_returns_do_not_depend_on_the_chunk_size(runs: list[Path]):
     trained = evaluate.load(runs[0])
     seeds = eval_seeds(5, 7)
 
     def make(num_envs: int) -> envs.VecEnv:
-        return train.make_env(trained.cfg, num_envs, trained.device)
+        return build.make_env(trained.cfg, num_envs, trained.device)
 
     whole = evaluate.play_trials(lambda env: trained.policy, make, seeds, True)
     parts = evaluate.play_trials(lambda env: trained.policy, make, seeds, True, chunk=3)
     np.testing.assert_array_equal(whole, parts)
 
 
-def test_bad_input_is_refused(runs: list[Path], refusal: Callable[..., str], tmp_path: Path):
+def test_bad_input_is_rejected(runs: list[Path], error_line: Callable[..., str], tmp_path: Path):
     run = f"run={runs[0]}"
-    assert "unknown split of meta-bandit: 'heldot'; did you mean" in refusal(
+    assert "unknown split of meta-bandit: 'heldot'; did you mean" in error_line(
         "eval", run, "split=heldot"
     )
-    assert "run is one folder" in refusal("eval", f"run=[{runs[0]},{runs[1]}]")
-    assert "trials must be at least 1" in refusal("eval", run, "split=heldout", "trials=0")
+    assert "run must be one folder" in error_line("eval", f"run=[{runs[0]},{runs[1]}]")
+    assert "trials must be at least 1" in error_line("eval", run, "split=heldout", "trials=0")
     other = tmp_path / "other"
     arguments = ["env=meta-bandit", "env.arms=[4]", "env.episodes=6", *SMALL]
     assert main(["train", *arguments, f"run_dir={other}"]) == 0
     both = f"run=[{runs[0]},{other}]"
-    assert "cannot be compared" in refusal("eval", both, "split=heldout")
+    assert "cannot compare" in error_line("eval", both, "split=heldout")
 
 
 def copied(run: Path, folder: Path, option: str, value: object) -> Path:
-    """The run with another value of an option of its environment in its configuration."""
+    """A copy of a run whose configuration has another value of an environment option."""
     folder.mkdir()
     for name in ("tasks.json", "checkpoints"):
         (folder / name).symlink_to(run / name)
@@ -142,23 +144,25 @@ def copied(run: Path, folder: Path, option: str, value: object) -> Path:
     return folder
 
 
-def test_another_definition_of_the_splits_is_refused(
-    runs: list[Path], refusal: Callable[..., str], tmp_path: Path
+def test_another_definition_of_the_splits_is_rejected(
+    runs: list[Path], error_line: Callable[..., str], tmp_path: Path
 ):
     changed = copied(runs[0], tmp_path / "changed", "heldout_prior", [[1, 4]])
-    assert "another definition of the splits" in refusal("eval", f"run={changed}", "split=heldout")
+    assert "another definition of the splits" in error_line(
+        "eval", f"run={changed}", "split=heldout"
+    )
 
 
-def test_nothing_is_held_out_from_a_run_on_held_out_tasks(
-    runs: list[Path], refusal: Callable[..., str], tmp_path: Path
+def test_a_run_trained_on_held_out_tasks_is_rejected(
+    runs: list[Path], error_line: Callable[..., str], tmp_path: Path
 ):
     run = copied(runs[0], tmp_path / "leaky", "split", "heldout-arms")
-    assert "was trained on the split 'heldout-arms'" in refusal(
+    assert "was trained on the split 'heldout-arms'" in error_line(
         "eval", f"run={run}", "split=heldout"
     )
 
 
-def test_a_run_without_tasks_has_no_split(refusal: Callable[..., str], tmp_path: Path):
+def test_a_run_without_task_splits_is_rejected(error_line: Callable[..., str], tmp_path: Path):
     run = tmp_path / "plain"
     assert main(["train", "env=popgym-repeat", "core=none", f"run_dir={run}", *SMALL]) == 0
-    assert "draws no tasks" in refusal("eval", f"run={run}", "split=heldout")
+    assert "has no task splits" in error_line("eval", f"run={run}", "split=heldout")

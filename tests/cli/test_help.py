@@ -1,4 +1,4 @@
-"""Help and lists: complete, from the comments of the YAML files, and at once."""
+"""Help and lists: complete, taken from the comments of the YAML files, without slow imports."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlmem import __version__
-from rlmem.cli import main
-from rlmem.cli_help import CONFIGS
+from rlmem.cli.help import CONFIGS
+from rlmem.cli.main import main
 from tests.cli.common import python
 
 
-def test_list_has_a_line_for_every_yaml_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_has_one_line_per_yaml_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     listed = dict(re.findall(r"^  (\S+)  +(\S.*)$", capsys.readouterr().out, re.M))
     for group in ("core", "env", "algo"):
@@ -24,7 +24,7 @@ def test_list_has_a_line_for_every_yaml_file(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_help_says_every_option_with_its_default_and_meaning(
+def test_help_lists_every_option_with_default_and_comment(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([path.stem, "--cfg", "job"]) == 0
@@ -37,12 +37,12 @@ def test_help_says_every_option_with_its_default_and_meaning(
         for name, default in nested:
             if name != "name":
                 option = re.escape(f"{key}.{name}".rstrip("."))
-                said = re.search(rf"^  {option}=(.*?)  +\S", text, re.M)
-                assert said, option
-                assert OmegaConf.create({"x": default}) == OmegaConf.create(f"x: {said[1]}"), option
+                line = re.search(rf"^  {option}=(.*?)  +\S", text, re.M)
+                assert line, option
+                assert OmegaConf.create({"x": default}) == OmegaConf.create(f"x: {line[1]}"), option
 
 
-def test_help_shows_the_options_of_the_core_that_is_named(
+def test_help_lists_the_options_of_the_given_core(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["train", "core=none", "--help"]) == 0
@@ -51,11 +51,13 @@ def test_help_shows_the_options_of_the_core_that_is_named(
     assert "core.memory_size" not in text
 
 
-def test_help_shows_what_is_tuned_for_the_task_that_is_named(
+def test_help_lists_the_tuned_settings_of_the_given_environment_and_algorithm(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["train", "env=meta-bandit", "--help"]) == 0
-    assert re.search(r"^  algo.gae_lambda=0.3 +as in RL", capsys.readouterr().out, re.M)
+    out = capsys.readouterr().out
+    assert "\ntuned=meta-bandit-ppo, applied unless tuned=none: " in out
+    assert re.search(r"^  algo.gae_lambda=0.3 +\S", out, re.M)
     assert main(["train", "env=meta-bandit", "algo=r2d2", "--help"]) == 0
     assert "gae_lambda" not in capsys.readouterr().out
 
@@ -63,9 +65,9 @@ def test_help_shows_what_is_tuned_for_the_task_that_is_named(
 @pytest.mark.parametrize(
     "arguments", ["--help", "--version", "list", "train --help", "play --help", "tarin"]
 )
-def test_what_must_come_at_once_imports_nothing_heavy(arguments: str) -> None:
+def test_help_and_list_import_no_slow_package(arguments: str) -> None:
     code = (
-        "import sys; from rlmem.cli import main; main(sys.argv[1:]); "
+        "import sys; from rlmem.cli.main import main; main(sys.argv[1:]); "
         "heavy = {'torch', 'hydra', 'omegaconf', 'gymnasium', 'numpy', 'rich'}; "
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
@@ -74,19 +76,19 @@ def test_what_must_come_at_once_imports_nothing_heavy(arguments: str) -> None:
     assert process.returncode == 0, err
 
 
-def test_python_m_rlmem_is_the_same_program(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_m_rlmem_runs_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert python("-m", "rlmem", "--version").communicate()[0] == f"rlmem {__version__}\n"
     assert main(["--help"]) == 0
     assert python("-m", "rlmem", "--help").communicate()[0] == capsys.readouterr().out
-    refused = python("-m", "rlmem", "train", "env=popgym-repaet")
-    out, err = refused.communicate()
-    assert (refused.returncode, out) == (2, "")
+    failed = python("-m", "rlmem", "train", "env=popgym-repaet")
+    out, err = failed.communicate()
+    assert (failed.returncode, out) == (2, "")
     assert re.fullmatch(r"rlmem: unknown env 'popgym-repaet'; did you mean [^\n]*\n", err)
 
 
-def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     listing = python("-m", "rlmem", "list")
     assert listing.stdout is not None
     listing.stdout.close()
-    _, said = listing.communicate(timeout=60)
-    assert (listing.returncode, said) == (0, "")
+    _, err = listing.communicate(timeout=60)
+    assert (listing.returncode, err) == (0, "")

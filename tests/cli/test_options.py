@@ -1,4 +1,4 @@
-"""What the options of a command line become: the configuration that training is asked for."""
+"""Command line options: the configurations that training gets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from rlmem.cli import main
+from rlmem.cli.main import main
 from rlmem.errors import UsageError
 
 
-def test_training_gets_the_options_as_the_types_they_have(trained: list[DictConfig]) -> None:
+def test_options_are_converted_to_the_types_of_their_defaults(trained: list[DictConfig]) -> None:
     options = "core=gru total_steps=1e6 algo.gamma=1 threads=2 run_dir=2024 env.difficulty=hard"
     assert main(["train", *options.split(), "-m", "seed=3"]) == 2
     assert main(["train", *options.split(), "seed=3"]) == 0
@@ -30,8 +30,8 @@ def test_training_gets_the_options_as_the_types_they_have(trained: list[DictConf
     assert type(cfg.algo.gamma) is float
 
 
-def test_what_is_tuned_for_a_task_and_an_algorithm_holds_where_nothing_else_is_said(
-    trained: list[DictConfig], refusal: Callable[..., str]
+def test_tuned_settings_apply_unless_options_override_them(
+    trained: list[DictConfig], error_line: Callable[..., str]
 ) -> None:
     plain, tuned = (300_000, 0.99), (1_000_000, 0.95)
     cases = {
@@ -46,37 +46,41 @@ def test_what_is_tuned_for_a_task_and_an_algorithm_holds_where_nothing_else_is_s
     for options, expected in cases.items():
         assert main(["train", *options.split()]) == 0
         assert (trained[-1].total_steps, trained[-1].algo.gamma) == expected, options
-    assert refusal("train", "tuned=meta-bandit-pqn").startswith(
+    assert error_line("train", "tuned=meta-bandit-pqn").startswith(
         "unknown tuned 'meta-bandit-pqn'; did you mean meta-bandit-ppo"
     )
-    for nothing in ("tuned=", "tuned=null"):
-        assert "tuned=none" in refusal("train", nothing)
+    for empty in ("tuned=", "tuned=null"):
+        assert "tuned=none" in error_line("train", empty)
 
 
-def test_an_experiment_has_what_is_tuned_for_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tuned_settings_apply_to_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "experiment=in-context", "--cfg", "job"]) == 0
     cfg = OmegaConf.create(capsys.readouterr().out)
     assert isinstance(cfg, DictConfig)
     assert (cfg.env.name, cfg.layers, cfg.algo.num_steps) == ("meta-cartpole-projection", 2, 256)
 
 
-def test_the_run_folder_says_what_runs_in_it(trained: list[DictConfig], tmp_path: Path) -> None:
+def test_the_default_run_folder_names_environment_core_and_seed(
+    trained: list[DictConfig], tmp_path: Path
+) -> None:
     assert main(["train", "seed=7", "env=popgym-autoencode", "core=lstm"]) == 0
     assert re.fullmatch(r"runs/popgym-autoencode/lstm/seed7-\d{8}-\d{6}", trained[0].run_dir)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_never_overwritten(trained: list[DictConfig], refusal: Callable[..., str]) -> None:
+def test_an_existing_run_is_not_overwritten(
+    trained: list[DictConfig], error_line: Callable[..., str]
+) -> None:
     Path("a").mkdir()
     assert main(["train", "run_dir=a"]) == 0
     Path("a/config.yaml").write_text("seed: 0\n")
-    line = refusal("train", "run_dir=a")
-    assert line == "a holds a run already: give another run_dir, or resume=a"
+    line = error_line("train", "run_dir=a")
+    assert line == "a already holds a run: use another run_dir, or resume=a"
     assert len(trained) == 1
 
 
-def test_resume_takes_the_runs_configuration_and_the_options_given(
-    trained: list[DictConfig], refusal: Callable[..., str]
+def test_resume_uses_the_saved_configuration_and_the_given_options(
+    trained: list[DictConfig], error_line: Callable[..., str]
 ) -> None:
     assert main(["train", "core=gru", "seed=5", "algo.gamma=0.5", "run_dir=a"]) == 0
     Path("a").mkdir()
@@ -87,14 +91,15 @@ def test_resume_takes_the_runs_configuration_and_the_options_given(
     )
     assert trained[1] == expected
     assert (
-        refusal("train", "resume=a", "core=ffm") == "a has core=gru and cannot go on with core=ffm"
+        error_line("train", "resume=a", "core=ffm")
+        == "a was trained with core=gru, which cannot be changed to core=ffm"
     )
-    assert "give resume or run_dir, not both" in refusal("train", "resume=a", "run_dir=b")
+    assert "give resume or run_dir, not both" in error_line("train", "resume=a", "run_dir=b")
     Path("a/config.yaml").write_text("seed: 0\n")
-    assert "a/config.yaml is not the configuration of a run" in refusal("train", "resume=a")
+    assert "a/config.yaml is not the configuration of a run" in error_line("train", "resume=a")
 
 
-def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(trained: list[DictConfig]) -> None:
+def test_a_sweep_runs_each_combination_in_its_own_folder(trained: list[DictConfig]) -> None:
     assert main(["train", "core=gru,ffm", "-m", "seed=0,1", "layers=2"]) == 0
     assert [(cfg.core.name, cfg.seed, cfg.layers) for cfg in trained] == [
         ("gru", 0, 2),
@@ -112,8 +117,8 @@ def test_a_sweep_runs_every_combination_in_a_folder_of_its_own(trained: list[Dic
     assert all(folder.is_dir() and folder.parts[0] == "multirun" for folder in folders)
 
 
-def test_a_sweep_goes_on_after_a_run_that_cannot_be(
-    monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
+def test_a_sweep_continues_after_a_failed_run(
+    monkeypatch: pytest.MonkeyPatch, error_line: Callable[..., str]
 ) -> None:
     finished: list[int] = []
 
@@ -123,12 +128,12 @@ def test_a_sweep_goes_on_after_a_run_that_cannot_be(
         finished.append(cfg.seed)
         return 0.0
 
-    monkeypatch.setattr("rlmem.train.run", run)
-    assert refusal("train", "-m", "seed=0,1,2") == "no such seed"
+    monkeypatch.setattr("rlmem.runs.train.run", run)
+    assert error_line("train", "-m", "seed=0,1,2") == "no such seed"
     assert finished == [0, 2]
 
 
-def test_cfg_prints_the_configuration_and_does_nothing(
+def test_cfg_only_prints_the_configuration(
     trained: list[DictConfig], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["train", "core=gru", "algo.gamma=0.5", "--cfg", "job"]) == 0
@@ -141,7 +146,9 @@ def test_cfg_prints_the_configuration_and_does_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_yaml_files_of_ones_own(trained: list[DictConfig], refusal: Callable[..., str]) -> None:
+def test_yaml_files_from_other_folders(
+    trained: list[DictConfig], error_line: Callable[..., str]
+) -> None:
     Path("mine/core").mkdir(parents=True)
     Path("mine/core/elephant.yaml").write_text("# never forgets\nname: elephant\nears: 2  # big\n")
     assert main(["train", "--config-dir", "mine", "core=elephant", "core.ears=3"]) == 0
@@ -150,15 +157,15 @@ def test_yaml_files_of_ones_own(trained: list[DictConfig], refusal: Callable[...
         {"name": "elephant", "ears": 3},
         {"name": "elephant", "ears": 2},
     ]
-    line = refusal("train", "--config-dir", "mine", "core=elephant", "core.eras=3")
+    line = error_line("train", "--config-dir", "mine", "core=elephant", "core.eras=3")
     assert line.startswith("unknown key of core: 'eras'; did you mean ears")
-    line = refusal("train", "--config-dir", "mine", "core=elephant", "core.ears=two")
+    line = error_line("train", "--config-dir", "mine", "core=elephant", "core.ears=two")
     assert line == "core.ears must be an integer, not 'two'"
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package that adds a core by an entry point, without YAML."""
+    """An installed package that adds a core with an entry point, without YAML."""
     info = tmp_path / "site" / "zoo-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo\nVersion: 1.0\n")

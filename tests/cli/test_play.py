@@ -1,4 +1,4 @@
-"""`rlmem play`: episodes in the terminal, by an agent, by chance and by hand."""
+"""`rlmem play`: episodes in the terminal, by a trained agent, random actions or a person."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from rich.console import Console
 
 from rlmem import envs
-from rlmem.cli import main
+from rlmem.cli.main import main
+from rlmem.cli.play.actions import HumanActions, RandomActions
+from rlmem.cli.play.describe import Describer, numbers
+from rlmem.cli.play.table import StepRow, Table
 from rlmem.envs.gym_env import GymVecEnv
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError
-from rlmem.play.players import Human, Random
-from rlmem.play.table import Row, Table
-from rlmem.play.words import Words, numbers
 from tests.cli.common import SMALL
 
-# A step of the table: its number, and the cells after it.
+# A row of the table: the step, and the cells after it.
 STEP = re.compile(r"^(\d+) +(\S.*?)(?:  +(\S+))?(?:  +(-?[\d.e-]+))?(?:  +(\S.*))?$", re.M)
 
 
 @pytest.fixture
-def types(monkeypatch: pytest.MonkeyPatch) -> Callable[..., io.StringIO]:
-    """Lets a person type lines."""
+def type_lines(monkeypatch: pytest.MonkeyPatch) -> Callable[..., io.StringIO]:
+    """Puts typed lines into stdin."""
 
     def type_(*lines: str, terminal: bool = False) -> io.StringIO:
         text = io.StringIO("".join(line + "\n" for line in lines))
@@ -42,26 +42,26 @@ def types(monkeypatch: pytest.MonkeyPatch) -> Callable[..., io.StringIO]:
     return type_
 
 
-def test_a_random_episode_is_told_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_random_episode_is_printed_step_by_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["play", "seed=3"]) == 0
     out = capsys.readouterr().out
     title, head, *steps, last = out.splitlines()
     assert title == f"popgym-repeat, seed {eval_seeds(3, 1)[0]}, player: random"
-    assert head.split() == ["step", "sees", "does", "gets"]
+    assert head.split() == ["step", "observation", "action", "reward"]
     rows = [STEP.match(line) for line in steps]
     assert [row and int(row[1]) for row in rows] == list(range(52))
     assert {row[2] for row in rows if row} == set("♠♦♣♥")
     total = sum(float(row[4] or 0) for row in rows if row)
-    said = re.fullmatch(r"return (\S+), terminated after 51 steps", last)
-    assert said
-    assert float(said[1]) == pytest.approx(total, abs=1e-3)
+    match = re.fullmatch(r"return (\S+), terminated after 51 steps", last)
+    assert match
+    assert float(match[1]) == pytest.approx(total, abs=1e-3)
     assert main(["play", "seed=3"]) == 0
     assert capsys.readouterr().out == out
     assert main(["play", "seed=4"]) == 0
     assert capsys.readouterr().out != out
 
 
-def test_what_is_hidden_is_shown_on_request_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hidden_state_is_printed_only_with_reveal(capsys: pytest.CaptureFixture[str]) -> None:
     maze = ["env=tmaze-passive", "env.corridor_length=2", "episodes=3"]
     assert main(["play", *maze]) == 0
     plain = capsys.readouterr().out
@@ -69,18 +69,18 @@ def test_what_is_hidden_is_shown_on_request_only(capsys: pytest.CaptureFixture[s
     revealed = capsys.readouterr().out
     assert plain.count("player: random") == revealed.count("player: random") == 3
     assert re.sub(r"  +(hidden|goal .*)$", "", revealed, flags=re.M) == plain
-    # What the oracle says at first is what is hidden in every later step.
+    # The goal told by the oracle in the first step is hidden state in all later steps.
     for episode in revealed.split("player: random")[1:]:
-        told = re.findall(r"oracle: (\w+)", episode)
-        assert set(re.findall(r"goal (\w+)", episode)) == set(told)
+        goal = re.findall(r"oracle: (\w+)", episode)
+        assert set(re.findall(r"goal (\w+)", episode)) == set(goal)
         assert episode.count("goal ") == 3
 
 
-def test_a_person_plays_by_numbers_and_names(
-    types: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
+def test_a_person_types_numbers_or_names(
+    type_lines: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
 ) -> None:
     maze = ["play", "env=tmaze-active", "env.corridor_length=1", "player=human", "reveal=true"]
-    types("2", "0", "→", "↑")
+    type_lines("2", "0", "→", "↑")
     assert main(maze) == 0
     out = capsys.readouterr().out
     rows = [row.groups() for row in STEP.finditer(out)]
@@ -90,35 +90,35 @@ def test_a_person_plays_by_numbers_and_names(
     assert out.endswith(f"return {int(side == 'up')}, terminated after 4 steps\n")
 
 
-def test_a_person_at_a_terminal_is_asked_again(
-    types: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
+def test_an_invalid_line_at_a_terminal_is_asked_again(
+    type_lines: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    types("up", "4", "0", "0", terminal=True)
+    type_lines("up", "4", "0", "0", terminal=True)
     assert main(["play", "env=memory-chain", "env.length=1", "player=human"]) == 0
     out = capsys.readouterr().out
     assert out.count("you see 1 left bits") == 4
-    assert "'up' is no action (allowed: 0, 1)" in out
-    assert "'4' is no action (allowed: 0, 1)" in out
+    assert "'up' is not an action (allowed: 0, 1)" in out
+    assert "'4' is not an action (allowed: 0, 1)" in out
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["0", "5"], "'5' is no action (allowed: 0 →, 1 ↑, 2 ←, 3 ↓)"),
-        (["left"], "'left' is no action (allowed: 0 →"),
-        (["0 1"], "'0 1' is no action"),
-        ([""], "'' is no action"),
+        (["0", "5"], "'5' is not an action (allowed: 0 →, 1 ↑, 2 ←, 3 ↓)"),
+        (["left"], "'left' is not an action (allowed: 0 →"),
+        (["0 1"], "'0 1' is not an action"),
+        ([""], "'' is not an action"),
         (["0", "0"], "the input ended before the episode did"),
     ],
 )
-def test_what_a_person_cannot_do(
+def test_invalid_lines_without_a_terminal(
     lines: list[str],
     message: str,
-    types: Callable[..., io.StringIO],
-    refusal: Callable[..., str],
+    type_lines: Callable[..., io.StringIO],
+    error_line: Callable[..., str],
 ) -> None:
-    types(*lines)
-    assert message in refusal("play", "env=tmaze-passive", "player=human")
+    type_lines(*lines)
+    assert message in error_line("play", "env=tmaze-passive", "player=human")
 
 
 class _Many(gym.Env):
@@ -126,33 +126,33 @@ class _Many(gym.Env):
     action_space = Tuple((MultiDiscrete([2, 3], start=[0, 0]), Box(-1.0, 1.0, ()), Discrete(2)))
 
 
-def test_actions_of_many_parts_are_typed_in_one_line() -> None:
+def test_a_composite_action_is_typed_in_one_line() -> None:
     env = GymVecEnv([_Many])
-    human = Human(env, Words(env))
-    action = human.read("1, 2, -0.5 0")
+    human = HumanActions(env, Describer(env))
+    action = human.parse("1, 2, -0.5 0")
     assert {key: leaf.tolist() for key, leaf in action.items()} == {
         "action.0": [[1, 2]],
         "action.1": [-0.5],
         "action.2": [0],
     }
     for wrong in ("1 2 -0.5", "1 2 -0.5 0 0", "1 3 0 0", "1 2 2.0 0", "1.5 2 0 0", "1 2 nan 0"):
-        with pytest.raises(UsageError, match="is no action"):
-            human.read(wrong)
-    player = Random(env, 0)
+        with pytest.raises(UsageError, match="is not an action"):
+            human.parse(wrong)
+    random_actions = RandomActions(env, 0)
     for _ in range(20):
-        sample = player({}, True)
+        sample = random_actions({}, True)
         assert all(s.contains(sample[k][0].numpy()) for k, s in env.action_space.items())
 
 
-def test_observations_without_words_are_told_in_numbers() -> None:
+def test_observations_as_numbers() -> None:
     image = torch.full((1, 4, 5, 3), 7, dtype=torch.uint8)
     leaves = {"obs.image": image, "obs.n": torch.tensor([2])}
-    assert numbers(leaves) == "image=4x5x3 of mean 7 n=2"
+    assert numbers(leaves) == "image=4x5x3, mean 7 n=2"
     assert numbers({"obs": torch.tensor([[0.12345, -3.0]])}) == "0.123 -3"
     assert numbers({"obs": torch.zeros(1, 40)}) == "0 " * 12 + ".. (40)"
 
 
-def test_a_gymnasium_environment_is_told_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gymnasium_environment_is_printed_as_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["play", "env=gym", "env.id=Pendulum-v1", "env.max_episode_steps=3"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Pendulum-v1, seed ")
@@ -160,25 +160,25 @@ def test_a_gymnasium_environment_is_told_in_numbers(capsys: pytest.CaptureFixtur
     assert re.search(r"^return -[\d.]+, truncated after 3 steps$", out, re.M)
 
 
-def test_colours_are_for_terminals() -> None:
-    said: list[str] = []
+def test_only_terminals_get_colours() -> None:
+    outputs: list[str] = []
     for terminal in (True, False):
         file = io.StringIO()
         system: Any = "standard" if terminal else "auto"
         console = Console(file=file, force_terminal=terminal, color_system=system)
         table = Table(console, reveal=True)
-        table.head()
-        table.row(Row("0", "a[b]", "c", "1", "secret"), 1.0)
-        said.append(file.getvalue())
-    assert "\x1b[32m1 " in said[0]
-    assert "\x1b" not in said[1]
-    assert said[1].splitlines()[1].split() == ["0", "a[b]", "c", "1", "secret"]
+        table.print_header()
+        table.print_row(StepRow("0", "a[b]", "c", "1", "secret"), 1.0)
+        outputs.append(file.getvalue())
+    assert "\x1b[32m1 " in outputs[0]
+    assert "\x1b" not in outputs[1]
+    assert outputs[1].splitlines()[1].split() == ["0", "a[b]", "c", "1", "secret"]
 
 
-def test_boards_stand_beside_each_other() -> None:
+def test_cells_of_several_lines_are_side_by_side() -> None:
     file = io.StringIO()
     table = Table(Console(file=file), reveal=True)
-    table.row(Row("0", "ab\ncd\nef", "left", "1", "AB\nCD"))
+    table.print_row(StepRow("0", "ab\ncd\nef", "left", "1", "AB\nCD"))
     lines = [re.split(" {2,}", line) for line in file.getvalue().splitlines()]
     assert lines == [["0", "ab", "left", "1", "AB"], ["", "cd", "CD"], ["", "ef"]]
     first, second, _ = file.getvalue().splitlines()
@@ -186,14 +186,14 @@ def test_boards_stand_beside_each_other() -> None:
     assert first.index("AB") == second.index("CD")
 
 
-def test_a_hidden_board_takes_no_lines() -> None:
+def test_a_hidden_cell_adds_no_lines() -> None:
     file = io.StringIO()
-    Table(Console(file=file), reveal=False).row(Row("0", "miss", "left", "1", "AB\nCD"))
+    Table(Console(file=file), reveal=False).print_row(StepRow("0", "miss", "left", "1", "AB\nCD"))
     assert file.getvalue().split() == ["0", "miss", "left", "1"]
     assert file.getvalue().count("\n") == 1
 
 
-def test_every_popgym_task_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_popgym_task_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     for name in sorted(name for name in envs.names() if name.startswith("popgym-")):
         assert main(["play", f"env={name}", "env.previous_action=true", "reveal=true"]) == 0
         out = capsys.readouterr().out
@@ -202,8 +202,8 @@ def test_every_popgym_task_can_be_told(capsys: pytest.CaptureFixture[str]) -> No
         assert re.findall(r"^(\d+) ", out, re.M) == [str(t) for t in range(int(steps[1]) + 1)], name
 
 
-def test_a_trained_agent_plays_what_it_is_evaluated_on(
-    capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
+def test_a_trained_agent_repeats_its_evaluation(
+    capsys: pytest.CaptureFixture[str], error_line: Callable[..., str]
 ) -> None:
     maze = ["env=tmaze-passive", "env.corridor_length=3"]
     assert main(["train", *SMALL, *maze, "core=gru", "run_dir=a"]) == 0
@@ -219,11 +219,13 @@ def test_a_trained_agent_plays_what_it_is_evaluated_on(
     assert re.search(r"terminated after 6 steps$", capsys.readouterr().out, re.M)
     assert main(["play", "run=a", "player=random"]) == 0
     assert "player: random" in capsys.readouterr().out
-    other = refusal("play", "run=a", "env=tmaze-active")
-    assert other == "a has env=tmaze-passive and cannot go on with env=tmaze-active"
-    wider = refusal("play", "run=a", "env=tmaze-passive", "env.add_timestep=true")
+    other = error_line("play", "run=a", "env=tmaze-active")
+    assert other == (
+        "a was trained with env=tmaze-passive, which cannot be changed to env=tmaze-active"
+    )
+    wider = error_line("play", "run=a", "env=tmaze-passive", "env.add_timestep=true")
     assert "does not fit this model" in wider
-    assert "no checkpoint '999'" in refusal("play", "run=a", "checkpoint=999")
+    assert "no checkpoint '999'" in error_line("play", "run=a", "checkpoint=999")
 
 
 @pytest.mark.parametrize(
@@ -238,20 +240,20 @@ def test_a_trained_agent_plays_what_it_is_evaluated_on(
         ("env=tmaze", "unknown env 'tmaze'; did you mean tmaze-"),
         ("env=tmaze-active env.length=3", "unknown key of env: 'length'; did you mean"),
         ("env=tmaze-active env.corridor_length=0", "corridor_length must be"),
-        ("env=gym reveal=true", "reveal=true: env 'gym' does not tell what it hides"),
-        ("run=nowhere", "nowhere is not a run folder: there is no such folder"),
+        ("env=gym reveal=true", "reveal=true: env 'gym' cannot show its hidden state"),
+        ("run=nowhere", "nowhere is not a run folder: it does not exist"),
         ("core=gru", "unknown key 'core'"),
         ("policy=human", "unknown key 'policy'"),
     ],
 )
 def test_bad_options_of_play(
-    arguments: str, message: str, refusal: Callable[..., str], tmp_path: Path
+    arguments: str, message: str, error_line: Callable[..., str], tmp_path: Path
 ) -> None:
-    assert message in refusal("play", *arguments.split())
+    assert message in error_line("play", *arguments.split())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_play_may_be_swept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_play_in_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     arguments: list[Any] = ["play", "-m", "env=copy", "env.length=1", "env.delay=0,2"]
     assert main(arguments) == 0
     assert re.findall(r"after (\d) steps", capsys.readouterr().out) == ["2", "4"]

@@ -1,4 +1,4 @@
-"""Real runs from the command line: train, evaluate, interrupt, go on, go wrong."""
+"""Complete runs from the command line: train, evaluate, interrupt, resume, fail."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import pytest
 from omegaconf import DictConfig
 from torch import nn
 
-from rlmem import checkpoint
-from rlmem.cli import main
+from rlmem.cli.main import main
+from rlmem.runs import checkpoint
 from tests.cli.common import SMALL, python
 
 
-def test_interrupted_before_anything_was_saved(
+def test_interrupt_before_the_first_checkpoint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(cfg: DictConfig) -> float:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlmem.train.run", interrupt)
+    monkeypatch.setattr("rlmem.runs.train.run", interrupt)
     assert main(["train"]) == 130
     assert capsys.readouterr() == ("", "interrupted before anything was saved\n")
 
 
-def test_interrupted_with_something_saved(
+def test_interrupt_after_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(cfg: DictConfig) -> float:
@@ -37,14 +37,14 @@ def test_interrupted_with_something_saved(
         checkpoint.save(cfg.run_dir, 77, nn.Linear(1, 1), {})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlmem.train.run", interrupt)
+    monkeypatch.setattr("rlmem.runs.train.run", interrupt)
     assert main(["train", "run_dir=a"]) == 130
     expected = "saved a/checkpoints/step-000000077; resume with: rlmem train resume=a\n"
     assert capsys.readouterr() == ("", expected)
 
 
-def test_train_eval_and_resume_for_real(
-    capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
+def test_train_evaluate_and_resume(
+    capsys: pytest.CaptureFixture[str], error_line: Callable[..., str]
 ) -> None:
     assert main(["train", *SMALL, "run_dir=a"]) == 0
     out, err = capsys.readouterr()
@@ -57,26 +57,28 @@ def test_train_eval_and_resume_for_real(
     assert (printed["step"], printed["episodes"]) == (256, 3)
     assert main(["train", "resume=a", "total_steps=384"]) == 0
     assert checkpoint.steps("a")[-1] == 384
-    assert "no checkpoint '999'" in refusal("eval", "run=a", "checkpoint=999")
-    wider = refusal("train", "resume=a", "hidden_size=16", "total_steps=512")
-    assert re.search(r"does not fit this model: its '\S+' is \[.*8.*\], .* is \[.*16.*\]", wider)
+    assert "no checkpoint '999'" in error_line("eval", "run=a", "checkpoint=999")
+    wider = error_line("train", "resume=a", "hidden_size=16", "total_steps=512")
+    assert re.search(
+        r"does not fit this model: its '\S+' has shape \[.*8.*\], .* has \[.*16.*\]", wider
+    )
     (checkpoint.find("a") / "model.safetensors").write_bytes(b"")
-    assert "cannot read the checkpoint a/checkpoints/" in refusal("eval", "run=a")
+    assert "cannot read the checkpoint a/checkpoints/" in error_line("eval", "run=a")
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
-    capsys: pytest.CaptureFixture[str], refusal: Callable[..., str]
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(
+    capsys: pytest.CaptureFixture[str], error_line: Callable[..., str]
 ) -> None:
     assert main(["train", *SMALL, "run_dir=a"]) == 0
     capsys.readouterr()
-    line = refusal("train", "resume=a", "total_steps=1024", "algo.learning_rate=1e30")
+    line = error_line("train", "resume=a", "total_steps=1024", "algo.learning_rate=1e30")
     assert re.search(
         r"stopped at step \d+: .*(nan|inf).* checkpoint is a/checkpoints/step-\d+", line
     )
     assert main(["eval", "run=a", "episodes=1"]) == 0
 
 
-def test_ctrl_c_saves_and_resume_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_saves_a_checkpoint_that_can_be_resumed(tmp_path: Path) -> None:
     arguments = [*SMALL, "total_steps=100000000", "run_dir=a"]
     with python("-m", "rlmem", "train", *arguments) as process:
         metrics = tmp_path / "a" / "metrics.csv"

@@ -1,4 +1,4 @@
-"""What the laws share: every registered core, data with starts, gradients, comparisons."""
+"""Shared code of the core tests: all registered cores, data with starts, gradients, comparisons."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rlmem.cores.base import registry
 INPUT, OUTPUT = 6, 8
 B, T = 3, 13
 
-# A core that has two names is tested once.
+# A core with two names is tested once.
 NAMES = list({registry.get(name): name for name in cores.names()}.values())
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float32, torch.float64]
-# Largest error, relative to the largest entry: outputs and states, gradients.
+# Largest errors relative to the largest entry: of outputs and states, and of gradients.
 TOLERANCE = {torch.float32: (2e-5, 1e-4), torch.float64: (1e-10, 1e-10)}
 
 every_core = pytest.mark.parametrize("name", NAMES)
@@ -34,7 +34,7 @@ def make(
     input_size: int = INPUT,
     output_size: int = OUTPUT,
 ) -> cores.MemoryCore[Any]:
-    """A core whose parameters are off their initial values, as after training."""
+    """A core whose parameters differ from their initial values, as after training."""
     core = cores.make(name, input_size=input_size, output_size=output_size)
     core.to(device=device, dtype=dtype)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def make(
 
 
 class Data(NamedTuple):
-    """A batch of rows for a core, from states that have already seen something."""
+    """Rows for a core, with states that are not initial states."""
 
     x: Tensor
     state: Any
@@ -52,7 +52,7 @@ class Data(NamedTuple):
 
 
 def some_starts(device: str | torch.device, time: int = T) -> Tensor:
-    """[B, time]: first position and neighbours; none at all; last position."""
+    """Start flags [B, time]: neighbouring starts, no starts, and a start at the last step."""
     start = torch.zeros(B, time, dtype=torch.bool)
     for row, at in ((0, 0), (0, 5), (0, 6), (2, 3), (2, time - 1)):
         if at < time:
@@ -78,7 +78,7 @@ def warm_state(core: cores.MemoryCore[Any], rows: int) -> Any:
 
 
 def fold(core: cores.MemoryCore[Any], x: Tensor, state: Any, start: Tensor) -> tuple[Tensor, Any]:
-    """The fold of `step`, which `scan` must equal."""
+    """A loop over `step` (a fold), whose results `scan` must equal."""
     outputs = []
     for t in range(x.shape[1]):
         y, state = core.step(x[:, t], state, start[:, t])
@@ -87,17 +87,17 @@ def fold(core: cores.MemoryCore[Any], x: Tensor, state: Any, start: Tensor) -> t
 
 
 def scan(core: cores.MemoryCore[Any], x: Tensor, state: Any, start: Tensor) -> tuple[Tensor, Any]:
-    """`core.scan` as a function of the same form as `fold`."""
+    """`core.scan` with the signature of `fold`."""
     return core.scan(x, state, start)
 
 
 def learnable(leaf: Tensor) -> bool:
-    """Whether a state's leaf has gradients (a counter or mask has none)."""
+    """Whether a leaf of a state has gradients (counters and masks have none)."""
     return leaf.is_floating_point() or leaf.is_complex()
 
 
 def fresh(state: Any) -> Any:
-    """A copy of `state` whose leaves are leaves of the graph."""
+    """A detached copy of `state` whose tensors require gradients."""
     return tree.map(lambda leaf: leaf.detach().clone().requires_grad_(learnable(leaf)), state)
 
 
@@ -107,7 +107,7 @@ def rows(state: Any, which: slice | int | Tensor) -> Any:
 
 
 class Run(NamedTuple):
-    """Outputs, final state and the gradients of one weighted sum of both."""
+    """Outputs, final state, and the gradients of a weighted sum of both."""
 
     y: Tensor
     state: Any
@@ -117,14 +117,14 @@ class Run(NamedTuple):
 
 
 def weighted(leaf: Tensor) -> Tensor:
-    """A sum in which every entry has another weight."""
+    """A sum with a different weight for every entry."""
     real = torch.view_as_real(leaf) if leaf.is_complex() else leaf
     weight = torch.linspace(-1.0, 1.3, real.numel(), device=real.device, dtype=real.dtype)
     return (real * weight.reshape(real.shape)).sum()
 
 
 def run(how: Callable[..., tuple[Tensor, Any]], core: cores.MemoryCore[Any], given: Data) -> Run:
-    """Run `how(core, x, state, start)` and differentiate it."""
+    """Run `how(core, x, state, start)` on `given` and differentiate the result."""
     x, state = given.x.detach().clone().requires_grad_(), fresh(given.state)
     y, final = how(core, x, state, given.start)
     loss = weighted(y) + sum(weighted(leaf) for leaf in tree.leaves(final) if learnable(leaf))
@@ -143,7 +143,7 @@ def run(how: Callable[..., tuple[Tensor, Any]], core: cores.MemoryCore[Any], giv
 
 
 def close(got: Tensor, want: Tensor, tolerance: float, what: str, floor: float = 1.0) -> None:
-    """Fail where |got - want| exceeds `tolerance` times the largest entry (at least `floor`)."""
+    """Fail if |got - want| exceeds `tolerance` times the largest entry (at least `floor`)."""
     assert got.shape == want.shape, f"{what}: {tuple(got.shape)} is not {tuple(want.shape)}"
     assert got.dtype == want.dtype, f"{what}: {got.dtype} is not {want.dtype}"
     if want.numel() == 0:
@@ -153,7 +153,7 @@ def close(got: Tensor, want: Tensor, tolerance: float, what: str, floor: float =
         return
     limit = tolerance * max(floor, want.abs().max().item())
     error = (got - want).abs().max().item()
-    # Written so that a NaN fails.
+    # In this form a NaN fails.
     assert error <= limit, f"{what}: off by {error:.2e}, allowed {limit:.2e}"
 
 
@@ -173,7 +173,7 @@ def runs_close(got: Run, want: Run, dtype: torch.dtype) -> None:
 
 def gradients_close(got: Run, want: Run, tolerance: float) -> None:
     """All gradients of two runs agree, relative to the largest entry of each."""
-    # Rounding of a gradient that is a sum of large terms which cancel is measured against these.
+    # If large terms of a gradient cancel, its rounding error is relative to these terms.
     floor = 1e-2 * max((g.abs().max().item() for g in want.grad_params.values()), default=1.0)
     close(got.grad_x, want.grad_x, tolerance, "gradient of x", floor)
     for i, (a, b) in enumerate(zip(got.grad_state, want.grad_state, strict=True)):
@@ -183,6 +183,6 @@ def gradients_close(got: Run, want: Run, tolerance: float) -> None:
 
 
 def identical(got: Any, want: Any, what: str) -> None:
-    """Fail where two trees differ in a single bit (NaN equals NaN nowhere)."""
+    """Fail if two trees differ in any bit, or contain a NaN."""
     for a, b in zip(tree.leaves(got), tree.leaves(want), strict=True):
         assert torch.equal(a, b), f"{what} differ"

@@ -1,4 +1,4 @@
-"""Aaren's mean against published values, and at its borders."""
+"""Aaren's running mean against published values and in edge cases."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def fold(score, value, state, start):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 @pytest.mark.parametrize("how", [average_scan, fold])
-def test_published_values(how, dtype):
+def test_the_mean_equals_published_values(how, dtype):
     golden = Golden("aaren", dtype)
     leaves = golden.leaves("in", "param", "state0")
     score = (leaves["in.k"] * leaves["param.q"]).sum(-1)
     state = Average(**under("state0", leaves))
     o, final = how(score, leaves["in.v"], state, golden["start"])
     golden.check("out.o", o)
-    # What is remembered is u exp(m) and w exp(m): m itself may be any that keeps them finite.
+    # Only u exp(m) and w exp(m) are unique; the file has the same m.
     for key, leaf in final._asdict().items():
         golden.check(f"state.{key}", leaf)
     golden.check_gradients(o, leaves)
 
 
 @pytest.mark.parametrize("time", [1, 2, 7, 8, 33])
-def test_the_running_maximum_is_that_of_the_episode(time):
+def test_the_running_maximum_is_per_episode(time):
     score, m = torch.randn(4, time, 3), torch.randn(4, 3)
     start = torch.rand(4, time) < 0.2
     best = running_max(score, m, start)

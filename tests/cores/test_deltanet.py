@@ -1,4 +1,4 @@
-"""DeltaNet and Gated DeltaNet against their equations, token by token, on every episode."""
+"""DeltaNet and Gated DeltaNet against their equations, token by token, episode by episode."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ["deltanet", "gated_deltanet"]
 
 
 def episode(core: DeltaCore, xs: Tensor) -> Tensor:
-    """The layer's equations on one episode [T, I], head by head, all sums written out."""
+    """The layer's equations for one episode [T, I], head by head, with explicit sums."""
     projected = [core.W_in.weight @ x for x in xs]
     H, N, size = core.heads, core.writes, core.head_size
     S = torch.zeros(H, size, size, dtype=xs.dtype)
@@ -64,7 +64,7 @@ def episode(core: DeltaCore, xs: Tensor) -> Tensor:
     ],
     ids=str,
 )
-def test_layer_is_its_equations_on_every_episode(name: str, options: dict[str, Any]) -> None:
+def test_layer_equals_its_equations_on_every_episode(name: str, options: dict[str, Any]) -> None:
     core = cores.make(name, input_size=5, output_size=6, **options).double()
     x, start = torch.randn(3, 13, 5, dtype=torch.float64), some_starts("cpu")
     rows, _ = core.scan(x, core.initial_state(3), start)
@@ -82,7 +82,7 @@ def test_layer_is_its_equations_on_every_episode(name: str, options: dict[str, A
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("negative", [False, True])
 def test_extreme_inputs_stay_finite(name: str, negative: bool) -> None:
-    """Pre-activations of 50 and more, of either sign, forward and backward."""
+    """Pre-activations above 50 in magnitude, forward and backward."""
     core = cores.make(name, input_size=4, output_size=4, negative_eigenvalues=negative)
     x = 50 * torch.randn(2, 300, 4)
     x[:, ::7] = 0
@@ -94,7 +94,7 @@ def test_extreme_inputs_stay_finite(name: str, negative: bool) -> None:
         assert each.isfinite().all()
 
 
-def test_decays_begin_in_their_range() -> None:
+def test_initial_decays_are_in_their_range() -> None:
     core = cores.make("gated_deltanet", input_size=4, heads=256, dt_min=0.01, dt_max=0.2)
     dt = F.softplus(core.W_dt.bias)
     assert 0.01 * 0.999 < dt.min() < 0.012
@@ -107,6 +107,6 @@ def test_decays_begin_in_their_range() -> None:
     "options", [{"heads": 0}, {"head_size": 0}, {"householder_steps": 0}, {"conv_size": 0}], ids=str
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_impossible_options_are_named(name: str, options: dict[str, int]) -> None:
+def test_invalid_options_are_named(name: str, options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         cores.make(name, input_size=4, **options)

@@ -1,4 +1,4 @@
-"""FFM: its initial traces."""
+"""FFM: initial decays and frequencies."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from rlmem.cores.ffm import FFM
 from tests.golden import Golden
 
 
-def test_traces_begin_as_the_authors_do():
-    # Their values were computed in float32.
+def test_initial_traces_equal_the_authors():
+    # The authors compute them in float32.
     golden = Golden("ffm", torch.float32)
     core = FFM(5, 6, memory_size=4, context_size=3, min_period=1.0)
     golden.check("init.a", core.a)

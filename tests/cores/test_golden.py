@@ -1,4 +1,4 @@
-"""Cores against published models: outputs, final states, gradients, with starts in mid-row."""
+"""Cores against golden vectors of published models: outputs, states, gradients, with resets."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Tensors = dict[str, Tensor]
 
 
 class Case(NamedTuple):
-    """How a core says what a file says.
+    """The conversion between a golden file and a core.
 
-    `params` gives the core's parameters from the file's, differentiably, so that gradients are
-    compared in the file's terms; `state` and `unstate` likewise for the state.
+    `params` computes the core's parameters from the file's, differentiably, so that the file's
+    gradients can be compared. `state` and `unstate` convert the state to and from the core's.
     """
 
     make: Callable[[], cores.MemoryCore[Any]]
@@ -34,14 +34,14 @@ class Case(NamedTuple):
 
 
 def ffm(p: Tensors) -> Tensors:
-    # pre gives y [4], thru [6], g_in [4], g_out [6]; the core maps (y, g_in) and (thru, g_out).
-    parts = {}
+    # pre has outputs y [4], thru [6], g_in [4], g_out [6]; the core splits it in two maps.
+    maps = {}
     for kind in ("weight", "bias"):
         y, thru, g_in, g_out = p[f"pre.{kind}"].split((4, 6, 4, 6))
-        parts[f"write.{kind}"] = torch.cat([y, g_in])
-        parts[f"skip.{kind}"] = torch.cat([thru, g_out])
-        parts[f"mix.{kind}"] = p[f"mix.{kind}"]
-    return parts | {"a": p["ffa.a"].flatten(), "b": p["ffa.b"].flatten()}
+        maps[f"write.{kind}"] = torch.cat([y, g_in])
+        maps[f"skip.{kind}"] = torch.cat([thru, g_out])
+        maps[f"mix.{kind}"] = p[f"mix.{kind}"]
+    return maps | {"a": p["ffa.a"].flatten(), "b": p["ffa.b"].flatten()}
 
 
 def rnn(p: Tensors) -> Tensors:
@@ -69,7 +69,7 @@ def linear(p: Tensors) -> Tensors:
     return {f"linear.{key}": each for key, each in p.items()}
 
 
-def unconvolved(state: Tensors) -> ConvState:
+def without_window(state: Tensors) -> ConvState:
     h = state["h"]
     return ConvState(h.new_zeros(len(h), 0, 6), h)
 
@@ -99,42 +99,45 @@ CASES = {
     "mingru": Case(
         maker("mingru", 6, conv_size=1, positive=True, bias=False),
         linear,
-        state=unconvolved,
+        state=without_window,
         unstate=lambda state: (state.h,),
     ),
     "mingru_plain": Case(
-        maker("mingru", 6, conv_size=1), linear, state=unconvolved, unstate=lambda state: (state.h,)
+        maker("mingru", 6, conv_size=1),
+        linear,
+        state=without_window,
+        unstate=lambda state: (state.h,),
     ),
     "minlstm": Case(
         maker("minlstm", 6, conv_size=1, positive=True, bias=False),
         linear,
-        state=unconvolved,
+        state=without_window,
         unstate=lambda state: (state.h,),
     ),
     "minlstm_plain": Case(
         maker("minlstm", 6, conv_size=1),
         linear,
-        state=unconvolved,
+        state=without_window,
         unstate=lambda state: (state.h,),
     ),
 }
 
 
-class Row(nn.Module):
-    """A core as a function of a row, which is what `functional_call` takes."""
+class CoreModule(nn.Module):
+    """A module that runs `how` on a core, for `functional_call`."""
 
     def __init__(self, core: cores.MemoryCore[Any]) -> None:
         super().__init__()
         self.core = core
 
-    def forward(self, how: Callable[..., Any], *given: Any) -> Any:
-        return how(self.core, *given)
+    def forward(self, how: Callable[..., Any], *args: Any) -> Any:
+        return how(self.core, *args)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 @pytest.mark.parametrize("how", [scan, fold])
-def test_core_is_the_published_model(name, dtype, how):
+def test_core_equals_the_published_model(name, dtype, how):
     case, golden = CASES[name], Golden(name, dtype)
     core = case.make().to(dtype)
     leaves = golden.leaves("in", "param", "state0")
@@ -143,7 +146,7 @@ def test_core_is_the_published_model(name, dtype, how):
     firsts = under("state0", leaves)
     state = case.state(firsts) if firsts else core.initial_state(len(golden["start"]))
     y, final = functional_call(
-        Row(core),
+        CoreModule(core),
         {f"core.{key}": each for key, each in params.items()},
         (how, leaves[f"in.{case.x}"], state, golden["start"]),
     )

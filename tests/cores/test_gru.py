@@ -1,4 +1,4 @@
-"""The GRU's solvers: whichever computes a row, it is the row of `step`, within the tolerance."""
+"""The GRU's parallel solvers: their rows equal a loop over `step`, within the tolerance."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def make(solver: str, dtype: torch.dtype = torch.float64) -> cores.MemoryCore:
 @parallel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
 @pytest.mark.parametrize("time", [1, T, 40])
-def test_scan_is_the_fold_of_step(solver, dtype, time):
+def test_scan_equals_a_loop_over_step(solver, dtype, time):
     core = make(solver, dtype)
     given = data(core, time)
     runs_close(run(scan, core, given), run(fold, core, given), dtype)
 
 
 @parallel
-def test_a_row_split_anywhere_is_the_row(solver):
+def test_splitting_a_row_changes_nothing(solver):
     core = make(solver)
     given = data(core)
     whole = run(scan, core, given)
@@ -45,7 +45,7 @@ def test_a_row_split_anywhere_is_the_row(solver):
 
 
 @parallel
-def test_the_tolerance_is_kept(solver):
+def test_errors_are_within_the_tolerance(solver):
     given = data(make("sequential"), time=60)
     errors = []
     for tolerance in (1e-2, 1e-5):
@@ -73,7 +73,7 @@ def test_autocast_keeps_the_state_in_float32(solver):
 
 
 @parallel
-def test_a_state_does_not_keep_its_row_alive(solver):
+def test_a_state_does_not_hold_the_memory_of_its_row(solver):
     core = make(solver)
     _, state = core.scan(
         torch.randn(B, 50, 6).double(), core.initial_state(B), torch.zeros(B, 50) > 0
@@ -82,6 +82,6 @@ def test_a_state_does_not_keep_its_row_alive(solver):
 
 
 @pytest.mark.parametrize("options", [{"solver": "newtn"}, {"tolerance": 0.0}], ids=str)
-def test_impossible_options_are_named(options):
+def test_invalid_options_are_named(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         cores.make("gru", input_size=6, **options)

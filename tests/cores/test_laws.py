@@ -1,4 +1,7 @@
-"""The laws of a memory core, over all registered ones: recurrence, starts, splits, causality."""
+"""The laws of a memory core: properties that every registered core must have.
+
+Scan equals step, resets are exact, rows can be split, outputs are causal, rows are independent.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ from tests.cores.common import (
 @every_dtype
 @every_device
 @pytest.mark.parametrize("output_size", [INPUT, OUTPUT])
-def test_scan_is_the_fold_of_step(name, dtype, device, output_size):
+def test_scan_equals_a_loop_over_step(name, dtype, device, output_size):
     core = make(name, dtype, device, output_size=output_size)
     given = data(core)
     runs_close(run(scan, core, given), run(fold, core, given), dtype)
@@ -58,11 +61,11 @@ def test_every_parameter_has_a_gradient(name):
 @every_core
 @every_dtype
 @every_device
-def test_packed_row_is_its_episodes_apart(name, dtype, device):
+def test_a_packed_row_equals_its_episodes_scanned_separately(name, dtype, device):
     core = make(name, dtype, device)
     given = data(core)
 
-    def apart(core, x, state, start):
+    def separately(core, x, state, start):
         outputs, finals = [], []
         for row in range(B):
             at = sorted({0, *start[row].nonzero().flatten().tolist()})
@@ -76,11 +79,11 @@ def test_packed_row_is_its_episodes_apart(name, dtype, device):
             finals.append(here)
         return torch.cat(outputs), tree.map(lambda *leaf: torch.cat(leaf), *finals)
 
-    runs_close(run(scan, core, given), run(apart, core, given), dtype)
+    runs_close(run(scan, core, given), run(separately, core, given), dtype)
 
 
-def spoiled(given: Data, begin: int, value: float | None = None) -> Data:
-    """`given` with another past before `begin`: other numbers, or `value` everywhere."""
+def with_other_past(given: Data, begin: int, value: float | None = None) -> Data:
+    """`given` with a different past before `begin`: random numbers, or `value` everywhere."""
 
     def other(leaf):
         return leaf + torch.randn_like(leaf) if value is None else torch.full_like(leaf, value)
@@ -94,20 +97,21 @@ def spoiled(given: Data, begin: int, value: float | None = None) -> Data:
 @every_device
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")], ids=["other", "nan", "inf"])
 @pytest.mark.parametrize("how", [scan, fold])
-def test_what_lies_before_a_start_leaves_no_trace(name, device, value, how):
+def test_steps_before_a_start_have_no_influence(name, device, value, how):
     core = make(name, device=device)
     if value is not None and not core.forgets_nonfinite:
-        pytest.skip("this core does not claim to forget what is not finite")
+        pytest.skip("this core does not guarantee to forget NaN and Inf")
     for begin in (0, 1, 6, T - 1):
         given = data(core)
         given.start[:] = some_starts(device)
         given.start[:, begin] = True
-        got = [after(how, core, each, begin) for each in (given, spoiled(given, begin, value))]
-        identical(got[0], got[1], f"what follows the start at {begin}")
+        other = with_other_past(given, begin, value)
+        got = [after(how, core, each, begin) for each in (given, other)]
+        identical(got[0], got[1], f"results after the start at {begin}")
 
 
 def after(how, core, given, begin):
-    """Outputs from `begin` on, the final state, and the gradients of these for x from `begin`."""
+    """Outputs from `begin` on, the final state, and the gradient of these outputs for x."""
     x = given.x.clone().requires_grad_()
     y, final = how(core, x, given.state, given.start)
     (gradient,) = torch.autograd.grad(y[:, begin:].square().sum(), x)
@@ -137,7 +141,7 @@ def test_no_gradient_crosses_a_start(name, device, how):
 @every_core
 @every_dtype
 @every_device
-def test_a_row_split_anywhere_is_the_row(name, dtype, device):
+def test_splitting_a_row_changes_nothing(name, dtype, device):
     core = make(name, dtype, device)
     given = data(core)
     value, gradient = TOLERANCE[dtype]
@@ -158,7 +162,7 @@ def test_a_row_split_anywhere_is_the_row(name, dtype, device):
 @every_core
 @every_device
 @pytest.mark.parametrize("how", [scan, fold])
-def test_outputs_know_neither_the_future_nor_other_rows(name, device, how):
+def test_outputs_depend_neither_on_the_future_nor_on_other_rows(name, device, how):
     core = make(name, device=device)
     given = data(core)
     at, row = 6, 1
@@ -196,7 +200,7 @@ def test_a_core_with_a_state_remembers(name):
 @every_core
 @every_device
 @pytest.mark.parametrize("time", [1, 2, 3, 31, 64, 65])
-def test_any_length(name, device, time):
+def test_rows_of_any_length(name, device, time):
     core = make(name, torch.float64, device)
     given = data(core, time)
     runs_close(run(scan, core, given), run(fold, core, given), torch.float64)
@@ -207,14 +211,14 @@ def test_any_length(name, device, time):
 def test_very_long_rows_stay_finite(name, device):
     core = make(name, device=device)
     if not core.claims_length:
-        pytest.skip("this core makes no claim for very long rows")
+        pytest.skip("this core gives no guarantee for very long rows")
     x = torch.randn(1, 100_000, INPUT, device=device)
     start = torch.zeros(x.shape[:2], dtype=torch.bool, device=device)
     state = core.initial_state(1)
     with torch.no_grad():
         began = perf_counter()
         core.scan(x[:, :500], state, start[:, :500])
-        # A core that goes through time in Python is tried for seconds, not for minutes.
+        # A core with a Python loop over time gets a shorter row, to take seconds, not minutes.
         time = x.shape[1] if perf_counter() - began < 0.02 else 5_000
         y, state = core.scan(x[:, :time], state, start[:, :time])
     assert y.isfinite().all()
@@ -224,7 +228,7 @@ def test_very_long_rows_stay_finite(name, device):
 @every_core
 @every_dtype
 @every_device
-def test_initial_state_has_rows_and_the_dtype_of_states(name, dtype, device):
+def test_initial_states_have_equal_rows_and_the_state_dtype(name, dtype, device):
     core = make(name, dtype, device)
     state = core.initial_state(B)
     for leaf in tree.leaves(state):
@@ -247,7 +251,7 @@ def test_autocast_keeps_the_state_in_float32(name, device):
         for how in (scan, fold):
             y, final = how(core, *given)
             y.float().square().sum().backward()
-            # bfloat16 has eight bits: this finds a wrong path, not a rounding.
+            # bfloat16 has eight bits: the tolerance detects wrong code paths, not rounding.
             close(y.float(), expected, 0.1, "outputs under autocast")
             for leaf, want in zip(tree.leaves(final), tree.leaves(given.state), strict=True):
                 assert leaf.dtype == want.dtype
@@ -256,7 +260,7 @@ def test_autocast_keeps_the_state_in_float32(name, device):
 
 @every_core
 @every_device
-def test_layout_in_memory_does_not_matter(name, device):
+def test_noncontiguous_inputs_give_the_same_results(name, device):
     core = make(name, torch.float64, device)
     given = data(core)
     strided = Data(
@@ -271,13 +275,13 @@ def test_layout_in_memory_does_not_matter(name, device):
 @every_core
 @pytest.mark.parametrize("option", ["input_size", "output_size"])
 @pytest.mark.parametrize("value", [0, -1])
-def test_impossible_sizes_are_named(name, option, value):
+def test_invalid_sizes_are_named(name, option, value):
     with pytest.raises(UsageError, match=option):
         make(name, **{option: value})
 
 
 @every_core
-def test_a_state_of_fewer_rows_is_no_state_for_more(name):
+def test_a_state_with_too_few_rows_is_an_error(name):
     core = make(name)
     if not any(leaf.numel() for leaf in tree.leaves(core.initial_state(B))):
         pytest.skip("this core has no state")

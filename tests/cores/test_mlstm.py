@@ -1,4 +1,4 @@
-"""mLSTM: the layer against its equations, token by token, and how its gates begin."""
+"""mLSTM: the layer against its equations, token by token, and the initial gates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cores.common import some_starts
 
 
 def memory(qs, ks, vs, i, f) -> list[torch.Tensor]:
-    """One head of one episode, unstabilised, all sums over earlier inputs written out."""
+    """One head of one episode, without stabiliser, with explicit sums over earlier inputs."""
     h = []
     for t, q in enumerate(qs):
         weights = [torch.exp(i[s]) * torch.sigmoid(f[s + 1 : t + 1]).prod() for s in range(t + 1)]
@@ -25,7 +25,7 @@ def memory(qs, ks, vs, i, f) -> list[torch.Tensor]:
 
 
 def episode(core: MLSTM, xs: torch.Tensor) -> torch.Tensor:
-    """The layer's equations on one episode [T, I]."""
+    """The layer's equations for one episode [T, I]."""
     cell, inner = core.cell, core.conv.channels
     both = [core.W_in.weight @ x + core.W_in.bias for x in xs]
     c, qkv = [], []
@@ -51,8 +51,8 @@ def episode(core: MLSTM, xs: torch.Tensor) -> torch.Tensor:
     )
 
 
-def test_layer_is_its_equations_on_every_episode(monkeypatch):
-    monkeypatch.setattr("rlmem.cores.mlstm.EPS", 0.0)  # which the equations do without
+def test_layer_equals_its_equations_on_every_episode(monkeypatch):
+    monkeypatch.setattr("rlmem.cores.mlstm.EPS", 0.0)  # the equations have no such term
     core = MLSTM(5, 6, heads=2, head_size=3, conv_size=3).double()
     with torch.no_grad():
         for parameter in core.parameters():
@@ -65,16 +65,16 @@ def test_layer_is_its_equations_on_every_episode(monkeypatch):
             torch.testing.assert_close(y[row, begin:end], episode(core, x[row, begin:end]))
 
 
-def test_gates_begin_as_published():
-    """They do not see the input; forget gates keep 95 % and more, input gates are near 1."""
+def test_initial_gates_are_as_published():
+    """They ignore the input; forget gates keep at least 95 %, input gates are near 1."""
     cell = MLSTMCell(8, 4, gate_size=5)
     assert not cell.gates.weight.any()
     torch.testing.assert_close(cell.gates.bias[8:], torch.linspace(3, 6, 8))
     assert 0 < cell.gates.bias[:8].abs().max() < 0.5
 
 
-def test_sizes():
-    """Heads cover the output, with no fewer than 8 units each."""
+def test_heads_cover_the_output():
+    """Each has at least 8 units."""
     assert MLSTM(4, 130, heads=4).cell.size == 33
     assert MLSTM(4, 6, heads=4).cell.size == 8
     state = MLSTM(4, 128, conv_size=1).initial_state(2)
@@ -83,6 +83,6 @@ def test_sizes():
 
 
 @pytest.mark.parametrize("options", [{"heads": 0}, {"head_size": -1}, {"conv_size": 0}])
-def test_impossible_options_are_named(options):
+def test_invalid_options_are_named(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         MLSTM(4, **options)

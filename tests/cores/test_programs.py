@@ -1,4 +1,4 @@
-"""A core as a program: memory of a step, compile, export, vmap, copies, saved weights."""
+"""Cores in torch programs: memory use of a step, compile, export, vmap, copies, saved weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.cores.common import (
 
 
 def bytes_held(state) -> int:
-    """Bytes that the state keeps alive."""
+    """Bytes of storage that the state holds."""
     return sum(leaf.untyped_storage().nbytes() for leaf in tree.leaves(state))
 
 
@@ -42,7 +42,7 @@ def bytes_allocated(call) -> int:
 
 
 @every_core
-def test_step_costs_the_same_at_any_time(name):
+def test_memory_use_of_a_step_is_constant_in_time(name):
     core = make(name).eval()
     state, used = core.initial_state(B), {}
     x, start = torch.randn(B, core.input_size), torch.zeros(B, dtype=torch.bool)
@@ -59,7 +59,7 @@ def test_step_costs_the_same_at_any_time(name):
 
 
 @every_core
-def test_a_state_does_not_keep_its_row_alive(name):
+def test_a_state_does_not_hold_the_memory_of_its_row(name):
     core = make(name)
     with torch.no_grad():
         x, start = torch.randn(B, 50, core.input_size), torch.zeros(B, 50, dtype=torch.bool)
@@ -74,13 +74,14 @@ from tests.cores.common import make, data
 for name in sys.argv[2:]:
     core = make(name)
     x, state, start = data(core, time=5)
-    for method, given in (("scan", (x, state, start)), ("step", (x[:, 0], state, start[:, 0]))):
+    first = (x[:, 0], state, start[:, 0])
+    for method, run, args in (("scan", core.scan, (x, state, start)), ("step", core.step, first)):
         torch._dynamo.reset()
         try:
-            compiled = torch.compile(getattr(core, method), fullgraph=True, backend=sys.argv[1])
-            y, _ = compiled(*given)
+            compiled = torch.compile(run, fullgraph=True, backend=sys.argv[1])
+            y, _ = compiled(*args)
             y.sum().backward()
-            want, _ = getattr(core, method)(*given)
+            want, _ = run(*args)
             error = (y - want).abs().max().item()
             problem = "" if error < 1e-4 else f"off by {error}"
         except Exception as e:
@@ -91,7 +92,7 @@ for name in sys.argv[2:]:
 
 @pytest.mark.parametrize(("backend", "names"), [("aot_eager", NAMES), ("inductor", ["lru"])])
 def test_compile_traces_step_and_scan_as_one_graph(backend, names):
-    # In a process of its own: the shape checks of the tests are not made to be traced.
+    # In a separate process: the shape checks of the tests cannot be traced.
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", COMPILE, backend, *names],
         capture_output=True,
@@ -106,7 +107,7 @@ def test_compile_traces_step_and_scan_as_one_graph(backend, names):
 
 
 class Step(nn.Module):
-    """`step` as a module, which is what export takes."""
+    """A module whose forward is a core's `step`, for `torch.export`."""
 
     def __init__(self, core) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ def test_step_can_be_exported(name):
 
 @every_core
 @every_device
-def test_vmap_is_a_loop_over_the_outer_batch(name, device):
+def test_vmap_equals_a_loop_over_the_outer_batch(name, device):
     core = make(name, torch.float64, device)
     many = [data(core) for _ in range(2)]
     x, start = (torch.stack([getattr(each, key) for each in many]) for key in ("x", "start"))

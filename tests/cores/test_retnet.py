@@ -1,4 +1,4 @@
-"""RetNet: the layer against the paper's parallel equations, with the rotation and without."""
+"""RetNet: the layer against the paper's parallel equations, with and without rotation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def episode(core: RetNet, xs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("rotate", [True, False])
-def test_layer_is_its_equations_on_every_episode(rotate):
+def test_layer_equals_its_equations_on_every_episode(rotate):
     core = RetNet(5, 6, heads=3, head_size=4, rotate=rotate).double()
     x, start = torch.randn(3, 13, 5, dtype=torch.float64), some_starts("cpu")
     y, _ = core.scan(x, core.initial_state(3), start)
@@ -47,8 +47,8 @@ def test_layer_is_its_equations_on_every_episode(rotate):
             torch.testing.assert_close(y[row, begin:end], episode(core, x[row, begin:end]))
 
 
-def test_far_steps_are_turned_as_exactly_as_near_ones():
-    """One long row in float32 and the same steps in two rows."""
+def test_rotations_of_late_steps_are_as_exact_as_of_early_ones():
+    """One long row in float32 equals the same steps split into two rows."""
     core = RetNet(4, 4)
     x, start = torch.randn(1, 30_000, 4), torch.zeros(1, 30_000, dtype=torch.bool)
     with torch.no_grad():
@@ -59,8 +59,8 @@ def test_far_steps_are_turned_as_exactly_as_near_ones():
     close(got_end, end, 1e-4, "state")
 
 
-def test_without_rotation_the_order_of_the_past_is_hidden_from_a_head_without_decay():
-    """What rotation is for: two earlier inputs change places, and nothing else shows it."""
+def test_without_rotation_a_head_without_decay_ignores_the_order_of_inputs():
+    """With rotation, swapping two earlier inputs changes the output."""
     x = torch.randn(1, 3, 4, dtype=torch.float64)
     swapped = x[:, [1, 0, 2]]
     for rotate, differs in ((False, False), (True, True)):
@@ -72,6 +72,6 @@ def test_without_rotation_the_order_of_the_past_is_hidden_from_a_head_without_de
 
 
 @pytest.mark.parametrize("options", [{"heads": 0}, {"head_size": 0}, {"head_size": 5}])
-def test_impossible_options_are_named(options):
+def test_invalid_options_are_named(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         RetNet(4, **options)

@@ -1,4 +1,4 @@
-"""S4D: the layer of the authors, the three initialisations."""
+"""S4D: the authors' layer and the three initialisations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load(golden: Golden, core: S4D) -> None:
     core.load_state_dict({key: golden[f"param.{key}"] for key in keys}, strict=False)
 
 
-def test_layer_is_the_published_one():
+def test_layer_equals_the_published_one():
     golden = Golden("s4d")
     core = S4D(4, channel_states=6).double()
     load(golden, core)
@@ -27,7 +27,7 @@ def test_layer_is_the_published_one():
     golden.check("out.layer", y)
 
 
-def test_impulse_response_is_the_published_kernel():
+def test_impulse_response_equals_the_published_kernel():
     golden = Golden("s4d")
     core = S4D(4, channel_states=6, glu=False).double()
     load(golden, core)
@@ -47,7 +47,7 @@ def test_impulse_response_is_the_published_kernel():
         ("legs", None),
     ],
 )
-def test_poles_begin_where_the_paper_says(init, imaginary):
+def test_initial_poles_equal_the_papers(init, imaginary):
     if imaginary is None:
         imaginary = Golden("s5_init")["n8.Lambda"].imag[4:].tolist()
     core = S4D(3, channel_states=8, init=init)
@@ -65,6 +65,6 @@ def test_poles_begin_where_the_paper_says(init, imaginary):
         ({"dt_min": 0.2, "dt_max": 0.1}, "dt_min"),
     ],
 )
-def test_impossible_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
         S4D(4, **options)

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from rlmem.cores import hippo
 from rlmem.cores.s5 import S5, SLOWEST
 from rlmem.errors import UsageError
-from tests.cores.test_golden import Row, s5, scan
+from tests.cores.test_golden import CoreModule, s5, scan
 from tests.golden import Golden, under
 
 
-def test_layer_with_a_second_norm_is_the_published_one():
-    # The published layer has one more norm, after the state space, with the first one's parameters.
+def test_layer_with_a_second_norm_equals_the_published_one():
+    # The published layer has a second norm after the state space, with the first norm's parameters.
     golden = Golden("s5_layer")
     leaves = golden.leaves("in", "param", "state0")
     params = under("param", leaves)
@@ -26,7 +26,7 @@ def test_layer_with_a_second_norm_is_the_published_one():
 
     mine = {f"core.{key}": each for key, each in s5(under("ssm", params)).items()}
     given = (norm(leaves["in.x"]), leaves["state0.x"], golden["start"])
-    y, final = functional_call(Row(bare), mine, (scan, *given))
+    y, final = functional_call(CoreModule(bare), mine, (scan, *given))
     two = {
         "glu.linear.weight": torch.cat([params["out1.kernel"].t(), params["out2.kernel"].t()]),
         "glu.linear.bias": torch.cat([params["out1.bias"], params["out2.bias"]]),
@@ -51,7 +51,7 @@ def test_block_is_norm_state_space_gelu_glu_and_skip():
 
 
 @pytest.mark.parametrize("name", ["s5", "s5_full"])
-def test_zero_order_hold_is_the_published_one(name):
+def test_zero_order_hold_equals_the_published_one(name):
     golden = Golden(name)
     conj_sym = bool(golden["const.conj_sym"])
     core = S5(5, ssm_size=8 if conj_sym else 4, blocks=1, conj_sym=conj_sym, block=False).double()
@@ -62,7 +62,7 @@ def test_zero_order_hold_is_the_published_one(name):
 
 
 def test_bilinear_is_the_trapezoidal_rule():
-    # (1 - Lambda dt/2) h' = (1 + Lambda dt/2) h + dt B u, solved for h' as a dense system.
+    # (1 - Lambda dt/2) h' = (1 + Lambda dt/2) h + dt B u, solved for h' as a dense linear system.
     core = S5(5, ssm_size=8, blocks=1, discretization="bilinear").double()
     gate, B = core.discretize()
     half = torch.diag(core.poles() * torch.exp(core.log_step) / 2)
@@ -72,14 +72,14 @@ def test_bilinear_is_the_trapezoidal_rule():
     torch.testing.assert_close(torch.linalg.solve(one - half, source), B)
 
 
-def test_small_steps_lose_no_digits():
+def test_small_time_steps_lose_no_precision():
     core = S5(5, ssm_size=64, dt_min=1e-6, dt_max=1e-5)
     _, B = core.discretize()
     _, exact = core.double().discretize()
     assert ((B - exact).abs() / exact.abs()).max() < 1e-5
 
 
-def test_half_of_the_pairs_is_the_whole():
+def test_conjugate_symmetry_equals_the_full_state_space():
     half = S5(5, ssm_size=8, blocks=1, block=False).double()
     whole = S5(5, ssm_size=8, blocks=1, conj_sym=False, block=False).double()
     state = half.state_dict()
@@ -100,14 +100,14 @@ def test_half_of_the_pairs_is_the_whole():
     torch.testing.assert_close(y, want)
 
 
-def test_poles_begin_as_blocks_of_hippo():
+def test_initial_poles_are_blocks_of_hippo():
     core = S5(5, ssm_size=16, blocks=2)
     half, _ = hippo.legs_diagonal(8)
     torch.testing.assert_close(core.poles(), half[:4].repeat(2).to(torch.complex64))
 
 
-def test_initial_map_is_real_in_the_coordinates_of_hippo():
-    # Without conjugate symmetry V B is the real matrix that was drawn: B came by V^H.
+def test_initial_input_matrix_is_real_in_the_basis_of_hippo():
+    # Without conjugate symmetry B is V^H times a random real matrix, so V B is this matrix.
     core = S5(5, ssm_size=8, blocks=1, conj_sym=False)
     _, V = hippo.legs_diagonal(8)
     drawn = V.to(torch.complex64) @ torch.view_as_complex(core.B)
@@ -131,6 +131,6 @@ def test_poles_stay_in_the_left_half_plane():
         ({"dt_max": 0.0}, "dt_min"),
     ],
 )
-def test_impossible_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
         S5(4, **options)

@@ -1,4 +1,4 @@
-"""The sLSTM against the published cell, at its extremes, and what its initial values say."""
+"""The sLSTM against the published cell, with extreme gates, and its initial values."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ LEAVES = ("h", "c", "n", "m")
 
 
 def by_head(gates: Tensor) -> Tensor:
-    """[B, T, 4, H D], gate by gate, as [B, T, H, 4 D]."""
+    """The file's gates [B, T, 4, H D] as the cell's [B, T, H, 4 D]."""
     return gates.unflatten(-1, (HEADS, -1)).transpose(2, 3).flatten(-2)
 
 
 def parameters(given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The file's R [H, 4 D, D] and b, gate by gate, as the cell's."""
+    """The file's R [H, 4 D, D] and b in the cell's layout."""
     return {"R": given["R"].mT, "b": given["b"].reshape(4, HEADS, -1).transpose(0, 1)}
 
 
 def fold(cell: SLSTMCell, gates: Tensor, state: SLSTMState, start: Tensor):
-    """`step` after `step`; the outputs are those before the norm, and all states."""
+    """A loop over `step`: the outputs before the norm, and all states."""
     states = []
     for t in range(gates.shape[1]):
         state = SLSTMState(*(torch.where(start[:, t, None], 0, leaf) for leaf in state))
@@ -43,27 +43,29 @@ def scan(cell: SLSTMCell, gates: Tensor, state: SLSTMState, start: Tensor):
     return y, [last]
 
 
-class Row(torch.nn.Module):
+class CellModule(torch.nn.Module):
+    """A module that runs `how` on a cell, for `functional_call`."""
+
     def __init__(self, cell: SLSTMCell) -> None:
         super().__init__()
         self.cell = cell
 
-    def forward(self, how, *given):
-        return how(self.cell, *given)
+    def forward(self, how, *args):
+        return how(self.cell, *args)
 
 
 @pytest.mark.parametrize("name", ["slstm", "slstm_extreme"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 @pytest.mark.parametrize("how", [scan, fold])
-def test_the_cell_is_the_published_one(name, dtype, how):
+def test_the_cell_equals_the_published_one(name, dtype, how):
     golden = Golden(name, dtype)
     leaves = golden.leaves("in", "param", "state0")
     params = parameters(under("param", leaves))
     firsts = SLSTMState(*(leaves[f"state0.{key}"] for key in LEAVES))
     gates = by_head(leaves["in.gates"])
-    row = Row(SLSTMCell(WIDTH, HEADS).to(dtype))
-    given = {f"cell.{key}": each for key, each in params.items()}
-    y, states = functional_call(row, given, (how, gates, firsts, golden["start"]))
+    module = CellModule(SLSTMCell(WIDTH, HEADS).to(dtype))
+    params = {f"cell.{key}": each for key, each in params.items()}
+    y, states = functional_call(module, params, (how, gates, firsts, golden["start"]))
     golden.check("out.h", y)
     for key in LEAVES:
         golden.check(f"state.{key}", getattr(states[-1], key))
@@ -91,8 +93,8 @@ def test_extreme_gates_and_long_rows_stay_finite(forget, extreme):
     assert all(x.isfinite().all() for x in (y, *last, *grads))
 
 
-def test_exponential_forgetting_is_what_it_says():
-    """With f = 0 both weigh every step by exp(i) alone: n exp(m) is the sum of exp(i)."""
+def test_exponential_forget_gate_equals_its_equation():
+    """With f = 0 nothing decays: n exp(m) is the sum of exp(i)."""
     cell = SLSTMCell(3, 1, "exponential").double()
     torch.nn.init.zeros_(cell.b)
     gates = torch.randn(2, 7, 1, 12, dtype=torch.float64)
@@ -108,7 +110,7 @@ def test_exponential_forgetting_is_what_it_says():
 
 
 @pytest.mark.parametrize(("init", "ends"), [("linspace", (3.0, 6.0)), ("powerlaw", (5.0, -7.0))])
-def test_forget_gates_begin_where_they_are_told(init, ends):
+def test_initial_forget_gates_follow_the_option(init, ends):
     core = cores.make("slstm", input_size=3, output_size=8, forget_init=init)
     biases = core.cell.b.detach()
     assert not biases[:, [0, 2, 3]].any()
@@ -126,6 +128,6 @@ def test_forget_gates_begin_where_they_are_told(init, ends):
         ({"forget_init": "zeros"}, "unknown forget_init 'zeros'"),
     ],
 )
-def test_impossible_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
         cores.make("slstm", input_size=8, **options)

@@ -1,4 +1,4 @@
-"""Titans: every use of the inner memory obeys the laws; the state of zeros is the initial one."""
+"""Titans and related cores: every use of the inner memory obeys the laws; options; edge cases."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def make(use: str, **options):
 
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("use", USES)
-def test_scan_is_the_fold_of_step(use, depth):
+def test_scan_equals_a_loop_over_step(use, depth):
     core = make(use, depth=depth)
     given = data(core, 23)
     runs_close(run(scan, core, given), run(fold, core, given), torch.float64)
 
 
 @pytest.mark.parametrize("use", USES)
-def test_an_episode_is_the_same_wherever_it_begins(use):
+def test_an_episode_does_not_depend_on_its_position_in_the_row(use):
     core = make(use)
     x = torch.randn(1, 20, 6, dtype=torch.float64)
     never = torch.zeros(1, 20, dtype=torch.bool)
@@ -42,7 +42,7 @@ def test_an_episode_is_the_same_wherever_it_begins(use):
 
 
 @pytest.mark.parametrize("use", USES)
-def test_zeros_are_the_initial_state_whatever_was_learned(use):
+def test_zeros_are_the_initial_state_for_any_weights(use):
     core = make(use)
     with torch.no_grad():
         for weight in core.inner.first:
@@ -58,7 +58,7 @@ def test_zeros_are_the_initial_state_whatever_was_learned(use):
 
 
 @pytest.mark.parametrize("use", USES)
-def test_every_parameter_counts(use):
+def test_every_parameter_has_a_gradient(use):
     core = make(use)
     for key, gradient in run(scan, core, data(core, 9)).grad_params.items():
         assert gradient.isfinite().all(), key
@@ -66,7 +66,7 @@ def test_every_parameter_counts(use):
 
 
 @pytest.mark.parametrize("use", USES)
-def test_what_lies_before_a_start_leaves_no_trace(use):
+def test_steps_before_a_start_have_no_influence(use):
     core = make(use)
     given = data(core, 9)
     given.start[:, 4] = True
@@ -80,8 +80,8 @@ def test_what_lies_before_a_start_leaves_no_trace(use):
     assert torch.equal(core.scan(x, given.state, given.start)[0][:, 4:], y[:, 4:])
 
 
-def test_context_is_attention_over_tokens_recalled_and_seen():
-    """One episode by lists: three kinds of keys, a memory asked as it was when its chunk opened."""
+def test_context_attends_to_inputs_recalled_vectors_and_learned_tokens():
+    """One episode by explicit lists; vectors are recalled with the weights of the chunk's start."""
     core, x = make("context"), torch.randn(1, 11, 6, dtype=torch.float64)
     never = torch.zeros(1, 11, dtype=torch.bool)
     got, _ = core.scan(x, core.initial_state(1), never)
@@ -128,7 +128,7 @@ def test_zeros_are_the_initial_state_of_the_family(name):
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-def test_atlas_is_the_fold_of_its_steps_with_muon_too(steps):
+def test_atlas_with_muon_scans_like_a_loop_over_step(steps):
     core = cores.make("atlas", input_size=6, output_size=8, heads=2, muon_steps=steps).double()
     given = data(core, 23)
     runs_close(run(scan, core, given), run(fold, core, given), torch.float64)
@@ -144,7 +144,7 @@ def test_atlas_is_the_fold_of_its_steps_with_muon_too(steps):
         ("titans", {"use": "context", "persistent": -1}, "persistent must be"),
     ],
 )
-def test_impossible_options_of_the_family_are_named(name, options, message):
+def test_invalid_options_of_the_family_are_named(name, options, message):
     with pytest.raises(UsageError, match=message):
         cores.make(name, input_size=8, **options)
 
@@ -160,6 +160,6 @@ def test_impossible_options_of_the_family_are_named(name, options, message):
         ({"expand": 0}, "expand"),
     ],
 )
-def test_impossible_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
         cores.make("titans", input_size=8, **options)

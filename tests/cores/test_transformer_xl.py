@@ -1,4 +1,4 @@
-"""Transformer-XL's layer against the authors' code; the window, the ring, the gates."""
+"""Transformer-XL's layer against the authors' code; the window, the ring buffer, the gates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEMORY, HEADS, WIDTH = 16, 2, 8
 
 
 class Layer(torch.nn.Module):
-    """The attention over a row, from a memory that is given by the layer's own past inputs."""
+    """The attention over a row, with a cache made from the layer's past inputs `mems`."""
 
     def __init__(self, memory: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Layer(torch.nn.Module):
         return torch.stack(outputs, 1), cache
 
     def cache(self, mems: Tensor, count: Tensor) -> Cache:
-        """A ring in which the last `count` of `mems` are the first steps of an episode."""
+        """A ring buffer with the last `count` of `mems` as the first steps of an episode."""
         attention = self.attention
         slots = torch.arange(attention.memory)
         index = (mems.shape[1] - count[:, None] + slots).clamp(0, mems.shape[1] - 1)
@@ -73,7 +73,7 @@ def evaluate(golden: Golden, how: str, memory: int):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 @pytest.mark.parametrize("how", ["scan", "step"])
-def test_a_window_as_long_as_everything_is_the_authors_layer(how, dtype):
+def test_a_window_over_all_steps_equals_the_authors_layer(how, dtype):
     golden = Golden("transformer_xl", dtype)
     leaves, _, y, _ = evaluate(golden, how, memory=MEMORY + 37)
     golden.check("out.attn", y)
@@ -81,7 +81,7 @@ def test_a_window_as_long_as_everything_is_the_authors_layer(how, dtype):
 
 
 @pytest.mark.parametrize("how", ["scan", "step"])
-def test_a_window_of_one_less_is_the_authors_same_length(how):
+def test_a_window_shorter_by_one_equals_the_authors_same_length(how):
     golden = Golden("transformer_xl")
     _, _, y, _ = evaluate(golden, how, memory=MEMORY)
     assert (y - golden["out.attn_same_length"]).abs().max() > 1e-3
@@ -98,12 +98,12 @@ PARAMS = ("qkv_net.weight", "r_net.weight", "o_net.weight", "r_w_bias", "r_r_bia
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["f32", "f64"])
 @pytest.mark.parametrize("how", ["scan", "step"])
-def test_packed_rows_see_their_own_episode(how, dtype):
+def test_packed_rows_attend_only_to_their_own_episode(how, dtype):
     golden = Golden("transformer_xl_episode", dtype)
     leaves, _, y, cache = evaluate(golden, how, MEMORY)
     golden.check("out.attn", y)
     golden.check_gradients(y, leaves)
-    # The ring holds what the authors' memory holds, projected.
+    # The ring buffer holds the projections of the authors' memory.
     count = next_age(golden["state0.mems_valid"].sum(1), golden["start"])
     valid = golden["state.mems_valid"]
     assert torch.equal(valid.sum(1), count.clamp(max=MEMORY))
@@ -118,7 +118,7 @@ def test_packed_rows_see_their_own_episode(how, dtype):
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_the_norms_are_where_the_authors_have_them(norm):
+def test_the_positions_of_the_norms_are_the_authors(norm):
     golden = Golden("transformer_xl_episode")
     core = cores.make(
         "transformer_xl", input_size=WIDTH, heads=HEADS, memory=MEMORY, norm=norm
@@ -145,7 +145,7 @@ def test_the_norms_are_where_the_authors_have_them(norm):
     golden.check(f"out.{norm}ln", y)
 
 
-def test_the_sinusoids_are_the_authors():
+def test_the_sinusoids_equal_the_authors():
     golden = Golden("transformer_xl")
     distance = torch.arange(MEMORY + 36, -1, -1)
     torch.testing.assert_close(
@@ -153,7 +153,7 @@ def test_the_sinusoids_are_the_authors():
     )
 
 
-def test_rotated_products_depend_on_the_distance_alone():
+def test_rotated_products_depend_only_on_the_distance():
     q, k = torch.randn(2, 1, 3, 8, dtype=torch.float64)
     place = torch.arange(5)
     products = torch.einsum(
@@ -167,7 +167,7 @@ def test_rotated_products_depend_on_the_distance_alone():
 
 @pytest.mark.parametrize("position", ["relative", "rope", "none"])
 @pytest.mark.parametrize("name", ["transformer_xl", "gtrxl"])
-def test_scan_is_the_fold_of_step_with_every_position(name, position):
+def test_scan_equals_a_loop_over_step_with_every_position(name, position):
     options = {"heads": 2, "memory": 5, "layers": 2, "position": position}
     core = cores.make(name, input_size=6, output_size=8, **options).double()
     x = torch.randn(3, 33, 6, dtype=torch.float64)
@@ -182,7 +182,7 @@ def test_scan_is_the_fold_of_step_with_every_position(name, position):
     torch.testing.assert_close(final, state)
 
 
-def test_what_is_further_back_than_the_layers_reach_has_no_influence():
+def test_inputs_beyond_the_layers_windows_have_no_influence():
     core = cores.make("transformer_xl", input_size=4, heads=2, memory=3, layers=2).double()
     x = torch.randn(1, 20, 4, dtype=torch.float64, requires_grad=True)
     y, _ = core.scan(x, core.initial_state(1), torch.zeros(1, 20, dtype=torch.bool))
@@ -190,7 +190,7 @@ def test_what_is_further_back_than_the_layers_reach_has_no_influence():
     assert grad[0].any(-1).nonzero().flatten().tolist() == list(range(6, 13))
 
 
-def test_a_gated_layer_begins_near_the_identity():
+def test_a_gated_layer_is_initially_near_the_identity():
     torch.manual_seed(0)
     x = torch.randn(2, 9, 16)
     start = torch.zeros(2, 9, dtype=torch.bool)
@@ -213,6 +213,6 @@ def test_a_gated_layer_begins_near_the_identity():
         ({"norm": "none"}, "unknown norm 'none'"),
     ],
 )
-def test_impossible_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
         cores.make("transformer_xl", input_size=8, **options)

@@ -1,4 +1,4 @@
-"""xLSTM: the stack against its figures and equations, token by token, on every episode."""
+"""xLSTM: the stack against the paper's figures and equations, token by token, per episode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | float = 0.0) -> Tensor:
 
 
 def convolved(block: MLSTMBlock | SLSTMBlock, inputs: list[Tensor]) -> Tensor:
-    """silu of the causal convolution at the last of an episode's `inputs` so far."""
+    """silu of the causal convolution at the last of an episode's `inputs`."""
     weight, total = block.conv.weight, block.conv.bias
     for j in range(min(len(inputs), weight.shape[1])):
         total = total + weight[:, -1 - j] * inputs[-1 - j]
@@ -30,7 +30,7 @@ def convolved(block: MLSTMBlock | SLSTMBlock, inputs: list[Tensor]) -> Tensor:
 
 
 def parts(linear: BlockLinear, x: Tensor, result: int) -> Tensor:
-    """The `result`-th of each block's outputs, side by side."""
+    """The `result`-th output of each block, concatenated."""
     blocks, size, _ = linear.weight.shape
     columns = slice(result * size, (result + 1) * size)
     each = [x[b * size : (b + 1) * size] @ linear.weight[b, :, columns] for b in range(blocks)]
@@ -103,7 +103,7 @@ def slstm_episode(block: SLSTMBlock, xs: list[Tensor]) -> list[Tensor]:
 
 
 def episode(core: XLSTM, x: Tensor) -> Tensor:
-    """The core's equations on one episode [T, I], each state as the paper writes it: no stabiliser,
+    """The core's equations for one episode [T, I], in the paper's form: without stabiliser, with
     convolutions over the whole past."""
     xs = [core.embed(each) for each in x]
     for block in core.blocks:
@@ -131,7 +131,7 @@ def perturbed(**options: object) -> XLSTM:
     ids=lambda options: options["blocks"],
 )
 @torch.no_grad()
-def test_the_stack_is_its_figures_on_every_episode(options):
+def test_the_stack_equals_its_equations_on_every_episode(options):
     core = perturbed(**options)
     x, start = torch.randn(3, 13, 5, dtype=torch.float64), some_starts("cpu")
     y, _ = core.scan(x, core.initial_state(3), start)
@@ -147,8 +147,8 @@ def test_blocks_are_in_the_order_of_their_letters():
     assert len(core.initial_state(2)) == 3
 
 
-def test_windows_hold_only_the_episode():
-    """What the convolutions carry on: the inputs since the last start, zero before it."""
+def test_windows_hold_only_the_current_episode():
+    """A convolution's window has the inputs since the last start, and zeros before."""
     core = XLSTM(5, 6, blocks="ms").double()
     given = data(core)
     start = torch.zeros_like(given.start)
@@ -159,14 +159,14 @@ def test_windows_hold_only_the_episode():
         assert zero.tolist() == [[True, True, False], [True, False, False], [False] * 3]
 
 
-def test_a_stack_of_mixed_blocks_learns_from_every_part_of_its_state():
+def test_every_leaf_of_the_state_has_a_gradient():
     core = perturbed(blocks="ms")
     given = data(core)
     state = fresh(given.state)
     none = torch.zeros_like(given.start)
     y, _ = scan(core, given.x, state, none)
     leaves = list(tree.leaves(state))
-    # The stabiliser of the mLSTM has no influence but through 1e-6.
+    # The mLSTM's stabiliser has an influence only through the 1e-6 in the divisor.
     for leaf, gradient in zip(leaves, torch.autograd.grad(y.sum(), leaves), strict=True):
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 0, leaf.shape
@@ -184,6 +184,6 @@ def test_a_stack_of_mixed_blocks_learns_from_every_part_of_its_state():
         ({"conv_size": 0}, "conv_size must be"),
     ],
 )
-def test_impossible_options_are_named(options, message):
+def test_invalid_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
         XLSTM(8, **options)

@@ -1,4 +1,4 @@
-"""Battleship and MineSweeper: rare ends, and boards that are as likely as the package's."""
+"""Battleship and MineSweeper: rare ends of episodes, and the distribution of boards."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from scipy import stats
 from torch import Tensor
 
 from rlmem import envs
-from rlmem.envs import streams
+from rlmem.envs import counter_rng
 from rlmem.envs.popgym.battleship import SHIPS
 from rlmem.envs.popgym.task import DIFFICULTIES
-from tests.envs import fair
-from tests.envs.beside import Beside, Player
-from tests.envs.hidden_boards import ATTACH
+from tests.envs import distribution_asserts
+from tests.envs.popgym_parity import ChooseAction, Parity
+from tests.envs.popgym_state_boards import ATTACH
 
 BOARDS = 10_000
 TERMINATED, TRUNCATED, BOTH = (True, False), (False, True), (True, True)
@@ -30,13 +30,13 @@ def make(name: str, difficulty: str, num_envs: int = 1) -> Any:
     return envs.make(name, num_envs=num_envs, difficulty=difficulty, previous_action=False)
 
 
-def draws(count: int = BOARDS) -> streams.Draws:
-    key = streams.keys(range(count))
-    return streams.Draws(key, torch.zeros_like(key))
+def draws(count: int = BOARDS) -> counter_rng.RandomDraws:
+    key = counter_rng.keys(range(count))
+    return counter_rng.RandomDraws(key, torch.zeros_like(key))
 
 
 def first(mask: Any) -> Any:
-    """The first square for which it holds; the corner if there is none."""
+    """The first square with the property; the corner if there is none."""
     return np.unravel_index(mask.argmax(), mask.shape)
 
 
@@ -45,23 +45,23 @@ def afloat(env: Any) -> Any:
 
 
 def sink(env: Any) -> Any:
-    """Hits with every other shot."""
+    """Every other shot hits."""
     return first(afloat(env) if env.num_steps % 2 else env.board == 0)
 
 
 def sink_last(env: Any) -> Any:
-    """Hits as late as it can to sink all ships with the last shot."""
+    """Sinks the last ship with the last shot."""
     water = (env.board == 0) & (env.guesses == 0)
     return first(water if water.any() else afloat(env))
 
 
 def one_too_late(env: Any) -> Any:
-    """Misses the same square twice, and so is out of time with a hit to go."""
+    """Misses the same square twice, so time runs out with one hit missing."""
     return first(env.board == 0) if env.num_steps < 2 else sink_last(env)
 
 
 def stay(env: Any) -> Any:
-    """Shoots at, or opens, the same square again and again, which is a ship, or no mine."""
+    """Always shoots at (a ship) or opens (no mine) the same square."""
     board = env.board if hasattr(env, "board") else env.hidden_grid != HiddenSquare.MINE
     return first(board == 1)
 
@@ -71,19 +71,19 @@ def clear(env: Any) -> Any:
 
 
 def clear_but_one(env: Any) -> Any:
-    """Opens one square twice, and so is out of time with one left."""
+    """Opens one square twice, so time runs out with one square left."""
     return first(env.hidden_grid == HiddenSquare.VIEWED) if env.timestep == 1 else clear(env)
 
 
 def explode_last(env: Any) -> Any:
-    """Steps on a mine in the last step."""
+    """Opens a mine in the last step."""
     last = env.timestep == env.max_episode_length - 1
     return first(env.hidden_grid == HiddenSquare.MINE) if last else clear(env)
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize(
-    ("name", "player", "end"),
+    ("name", "choose", "end"),
     [
         ("popgym-battleship", sink, TERMINATED),
         ("popgym-battleship", sink_last, BOTH),
@@ -95,19 +95,19 @@ def explode_last(env: Any) -> Any:
         ("popgym-minesweeper", stay, TRUNCATED),
     ],
 )
-def test_rare_ends_are_the_packages(
-    name: str, difficulty: str, player: Player, end: tuple[bool, bool]
+def test_rare_ends_are_those_of_the_package(
+    name: str, difficulty: str, choose: ChooseAction, end: tuple[bool, bool]
 ) -> None:
-    beside = Beside(name, difficulty, ATTACH[name], num_envs=4)
-    assert set(beside.check_episodes(at_least=8, player=player)) == {end}
+    parity = Parity(name, difficulty, ATTACH[name], num_envs=4)
+    assert set(parity.check_episodes(at_least=8, choose=choose)) == {end}
 
 
 def package_berths(env: Any, starts: dict[int, int]) -> Iterator[list[int]]:
-    """Where the package places its ships, as our numbers of berths."""
+    """Placements of the package's ships as our berth numbers."""
     place = env.place_ship
     found: list[int] = []
 
-    def noted(board: Any, length: int) -> Any:
+    def recorded(board: Any, length: int) -> Any:
         before = board.copy()
         board = place(board, length)
         rows, columns = np.nonzero(board != before)
@@ -116,7 +116,7 @@ def package_berths(env: Any, starts: dict[int, int]) -> Iterator[list[int]]:
         found.append(int((env.board_size * upright + line) * starts[length] + start))
         return board
 
-    env.place_ship = noted
+    env.place_ship = recorded
     for seed in range(BOARDS):
         found.clear()
         env.reset(seed=seed if seed == 0 else None)
@@ -124,24 +124,24 @@ def package_berths(env: Any, starts: dict[int, int]) -> Iterator[list[int]]:
 
 
 def our_berths(env: Any) -> Tensor:
-    """Where ours are placed, [boards, ships]."""
+    """Placements of our ships, [boards, ships]."""
     found: list[Tensor] = []
     for berths in {id(berths): berths for berths in env.fleet}.values():
         taken = berths.taken
 
-        def noted(berth: Tensor, taken: Any = taken) -> Any:
+        def recorded(berth: Tensor, taken: Any = taken) -> Any:
             found.append(berth)
             return taken(berth)
 
-        berths.taken = noted
-    board = env.draw(draws()).board
+        berths.taken = recorded
+    board = env.initial_state(draws()).board
     assert (board.sum(1) == sum(SHIPS)).all()
     count = len(env.fleet)
     return torch.cat([torch.stack(found[i : i + count], 1) for i in range(0, len(found), count)])
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_ships_lie_where_the_packages_do_as_often(difficulty: str) -> None:
+def test_placements_of_ships_are_distributed_as_in_the_package(difficulty: str) -> None:
     env = make("popgym-battleship", difficulty)
     starts = {length: berths.starts for length, berths in zip(SHIPS, env.fleet, strict=True)}
     original = getattr(popgym.envs, "Battleship" + difficulty.capitalize())()
@@ -149,8 +149,8 @@ def test_ships_lie_where_the_packages_do_as_often(difficulty: str) -> None:
     ours = our_berths(env)
     for i, berths in enumerate(env.fleet):
         counts = [torch.bincount(a[:, i], minlength=len(berths.lines)) for a in (ours, theirs)]
-        assert stats.chi2_contingency(torch.stack(counts)).pvalue > fair.LEAST
-    # How each pair of ships lies: along rows or columns, and whether in the same half of them.
+        assert stats.chi2_contingency(torch.stack(counts)).pvalue > distribution_asserts.LEAST
+    # For each pair of ships: rows or columns, and whether in the same half.
     size = env.size
     for i in range(len(SHIPS)):
         for j in range(i):
@@ -161,13 +161,16 @@ def test_ships_lie_where_the_packages_do_as_often(difficulty: str) -> None:
                 near = ((line_i % size) - (line_j % size)).abs()
                 kinds.append(torch.bincount(upright * size + near, minlength=4 * size))
             table = torch.stack(kinds)
-            assert stats.chi2_contingency(table[:, table.sum(0) > 0]).pvalue > fair.LEAST
+            assert (
+                stats.chi2_contingency(table[:, table.sum(0) > 0]).pvalue
+                > distribution_asserts.LEAST
+            )
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_a_ship_is_in_each_free_berth_equally_often(difficulty: str) -> None:
+def test_free_berths_are_equally_likely(difficulty: str) -> None:
     env = make("popgym-battleship", difficulty)
-    taken = env.draw(draws(1)).board
+    taken = env.initial_state(draws(1)).board
     for berths in env.fleet:
         board = berths.squares[:: len(berths.squares) // 3][:3].sum(0, keepdim=True).clamp(max=1)
         free = ((berths.squares & (board | taken)) == 0).all(1)
@@ -175,34 +178,34 @@ def test_a_ship_is_in_each_free_berth_equally_often(difficulty: str) -> None:
         bit = 1 << torch.arange(env.size)
         lines = torch.cat([(square * bit).sum(1), (square * bit[:, None]).sum(0)])[None].int()
         chosen = berths.choose(lines.repeat(BOARDS, 1), draws().bits(1)[0])
-        fair.assert_frequencies(chosen, free.double() / free.sum())
+        distribution_asserts.assert_frequencies(chosen, free.double() / free.sum())
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_mines_are_any_squares(difficulty: str) -> None:
+def test_all_sets_of_mines_are_equally_likely(difficulty: str) -> None:
     env = make("popgym-minesweeper", difficulty)
-    field = env.draw(draws())
+    field = env.initial_state(draws())
     mines = (field.shut[:, None] >> torch.arange(env.squares)) & 1
     assert (mines.sum(1) == env.mines).all()
     assert torch.equal(mines == 1, field.squares >= 16)
-    # The lowest and the highest mine: one number of each board, with a known law.
+    # The lowest and the highest mine: one number of each board with a known distribution.
     last = env.squares - 1
-    law = [comb(last - square, env.mines - 1) for square in range(env.squares)]
-    likely = np.array(law) / comb(env.squares, env.mines)
-    # Squares that are met fewer than ten times at all count as one.
+    ways = [comb(last - square, env.mines - 1) for square in range(env.squares)]
+    likely = np.array(ways) / comb(env.squares, env.mines)
+    # Squares with fewer than ten expected counts are merged.
     kinds = np.cumsum(likely * BOARDS > 10)
     kinds[likely * BOARDS <= 10] = 0
     merged = np.bincount(kinds, likely)
     for lowest in (mines.argmax(1), mines.flip(1).argmax(1)):
-        fair.assert_frequencies(torch.from_numpy(kinds)[lowest], merged)
+        distribution_asserts.assert_frequencies(torch.from_numpy(kinds)[lowest], merged)
     if difficulty == "easy":
         pairs = mines.double().T @ mines.double()
         counts = pairs[torch.ones_like(pairs).triu(1) == 1]
         assert len(counts) == 120
-        assert stats.chisquare(counts).pvalue > fair.LEAST
+        assert stats.chisquare(counts).pvalue > distribution_asserts.LEAST
 
 
-def test_a_board_can_be_read() -> None:
+def test_description_of_battleship() -> None:
     env = make("popgym-battleship", "easy")
     env.reset(0)
     env.state.board.zero_()
@@ -218,7 +221,7 @@ def test_a_board_can_be_read() -> None:
     ]
 
 
-def test_a_minefield_can_be_read() -> None:
+def test_description_of_minesweeper() -> None:
     env = make("popgym-minesweeper", "easy")
     env.reset(0)
     env.state = env.lay(torch.tensor([[0], [5]], dtype=torch.int32))

@@ -1,4 +1,4 @@
-"""POPGym's card games and the bandit on tensors: fair starts, the best play, words for people."""
+"""POPGym's card games and bandit on tensors: fair decks, optimal play, descriptions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from rlmem import envs
 from rlmem.envs.popgym import cards
 from rlmem.envs.popgym.task import DIFFICULTIES
-from tests.envs import fair
+from tests.envs import distribution_asserts
 
 N = 10_000
 
@@ -24,19 +24,19 @@ def make(name: str, num_envs: int = N, difficulty: str = "easy") -> Any:
 
 
 def watch(env: Any, seed: int, steps: int) -> Tensor:
-    """What is seen of an episode's first steps, [steps + 1, N, leaves], whatever is done."""
+    """Observations of the first steps of an episode, [steps + 1, N, leaves]."""
     action = {"action": torch.zeros(env.num_envs, dtype=torch.int64)}
     obs = [env.reset(seed)] + [env.step(action).final_obs for _ in range(steps)]
     return torch.stack([torch.stack([*seen.values()], -1).flatten(1) for seen in obs])
 
 
 def assert_dealt(seen: Tensor, kinds: int, cards_of_each: int) -> None:
-    """Each place holds any kind of card, and the next place one of those that are left."""
-    pairs = fair.without_replacement([cards_of_each] * kinds)
+    """Each position has a random kind, and the next position one of the remaining cards."""
+    pairs = distribution_asserts.without_replacement([cards_of_each] * kinds)
     for row in seen:
-        fair.assert_uniform(row, kinds)
+        distribution_asserts.assert_uniform(row, kinds)
     for row, following in pairwise(seen):
-        fair.assert_frequencies(row * kinds + following, pairs)
+        distribution_asserts.assert_frequencies(row * kinds + following, pairs)
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
@@ -55,30 +55,30 @@ def test_decks_are_shuffled(name: str, kinds: int, part: int, difficulty: str) -
 
 
 @pytest.mark.parametrize(("difficulty", "kinds"), [("easy", 2), ("medium", 4), ("hard", 13)])
-def test_two_decks_are_shuffled_apart(difficulty: str, kinds: int) -> None:
+def test_two_decks_are_shuffled_independently(difficulty: str, kinds: int) -> None:
     env = make("popgym-count-recall", N, difficulty)
     seen = watch(env, 2, 4)
     for part in (0, 1):
         assert_dealt(seen[..., part], kinds, env.cards // kinds)
     for row in seen:
-        fair.assert_uniform(row[:, 0] * kinds + row[:, 1], kinds**2)
+        distribution_asserts.assert_uniform(row[:, 0] * kinds + row[:, 1], kinds**2)
 
 
 @pytest.mark.parametrize("name", ["popgym-repeat", "popgym-higher-lower"])
-def test_later_episodes_are_shuffled_too(name: str) -> None:
+def test_later_episodes_are_shuffled(name: str) -> None:
     env = make(name)
     seen = watch(env, 3, 2 * env.length + 3)[..., 0]
     kinds = 4 if name == "popgym-repeat" else 13
-    # The auto-reset hides the first card of an episode from `final_obs`.
+    # The first card of the next episode is in `obs`, not in `final_obs`.
     assert_dealt(seen[2 * env.length + 1 :], kinds, 52 // kinds)
-    # The last cards of an episode are dealt as the first ones are.
+    # The last cards of an episode have the same distribution as the first ones.
     assert_dealt(seen[env.length - 3 : env.length + 1], kinds, 52 // kinds)
     first, second = seen[1], seen[env.length + 1]
-    fair.assert_uniform(first * kinds + second, kinds**2)
+    distribution_asserts.assert_uniform(first * kinds + second, kinds**2)
 
 
 @pytest.mark.parametrize(("difficulty", "kinds"), [("easy", 2), ("medium", 2), ("hard", 13)])
-def test_tables_are_laid_fairly(difficulty: str, kinds: int) -> None:
+def test_concentration_boards_are_fair(difficulty: str, kinds: int) -> None:
     env = make("popgym-concentration", N, difficulty)
     env.reset(4)
     table = env.state.cards.T.long()
@@ -89,33 +89,35 @@ def test_tables_are_laid_fairly(difficulty: str, kinds: int) -> None:
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_arms_pay_as_often_as_they_should(difficulty: str) -> None:
+def test_arms_pay_with_their_chances(difficulty: str) -> None:
     env = make("popgym-bandit", N, difficulty)
     env.reset(5)
-    for chance in env.chance:
-        fair.assert_follows(chance, "uniform")
-    fair.assert_independent(env.chance[0], env.chance[-1])
-    fair.assert_independent(env.chance[0, 1:], env.chance[0, :-1])
-    assert torch.equal(env.chance * 2**24, (env.chance * 2**24).round())
-    # The same arm again and again: what it pays is binomial, here by the normal distribution.
+    for chance in env.state.chance:
+        distribution_asserts.assert_follows(chance, "uniform")
+    distribution_asserts.assert_independent(env.state.chance[0], env.state.chance[-1])
+    distribution_asserts.assert_independent(env.state.chance[0, 1:], env.state.chance[0, :-1])
+    assert torch.equal(env.state.chance * 2**24, (env.state.chance * 2**24).round())
+    # The payouts of one arm are binomial; tested by the normal approximation.
     arm = torch.arange(N) % env.arms
-    chance = env.chance.gather(0, arm[None])[0]
+    chance = env.state.chance.gather(0, arm[None])[0]
     pays = torch.stack([env.step({"action": arm}).obs["obs"] for _ in range(100)]).double()
     middle = (chance > 0.2) & (chance < 0.8)
     spread = (100 * chance * (1 - chance)).sqrt()
     score = ((pays.sum(0) - 100 * chance) / spread)[middle].double()
     assert abs(float(score.mean())) < 4 / len(score) ** 0.5
     assert abs(float(score.var()) - 1) < 4 * (2 / len(score)) ** 0.5
-    fair.assert_frequencies(pays[0], [float((1 - chance).mean()), float(chance.mean())])
-    # From step to step the luck is another.
+    distribution_asserts.assert_frequencies(
+        pays[0], [float((1 - chance).mean()), float(chance.mean())]
+    )
+    # Payouts of different steps are independent.
     likely = (chance > 0.4) & (chance < 0.6)
     again = torch.corrcoef(torch.stack([(row - chance)[likely] for row in pays[:8]]))
     assert (again - torch.eye(8)).abs().max() < 5 / int(likely.sum()) ** 0.5
 
 
-def test_an_arm_that_never_or_surely_pays_does_so() -> None:
+def test_arms_with_extreme_chances() -> None:
     env = make("popgym-bandit", 1000)
-    env.draw = lambda draws: torch.tensor([0.0, 1 - 2.0**-24])[:, None].expand(-1, 1000)
+    env.draw_chances = lambda draws: torch.tensor([0.0, 1 - 2.0**-24])[:, None].expand(-1, 1000)
     env.arms = 2
     env._first_arm = torch.arange(1000) * 2
     env.reset(0)
@@ -126,7 +128,7 @@ def test_an_arm_that_never_or_surely_pays_does_so() -> None:
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_who_remembers_the_first_card_scores_one(difficulty: str) -> None:
+def test_remembering_the_first_card_scores_one(difficulty: str) -> None:
     env = make("popgym-repeat-first", 10, difficulty)
     first = env.reset(1)["obs"].clone()
     total = sum(env.step({"action": first}).reward.double() for _ in range(env.length))
@@ -134,7 +136,7 @@ def test_who_remembers_the_first_card_scores_one(difficulty: str) -> None:
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_who_remembers_all_cards_scores_one_backward(difficulty: str) -> None:
+def test_remembering_all_cards_scores_one_on_autoencode(difficulty: str) -> None:
     env = make("popgym-autoencode", 10, difficulty)
     seen: list[Tensor] = []
     obs, total = env.reset(1), torch.zeros(10).double()
@@ -153,7 +155,7 @@ def test_who_remembers_all_cards_scores_one_backward(difficulty: str) -> None:
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_who_counts_scores_one(difficulty: str) -> None:
+def test_counting_scores_one(difficulty: str) -> None:
     env = make("popgym-count-recall", 10, difficulty)
     obs, total = env.reset(1)["obs"], torch.zeros(10).double()
     counts, rows = torch.zeros(10, 13).long(), torch.arange(10)
@@ -166,7 +168,7 @@ def test_who_counts_scores_one(difficulty: str) -> None:
     torch.testing.assert_close(total, torch.ones(10).double(), rtol=1e-5, atol=0)
 
 
-def test_higher_and_lower_are_opposites() -> None:
+def test_higher_and_lower_have_opposite_rewards() -> None:
     one, other = make("popgym-higher-lower", 100), make("popgym-higher-lower", 100)
     ranks = one.reset(1)["obs"]
     other.reset(1)
@@ -180,7 +182,7 @@ def test_higher_and_lower_are_opposites() -> None:
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
-def test_who_knows_the_table_finds_all_pairs_and_the_game_ends(difficulty: str) -> None:
+def test_knowing_the_board_finds_all_pairs_and_ends_the_game(difficulty: str) -> None:
     env = make("popgym-concentration", 30, difficulty)
     env.reset(1)
     total = torch.zeros(30).double()
@@ -195,8 +197,8 @@ def test_who_knows_the_table_finds_all_pairs_and_the_game_ends(difficulty: str) 
     torch.testing.assert_close(total, torch.ones(30).double(), rtol=1e-5, atol=0)
 
 
-def test_games_that_end_early_are_followed_by_others() -> None:
-    """Every other environment is played to its end, again and again, and the rest at random."""
+def test_new_games_follow_games_that_end_early() -> None:
+    """Every second environment is played well until it ends, repeatedly; the others at random."""
     env = make("popgym-concentration", 40)
     env.reset(1)
     rng = np.random.default_rng(0)
@@ -213,7 +215,7 @@ def test_games_that_end_early_are_followed_by_others() -> None:
     assert len(tables) == 5 * 20
 
 
-def test_cards_have_names() -> None:
+def test_names_of_cards() -> None:
     assert [cards.name(card) for card in (0, 1, 2, 3, 4, 51, 52, 36)] == [
         *("A♠", "A♦", "A♣", "A♥", "2♠", "K♥", "A♠", "10♠")
     ]
@@ -234,7 +236,7 @@ def test_cards_have_names() -> None:
         ("popgym-concentration", "([br·]{26}\\n?){2}", "turn over \\d+", "([br]{26}\\n?){2}"),
     ],
 )
-def test_people_can_read_a_game(name: str, seen: str, done: str, hidden: str) -> None:
+def test_descriptions(name: str, seen: str, done: str, hidden: str) -> None:
     env = make(name, 3)
     obs, rng = env.reset(7), np.random.default_rng(0)
     limit = env.action_space["action"].n

@@ -1,4 +1,4 @@
-"""Laws of the memory classics: what random, forgetful and perfect players get, seeds, spaces."""
+"""The memory classics: returns of random, memoryless and perfect play, seeds, spaces."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlmem import envs
+from rlmem.envs.tensor_env import ScriptedEnv
 from rlmem.errors import UsageError
-from tests.envs.players import at_random, perfect, play
+from tests.envs.strategies import at_random, perfect, play
 
 TASKS: list[tuple[str, dict[str, Any]]] = [
     ("tmaze-passive", {}),
@@ -40,7 +41,7 @@ each_task = pytest.mark.parametrize(("name", "options"), TASKS, ids=str)
 
 
 @each_task
-def test_a_perfect_memory_gets_the_optimum(name: str, options: dict[str, Any]) -> None:
+def test_perfect_memory_gets_the_optimum(name: str, options: dict[str, Any]) -> None:
     env = envs.make(name, num_envs=6, **options)
     total = play(env, perfect(name, env))
     torch.testing.assert_close(total, torch.ones(6), atol=1e-5, rtol=0)
@@ -79,7 +80,7 @@ def _expected_walk(corridor: int, oracle: int) -> float:
     ],
     ids=str,
 )
-def test_random_play_gets_what_the_rules_say(
+def test_random_play_gets_its_expected_return(
     name: str, options: dict[str, Any], expected: float
 ) -> None:
     env = envs.make(name, num_envs=8192, **options)
@@ -97,17 +98,15 @@ def test_random_play_gets_what_the_rules_say(
     ],
     ids=str,
 )
-def test_what_is_seen_says_nothing_about_the_answer(
-    name: str, options: dict[str, Any], bound: float
-) -> None:
-    # Even one who knows the time and learns the best answer to each sight gets no more.
+def test_memoryless_play_gets_its_bound(name: str, options: dict[str, Any], bound: float) -> None:
+    # Learns the best answer to each observation and time on half of the environments.
     half = 8192
     env = envs.make(name, num_envs=2 * half, **options)
     obs = env.reset(3)
     gain = torch.zeros(half)
     for _ in range(env.length):
-        sight = torch.stack([leaf.reshape(2 * half, -1).sum(1) for leaf in obs.values()], 1)
-        _, code = sight.unique(dim=0, return_inverse=True)
+        views = torch.stack([leaf.reshape(2 * half, -1).sum(1) for leaf in obs.values()], 1)
+        _, code = views.unique(dim=0, return_inverse=True)
         votes = torch.stack([_rewards(env, a) for a in range(env.action_space["action"].n)], 1)
         learned = torch.zeros(int(code.max()) + 1, votes.shape[1])
         learned.index_add_(0, code[:half], votes[:half])
@@ -118,17 +117,17 @@ def test_what_is_seen_says_nothing_about_the_answer(
 
 
 def _rewards(env: Any, action: int) -> Tensor:
-    """What every environment would pay for an action now."""
+    """The reward of an action in the present state of every environment."""
     actions = torch.full((env.num_envs,), action)
-    if hasattr(env, "script"):
-        return env.score(env.t, actions)
+    if isinstance(env, ScriptedEnv):
+        return env.score(env.state, env.t, actions)
     if env.t < env.length - 1:
         return torch.zeros(env.num_envs)
-    return env.play(env.t, {"action": actions})[1]
+    return env.transition(env.state, env.t, {"action": actions})[1]
 
 
 @each_task
-def test_episodes_belong_to_seeds_and_not_to_places(name: str, options: dict[str, Any]) -> None:
+def test_episodes_depend_on_the_seed_only(name: str, options: dict[str, Any]) -> None:
     def stream(seeds: list[int]) -> list[Tensor]:
         env = envs.make(name, num_envs=len(seeds), **options)
         leaves = list(env.reset(seeds).values())
@@ -150,7 +149,7 @@ def test_episodes_belong_to_seeds_and_not_to_places(name: str, options: dict[str
 
 
 class Waits(TorchDispatchMode):
-    """Counts the operators whose result the host has to wait for."""
+    """Counts the operators that make the host wait for a result."""
 
     OPERATORS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
@@ -169,7 +168,7 @@ def test_no_step_waits_for_the_device(name: str, options: dict[str, Any]) -> Non
     env.reset(0)
     action = {"action": torch.zeros(3, dtype=torch.int64)}
     with Waits() as waits:
-        # Past the end of an episode, unless that is far.
+        # Beyond the end of an episode, unless it is long.
         for _ in range(min(env.length + 2, 60)):
             env.step(action)
     assert waits.count == 0
@@ -179,12 +178,12 @@ def test_no_step_waits_for_the_device(name: str, options: dict[str, Any]) -> Non
 
 
 @each_task
-def test_what_is_seen_is_in_its_space(name: str, options: dict[str, Any]) -> None:
+def test_observations_are_in_the_space(name: str, options: dict[str, Any]) -> None:
     env = envs.make(name, num_envs=5, **options)
     obs = env.reset(0)
-    player = at_random(env.action_space["action"].n)
+    strategy = at_random(env.action_space["action"].n)
     for _ in range(min(env.length, 60)):
-        step = env.step({"action": player([obs])})
+        step = env.step({"action": strategy([obs])})
         for key, space in env.observation_space.items():
             for leaf in (obs[key], step.final_obs[key]):
                 rows = leaf.numpy()
@@ -197,7 +196,7 @@ def test_what_is_seen_is_in_its_space(name: str, options: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in TASKS}))
-def test_wrong_actions_are_refused(name: str) -> None:
+def test_invalid_actions_are_refused(name: str) -> None:
     env = envs.make(name, num_envs=2, check_actions=True)
     env.reset(0)
     limit = env.action_space["action"].n
@@ -222,6 +221,6 @@ def test_wrong_actions_are_refused(name: str) -> None:
         ("joint-recall", {"queries": 17}, "queries=17 are more than contexts * keys = 16"),
     ],
 )
-def test_options_that_cannot_be(name: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("*", r"\*")):
         envs.make(name, num_envs=2, **options)

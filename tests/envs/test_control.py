@@ -1,4 +1,4 @@
-"""Control tasks: Gymnasium's to the last digit, the others by mechanics."""
+"""Control tasks: equal to Gymnasium's, or tested by mechanics."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlmem.envs import streams
+from rlmem.envs import counter_rng
 from rlmem.envs.control import CONTROLS, ball_balance, cart, reacher
 from rlmem.envs.control.base import near, runge_kutta, third, wrapped
 
 ALL = sorted(CONTROLS)
-# Gymnasium's name, where its numbers are in our states, and its actions for -1, 0 and 1.
+# Gymnasium's name, the indices of its numbers in our states, and its actions for -1, 0 and 1.
 ORIGINALS: dict[str, tuple[str, list[int], list[Any]]] = {
     "acrobot": ("Acrobot-v1", [0, 1, 2, 3], [0, 1, 2]),
     "cartpole": ("CartPole-v1", [0, 2, 1, 3], [0, 1, 1]),
@@ -26,9 +26,9 @@ ORIGINALS: dict[str, tuple[str, list[int], list[Any]]] = {
 }
 
 
-def draws(count: int, seed: int = 0) -> streams.Draws:
-    key = streams.keys(range(seed, seed + count))
-    return streams.Draws(key, torch.zeros_like(key))
+def draws(count: int, seed: int = 0) -> counter_rng.RandomDraws:
+    key = counter_rng.keys(range(seed, seed + count))
+    return counter_rng.RandomDraws(key, torch.zeros_like(key))
 
 
 def column(*numbers: float) -> Tensor:
@@ -36,14 +36,14 @@ def column(*numbers: float) -> Tensor:
 
 
 def worth(name: str, reward: float, terminated: bool) -> float | None:
-    """What Gymnasium's reward is in ours, where the two say the same."""
+    """Gymnasium's reward as worth, for the tasks with equivalent rewards."""
     if name == "pendulum":
         return 1 + reward / 16.2736044
     return 1.0 if name == "cartpole" else None
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_a_step_is_gymnasiums(name: str) -> None:
+def test_a_step_equals_that_of_gymnasium(name: str) -> None:
     id, order, actions = ORIGINALS[name]
     env: Any = gym.make(id).unwrapped
     task = CONTROLS[name]
@@ -52,7 +52,7 @@ def test_a_step_is_gymnasiums(name: str) -> None:
     for episode in range(30):
         env.reset(seed=episode)
         if name != "cartpole":
-            # States that are rare at the start: fast ones, on all sides, near the ends.
+            # States that random play rarely reaches: fast, everywhere, near the ends.
             env.state = random.uniform(-1, 1, len(order)) * np.array(
                 {"pendulum": [9, 8], "mountain-car": [0.6, 0.07], "acrobot": [3, 3, 9, 20]}[name]
             )
@@ -60,11 +60,11 @@ def test_a_step_is_gymnasiums(name: str) -> None:
             chosen = int(random.integers(3))
             state = torch.from_numpy(np.asarray(env.state, np.float64)[order])[:, None]
             obs, reward, terminated, _, _ = env.step(actions[chosen])
-            moved, value, ended = task.move(state, column(*[chosen - 1] * task.controls))
+            moved, value, ended = task.transition(state, column(*[chosen - 1] * task.controls))
             expected = torch.from_numpy(np.asarray(env.state, np.float64)[order])[:, None]
             torch.testing.assert_close(moved, expected, rtol=1e-12, atol=1e-12)
             assert ended.item() == terminated
-            np.testing.assert_allclose(task.see(moved)[:, 0], obs, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(task.observe(moved)[:, 0], obs, rtol=1e-6, atol=1e-6)
             if (same := worth(name, float(reward), terminated)) is not None:
                 assert value.item() == pytest.approx(same, abs=1e-7)
             ends += terminated
@@ -74,21 +74,21 @@ def test_a_step_is_gymnasiums(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_laws_of_every_task(name: str) -> None:
+def test_every_task_is_bounded_finite_and_batched(name: str) -> None:
     task = CONTROLS[name]
-    state = task.start(draws(64))
+    state = task.initial_state(draws(64))
     assert state.shape == (task.numbers, 64)
     assert state.dtype == torch.float64
     controls = torch.rand(300, task.controls, 64, dtype=torch.float64) * 2 - 1
     alone = state[:, 5:6].clone()
     for t, control in enumerate(controls):
-        seen = task.see(state)
+        seen = task.observe(state)
         assert seen.shape == (len(task.scale), 64)
         before = state.clone()
         seen += 1
         assert torch.equal(state, before)
-        state, value, ended = task.move(state, control)
-        alone, own_value, _ = task.move(alone, control[:, 5:6])
+        state, value, ended = task.transition(state, control)
+        alone, own_value, _ = task.transition(alone, control[:, 5:6])
         assert state.isfinite().all()
         assert (value >= 0).all()
         assert (value <= 1).all()
@@ -100,37 +100,37 @@ def test_laws_of_every_task(name: str) -> None:
 @pytest.mark.parametrize("name", ["acrobot", "cartpole"])
 def test_no_episode_ends_before_the_shortest(name: str) -> None:
     task = CONTROLS[name]
-    low, high = task.start(draws(1000)).aminmax(dim=1)
+    low, high = task.initial_state(draws(1000)).aminmax(dim=1)
     corners = torch.cartesian_prod(*torch.stack((low, high), 1)).T
     choices = (-1, 0, 1) if name == "acrobot" else (-1, 1)
     plans = torch.tensor([*itertools.product(choices, repeat=task.shortest - 1)])
     state = corners.repeat(1, len(plans))
     plan = plans.double().repeat_interleave(corners.shape[1], dim=0)
     for control in plan.T:
-        state, _, ended = task.move(state, control[None])
+        state, _, ended = task.transition(state, control[None])
         assert not ended.any()
 
 
 @pytest.mark.parametrize("name", ["ball-balance", "mountain-car", "swing-up"])
-def test_no_hurry_ends_an_episode_before_the_shortest(name: str) -> None:
+def test_fast_play_does_not_end_an_episode_before_the_shortest(name: str) -> None:
     task = CONTROLS[name]
-    state = task.start(draws(4096))
+    state = task.initial_state(draws(4096))
     control = torch.tensor([*itertools.product((-1.0, 1.0), repeat=task.controls)]).double()
     control = control.repeat(2048 // task.controls, 1).T
     steps, ended = 0, torch.tensor(False)
     while not ended.any():
-        state, _, ended = task.move(state, control)
+        state, _, ended = task.transition(state, control)
         steps += 1
         if name == "mountain-car":
             control = state[1:].sign()
     assert task.shortest <= steps < 200
 
 
-def test_arms_keep_their_energy() -> None:
+def test_the_reacher_without_damping_conserves_energy() -> None:
     def energy(motion: Tensor) -> Tensor:
         _, elbow, spin, bend = motion.unbind()
         coupled = spin * (spin + bend) * elbow.cos() / 2
-        # Each rod turns around its own middle, the lower one's middle is carried along.
+        # Each rod rotates around its own centre; the centre of the lower rod also moves.
         return (spin**2 / 3 + (spin + bend) ** 2 / 3 + spin**2) / 2 + coupled
 
     motion = torch.rand(4, 50, dtype=torch.float64) * 6 - 3
@@ -140,30 +140,30 @@ def test_arms_keep_their_energy() -> None:
     torch.testing.assert_close(energy(motion), before, rtol=1e-6, atol=0)
 
 
-def test_an_arm_turns_as_its_equations_say() -> None:
+def test_accelerations_of_the_reacher_by_hand() -> None:
     bent = column(0, pi / 2, 0, 0)
     slope = reacher.slope(bent, column(1, 0))
     torch.testing.assert_close(slope, column(0, 0, 0.75, -0.75))
     spinning = reacher.slope(column(0, pi / 2, 1, 0), column(0, 0), damping=0.0)
-    # The upper link's spin alone flings the lower one: C = 1/2 (0, 1), det M = 4/9.
+    # The spin of the upper link accelerates the lower one: C = 1/2 (0, 1), det M = 4/9.
     torch.testing.assert_close(spinning, column(1, 0, 0.375, -1.875))
     torch.testing.assert_close(reacher.hand(*column(0, pi / 2)), column(1, 1))
 
 
-def test_a_hand_on_its_target_is_worth_all() -> None:
+def test_worth_of_the_reacher() -> None:
     task = CONTROLS["reacher"]
     state = column(0, pi / 2, 0, 0, 1, 1)
     away = column(0, pi / 2, 0, 0, 1, 1 + reacher.HALF)
-    assert task.see(state)[-2:].abs().max() < 1e-12
-    assert task.move(state, column(0, 0))[1].item() == 1
-    assert task.move(away, column(0, 0))[1].item() == pytest.approx(0.5)
-    distance = torch.linalg.vector_norm(task.start(draws(1000))[4:], dim=0)
+    assert task.observe(state)[-2:].abs().max() < 1e-12
+    assert task.transition(state, column(0, 0))[1].item() == 1
+    assert task.transition(away, column(0, 0))[1].item() == pytest.approx(0.5)
+    distance = torch.linalg.vector_norm(task.initial_state(draws(1000))[4:], dim=0)
     low, high = reacher.TARGETS
     assert low <= distance.min() < low + 0.01
     assert high - 0.01 < distance.max() <= high
 
 
-def test_a_ball_keeps_its_energy_on_a_plate_at_rest() -> None:
+def test_a_ball_on_a_resting_plate_conserves_energy() -> None:
     task = CONTROLS["ball-balance"]
     tilt = 0.1
     state = column(0.5, 0.1, 0, 0.2, tilt, 0)
@@ -174,56 +174,58 @@ def test_a_ball_keeps_its_energy_on_a_plate_at_rest() -> None:
 
     before = energy(state)
     for _ in range(30):
-        state, _, _ = task.move(state, column(0, 0))
+        state, _, _ = task.transition(state, column(0, 0))
     assert state[0, 0] < 0.4
-    # The method's error: half a step's fall.
+    # The error of the method: half a step's fall.
     assert energy(state) == pytest.approx(before, rel=0.02)
     torch.testing.assert_close(state[1], torch.tensor([0.1 + 0.6 * 0.2]).double())
 
 
-def test_a_plate_carries_the_ball_and_stops_at_its_tilt() -> None:
+def test_a_turning_plate_accelerates_the_ball_and_stops_at_the_largest_tilt() -> None:
     slope = ball_balance.slope(column(0.5, 0.2), column(0, 0), column(1, 2))
-    # 5/7 w (w . x), with w . x = 0.9.
+    # The acceleration is 5/7 w (w . x), with w . x = 0.9.
     torch.testing.assert_close(slope, column(5 / 7 * 0.9, 5 / 7 * 1.8))
     task = CONTROLS["ball-balance"]
     state = column(0, 0, 0, 0, 0, 0)
     for _ in range(10):
-        state, _, _ = task.move(state, column(1, -1))
+        state, _, _ = task.transition(state, column(1, -1))
     torch.testing.assert_close(state[4:], column(0.25, -0.25))
     off = column(0.99, 0, 1, 0, 0, 0)
-    assert task.move(off, column(0, 0))[2].item()
+    assert task.transition(off, column(0, 0))[2].item()
 
 
-def test_a_pole_swings_as_the_cartpole_does() -> None:
+def test_swing_up_has_the_dynamics_of_cartpole() -> None:
     task, pole = CONTROLS["swing-up"], CONTROLS["cartpole"]
     state = torch.rand(4, 20, dtype=torch.float64)
     for control in (-1.0, 1.0):
         whole = torch.full((1, 20), control, dtype=torch.float64)
-        assert torch.equal(task.move(state.clone(), whole)[0], pole.move(state.clone(), whole)[0])
-    # Half a push: of the formula by hand, at rest and upright, with m l / M = 1 / 22.
-    moved = task.move(column(0, 0, 0, 0), column(0.5))[0]
+        assert torch.equal(
+            task.transition(state.clone(), whole)[0], pole.transition(state.clone(), whole)[0]
+        )
+    # Half a push at rest and upright, computed by hand with m l / M = 1 / 22.
+    moved = task.transition(column(0, 0, 0, 0), column(0.5))[0]
     force = 5 / 1.1
     spin = -force / (0.5 * (4 / 3 - 0.1 / 1.1))
     expected = column(0, 0, 0.02 * (force - 0.05 * spin / 1.1), 0.02 * spin)
     torch.testing.assert_close(moved, expected)
 
 
-def test_worth_of_swinging_up() -> None:
+def test_worth_of_swing_up() -> None:
     task = CONTROLS["swing-up"]
     for place, angle in ((0.0, 0.0), (0.0, pi), (1.2, 0.0), (0.0, pi / 2)):
-        value = task.move(column(place, angle, 0, 0), column(0))[1].item()
+        value = task.transition(column(place, angle, 0, 0), column(0))[1].item()
         share = (2 - (place / cart.LIMITS[0]) ** 2) / 2
         assert value == pytest.approx((1 + cos(angle)) / 2 * share, abs=1e-12)
-    assert task.move(column(2.41, 0, 0, 0), column(0))[2].item()
+    assert task.transition(column(2.41, 0, 0, 0), column(0))[2].item()
 
 
-def test_small_tools() -> None:
+def test_helper_functions() -> None:
     torch.testing.assert_close(near(column(0, 0.5, 1)[:, 0], 0.5), column(1, 0.5, 0.2)[:, 0])
     given = column(-1, -0.34, -0.33, 0, 0.33, 0.34, 1)[:, 0]
     assert third(given).tolist() == [-1, -1, 0, 0, 0, 1, 1]
     turned = wrapped(torch.tensor([0.0, 4.0, -4.0, 7.0]))
     torch.testing.assert_close(turned, torch.tensor([0, 4 - 2 * pi, 2 * pi - 4, 7 - 2 * pi]))
-    # x'' = -x from 1: the method's error after a quarter of a turn is below 1e-6.
+    # x'' = -x from 1: the error after a quarter of a period is below 1e-6.
     state = column(1, 0)
     for _ in range(100):
         state = runge_kutta(lambda s: torch.stack((s[1], -s[0])), state, pi / 200)

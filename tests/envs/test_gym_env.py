@@ -1,4 +1,4 @@
-"""Batched environments are the single ones, side by side, on both vectorizations."""
+"""Batches of Gymnasium environments equal the single ones, for both vectorizations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reusing() -> gym.Env:
 
 
 def flat(name: str, space: gym.Space, sample: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The leaves of one sample, written down a second time."""
+    """The leaves of one sample, by an independent implementation."""
     if isinstance(space, spaces.Dict):
         for key in space:
             yield from flat(f"{name}.{key}", space[key], sample[key])
@@ -66,7 +66,7 @@ def assert_equal(a: Transition, b: Transition) -> None:
 
 
 def play_alone(make: Callable[[], gym.Env], env: VecEnv, steps: int, seeds: list[int]) -> int:
-    """Step `env` and the same environments alone side by side; how many episodes ended."""
+    """Compare `env` with single environments step by step; returns the number of episodes."""
     alone = [make() for _ in seeds]
     space = alone[0].observation_space
     action_space = alone[0].action_space
@@ -95,7 +95,9 @@ def play_alone(make: Callable[[], gym.Env], env: VecEnv, steps: int, seeds: list
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("make", [shown, reusing])
-def test_a_batch_is_the_environments_alone(make: Callable[[], gym.Env], vectorization: str) -> None:
+def test_a_batch_equals_the_single_environments(
+    make: Callable[[], gym.Env], vectorization: str
+) -> None:
     env = GymVecEnv([make] * 3, vectorization)
     assert play_alone(make, env, 60, SEEDS) > 20
     env.close()
@@ -127,7 +129,7 @@ def test_seeds() -> None:
     assert not torch.equal(unseeded[0].reward, first[0].reward)
 
 
-def test_what_is_returned_is_not_written_over() -> None:
+def test_returned_tensors_are_not_overwritten() -> None:
     env = GymVecEnv([reusing] * 2)
     kept = [env.reset(0)]
     copies = [{k: v.clone() for k, v in kept[0].items()}]
@@ -157,7 +159,7 @@ def test_a_time_limit_truncates_and_a_fall_terminates() -> None:
         assert (step.obs["obs"][step.terminated].abs() <= 0.05).all()
 
 
-def test_pendulum_is_truncated_at_its_own_limit_and_knows_its_bounds() -> None:
+def test_pendulum_has_its_own_time_limit_and_bounds() -> None:
     env = envs.make("gym", id="Pendulum-v1", num_envs=2, kwargs={"g": 0.0})
     assert env.action_space == {"action": spaces.Box(-2.0, 2.0, (1,))}
     env.reset(0)
@@ -165,13 +167,13 @@ def test_pendulum_is_truncated_at_its_own_limit_and_knows_its_bounds() -> None:
         step = env.step({"action": torch.zeros(2, 1)})
         assert step.truncated.tolist() == [t == 199] * 2
         assert not step.terminated.any()
-    # Without gravity and torque the velocity stays; the next episode starts with another.
+    # Without gravity and torque the velocity is constant, and differs in the next episode.
     assert not torch.equal(step.final_obs["obs"], step.obs["obs"])
     with pytest.raises(ValueError, match=r"Box\(-2\.0, 2\.0, \(1,\), float32\).*row 1 is \[2\.5"):
         env.step({"action": torch.tensor([[0.0], [2.5]])})
 
 
-def test_without_an_end_the_final_observation_is_the_observation() -> None:
+def test_final_observation_without_an_end_is_the_observation() -> None:
     env = envs.make("gym", id="CartPole-v1", num_envs=2)
     env.reset(0)
     step = env.step({"action": torch.tensor([0, 1])})
@@ -180,7 +182,7 @@ def test_without_an_end_the_final_observation_is_the_observation() -> None:
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_a_wrong_action_leaves_the_environments_usable(vectorization: str) -> None:
+def test_environments_work_after_an_invalid_action(vectorization: str) -> None:
     env = GymVecEnv([shown] * 2, vectorization)
     with pytest.raises(ValueError, match="step before reset"):
         env.step({"action": torch.tensor([0, 0])})
@@ -193,16 +195,16 @@ def test_a_wrong_action_leaves_the_environments_usable(vectorization: str) -> No
 
 
 class Breaks(Shows):
-    """Fails at its first step."""
+    """Raises an error in its first step."""
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         raise RuntimeError("the simulator has broken")
 
 
-# gymnasium warns of an error in another process, line by line, before it raises it.
+# Before raising an error of another process, gymnasium warns of it line by line.
 @pytest.mark.filterwarnings("ignore:[^E]*ERROR")
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
-def test_an_error_in_an_environment_comes_through(vectorization: str) -> None:
+def test_errors_of_environments_are_raised(vectorization: str) -> None:
     env = GymVecEnv([partial(Breaks, BUFFER)] * 2, vectorization)
     env.reset(0)
     with pytest.raises(RuntimeError, match="the simulator has broken"):
@@ -211,7 +213,7 @@ def test_an_error_in_an_environment_comes_through(vectorization: str) -> None:
 
 
 class Pid(Shows):
-    """Observes the number of its process."""
+    """The observation is the id of the process."""
 
     def __init__(self) -> None:
         super().__init__(spaces.Discrete(2**31))
@@ -220,7 +222,7 @@ class Pid(Shows):
         return os.getpid()
 
 
-def test_ctrl_c_is_for_the_main_process_alone() -> None:
+def test_only_the_main_process_handles_ctrl_c() -> None:
     env = GymVecEnv([Pid] * 2, "async")
     pids = env.reset(0)["obs"].tolist()
     assert len({*pids, os.getpid()}) == 3
@@ -245,18 +247,18 @@ def test_ctrl_c_is_for_the_main_process_alone() -> None:
         ({}, "env 'gym' needs id"),
     ],
 )
-def test_bad_options_get_one_clear_line(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         envs.make("gym", **{"num_envs": 2, **options})
     assert "\n" not in str(error.value)
 
 
-def test_seeds_must_be_as_many_as_the_environments() -> None:
+def test_a_wrong_number_of_seeds_is_refused() -> None:
     with pytest.raises(ValueError, match="3 seeds for 2 environments"):
         GymVecEnv([shown] * 2).reset([1, 2, 3])
 
 
-def test_names_can_be_listed_without_importing_popgym_or_matplotlib() -> None:
+def test_listing_names_imports_neither_popgym_nor_matplotlib() -> None:
     program = (
         "import sys; from rlmem import envs; envs.names();"
         "print([m for m in ('popgym', 'matplotlib', 'hydra', 'torchrl') if m in sys.modules])"
@@ -268,7 +270,7 @@ def test_names_can_be_listed_without_importing_popgym_or_matplotlib() -> None:
 
 
 @pytest.mark.gpu
-def test_tensors_live_on_the_device() -> None:
+def test_tensors_are_on_the_device() -> None:
     cpu = GymVecEnv([shown] * 3)
     gpu = GymVecEnv([shown] * 3, device="cuda")
     for here, there in zip(cpu.reset(0).values(), gpu.reset(0).values(), strict=True):
@@ -283,6 +285,7 @@ def test_tensors_live_on_the_device() -> None:
             on_gpu.terminated.cpu(),
             on_gpu.truncated.cpu(),
             {k: v.cpu() for k, v in on_gpu.final_obs.items()},
+            on_gpu.memory_reset.cpu(),
         )
         assert_equal(cpu.step({"action": action}), back)
 

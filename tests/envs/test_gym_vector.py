@@ -1,4 +1,4 @@
-"""As a Gymnasium vector environment, ours is what Gymnasium would make of the same environments."""
+"""The adapter to Gymnasium equals Gymnasium's own vector environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-import rlmem.gym  # noqa: F401 (which registers)
+import rlmem.gym  # noqa: F401 (registers environments)
 from rlmem import envs
 from rlmem.envs.adapters import Nesting
 from rlmem.envs.gym_env import GymVecEnv
@@ -23,7 +23,7 @@ from rlmem.envs.gym_vector import GymnasiumVectorEnv
 from rlmem.errors import UsageError
 from tests.envs.toys import Echo, Shows
 
-# Spaces that are their own leaves: counted from 0, of one dimension, float32.
+# Spaces whose tensor form is the space itself: from 0, one-dimensional, float32.
 PLAIN = spaces.Dict(
     {
         "box": spaces.Box(-2.0, 3.0, (2, 3)),
@@ -70,7 +70,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("space", [PLAIN, PLAIN["box"], PLAIN["die"]], ids=["nested", "box", "die"])
-def test_it_does_what_gymnasiums_own_does(space: gym.Space) -> None:
+def test_it_equals_gymnasiums_own_vector_environment(space: gym.Space) -> None:
     make = partial(plain, space)
     ours = GymnasiumVectorEnv(GymVecEnv([make] * 3))
     theirs = SyncVectorEnv([make] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
@@ -99,7 +99,7 @@ def test_it_does_what_gymnasiums_own_does(space: gym.Space) -> None:
     assert ended > 60
 
 
-def test_actions_of_every_kind_go_through() -> None:
+def test_actions_of_every_kind_are_passed_on() -> None:
     env = GymnasiumVectorEnv(GymVecEnv([partial(Echo, ACTIONS)] * 3))
     assert env.single_action_space == ACTIONS
     assert env.action_space == batch_space(ACTIONS, 3)
@@ -113,7 +113,7 @@ def test_actions_of_every_kind_go_through() -> None:
     assert_same(env.step(again)[0], actions)
 
 
-def test_the_previous_action_is_part_of_a_dict() -> None:
+def test_the_previous_action_is_an_entry_of_a_dict() -> None:
     make = partial(plain, PLAIN["nest"])
     bare = GymVecEnv([make] * 2)
     assert GymnasiumVectorEnv(bare).single_observation_space == PLAIN["nest"]
@@ -128,7 +128,7 @@ def test_the_previous_action_is_part_of_a_dict() -> None:
     assert obs["previous_action"].tolist() == [3, 1]
 
 
-def test_names_are_read_at_their_dots() -> None:
+def test_leaves_are_nested_by_the_dots_in_their_names() -> None:
     two, three = spaces.Discrete(2), spaces.Discrete(3)
 
     def nested(*names: str) -> gym.Space:
@@ -148,7 +148,7 @@ def test_names_are_read_at_their_dots() -> None:
     assert Nesting({"obs.0": two, "obs.1": three}).nest({"obs.0": 5, "obs.1": 6}) == (5, 6)
 
 
-def test_gymnasium_finds_them_by_name() -> None:
+def test_environments_are_registered_in_gymnasium() -> None:
     made = gym.make_vec("rlmem/popgym-repeat", num_envs=5, difficulty="medium")
     bare = envs.make("popgym-repeat", num_envs=5, difficulty="medium")
     assert made.spec is not None
@@ -164,7 +164,7 @@ def test_gymnasium_finds_them_by_name() -> None:
         gym.make("rlmem/popgym-repeat")
 
 
-def test_gymnasiums_wrapper_counts_our_episodes() -> None:
+def test_gymnasiums_wrapper_records_our_episodes() -> None:
     env = RecordEpisodeStatistics(GymnasiumVectorEnv(GymVecEnv([plain] * 4)))
     env.reset(seed=3)
     total, length, counted = np.zeros(4), np.zeros(4, int), 0
@@ -182,7 +182,7 @@ def test_gymnasiums_wrapper_counts_our_episodes() -> None:
     assert env.episode_count == counted
 
 
-def test_arrays_are_the_callers_own() -> None:
+def test_returned_arrays_may_be_changed() -> None:
     def played(spoil: bool) -> list[np.ndarray]:
         env = GymnasiumVectorEnv("popgym-repeat", num_envs=3, previous_action=True)
         obs, _ = env.reset(seed=1)
@@ -213,14 +213,14 @@ def test_arrays_are_the_callers_own() -> None:
         (ACTIONS["nest"], [0, 1], "are not in Tuple"),
     ],
 )
-def test_wrong_actions_name_the_space(space: gym.Space, actions: Any, message: str) -> None:
+def test_invalid_actions_name_the_space(space: gym.Space, actions: Any, message: str) -> None:
     env = GymnasiumVectorEnv(GymVecEnv([partial(Echo, space)] * 2))
     env.reset()
     with pytest.raises(ValueError, match=message):
         env.step(actions)
 
 
-def test_values_are_looked_at_only_if_wished() -> None:
+def test_values_are_checked_with_check_actions_only() -> None:
     wrong = np.array([4, 0])
     env = GymnasiumVectorEnv("popgym-repeat", num_envs=2)
     env.reset()
@@ -231,7 +231,7 @@ def test_values_are_looked_at_only_if_wished() -> None:
     env.step(wrong)
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_invalid_arguments_are_refused() -> None:
     env = GymnasiumVectorEnv("popgym-repeat", num_envs=2)
     env.reset(options={"reset_mask": np.array([True, True])})
     with pytest.raises(UsageError, match="reset_mask must be True everywhere"):
@@ -242,7 +242,7 @@ def test_what_cannot_be_is_said() -> None:
         env.reset(seed=[1])
 
 
-def test_seeds_are_those_of_the_environment() -> None:
+def test_seeds_are_passed_on() -> None:
     env, bare = (
         GymnasiumVectorEnv("popgym-repeat", num_envs=3),
         envs.make("popgym-repeat", num_envs=3),
@@ -254,7 +254,7 @@ def test_seeds_are_those_of_the_environment() -> None:
     assert env.np_random_seed == 7
 
 
-def test_closing_closes() -> None:
+def test_close_is_passed_on() -> None:
     closed: list[int] = []
 
     class Closes(GymVecEnv):

@@ -1,4 +1,4 @@
-"""Control tasks with masked velocities or positions: what is left is the simulator's own."""
+"""Control tasks with masked velocities or positions."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ MUJOCO = [
 
 @pytest.fixture
 def mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skips without the extra; the simulator writes a log file where it is."""
+    """Skips without the extra; the simulator writes a log file into the working directory."""
     pytest.importorskip("mujoco", reason="needs the extra mujoco")
     monkeypatch.chdir(tmp_path)
 
 
 def play(env: gym.Env, seed: int, steps: int) -> Any:
-    """The observation after some random steps of one episode."""
+    """The observation after some random steps."""
     obs, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
     for _ in range(steps):
@@ -58,7 +58,7 @@ def play(env: gym.Env, seed: int, steps: int) -> Any:
 
 
 @pytest.mark.parametrize("id", CLASSIC)
-def test_the_classic_tasks_show_their_state(id: str) -> None:
+def test_layouts_of_the_classic_tasks(id: str) -> None:
     env = gym.make(id)
     obs = play(env, 3, 7)
     positions, velocities = CLASSIC[id](np.asarray(env.unwrapped.state))
@@ -70,7 +70,7 @@ def test_the_classic_tasks_show_their_state(id: str) -> None:
 
 @pytest.mark.usefixtures("mujoco")
 @pytest.mark.parametrize("id", MUJOCO)
-def test_positions_and_velocities_are_the_simulators(id: str) -> None:
+def test_layouts_of_the_mujoco_tasks(id: str) -> None:
     env = gym.make(id)
     obs = play(env, 5, 4)
     data: Any = env.unwrapped.data
@@ -78,7 +78,7 @@ def test_positions_and_velocities_are_the_simulators(id: str) -> None:
     where = layout(env, id)
     positions, velocities = obs[list(where.position)], obs[list(where.velocity)]
     if id.startswith("Humanoid"):
-        # Inertias depend on positions, and the bodies' velocities follow those of the joints.
+        # Inertias depend on positions, velocities of bodies on those of joints.
         positions, velocities = positions[:22], velocities[:23]
     if id == "Reacher-v5":
         tip = env.unwrapped.get_body_com("fingertip") - env.unwrapped.get_body_com("target")
@@ -90,15 +90,15 @@ def test_positions_and_velocities_are_the_simulators(id: str) -> None:
     elif id == "InvertedDoublePendulum-v5":
         expected = [qpos[0], *np.sin(qpos[1:]), *np.cos(qpos[1:])]
     else:
-        # Where the torso is on the ground is not observed.
+        # The horizontal position of the torso is not observed.
         expected = qpos[len(qpos) - len(positions) :]
     np.testing.assert_allclose(positions, expected, atol=1e-9)
-    # Hopper and Walker2d clip what they show.
+    # Hopper and Walker2d clip their observations.
     np.testing.assert_allclose(velocities.clip(-10, 10), np.clip(qvel, -10, 10), atol=1e-9)
 
 
 @pytest.mark.usefixtures("mujoco")
-def test_options_that_change_what_is_observed_are_followed() -> None:
+def test_layouts_follow_options_that_change_observations() -> None:
     kwargs = {"exclude_current_positions_from_observation": False}
     sizes = {}
     for masked in ("none", "velocity", "position"):
@@ -109,7 +109,7 @@ def test_options_that_change_what_is_observed_are_followed() -> None:
 
 
 @pytest.mark.usefixtures("mujoco")
-def test_forces_are_no_velocities() -> None:
+def test_forces_are_not_velocities() -> None:
     for masked, size in (("velocity", 105 - 14), ("position", 105 - 13)):
         env = envs.make("masked", id="Ant-v5", num_envs=1, masked=masked)
         assert env.observation_space["obs"].shape == (size,)
@@ -118,7 +118,7 @@ def test_forces_are_no_velocities() -> None:
 
 @pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0"])
 @pytest.mark.parametrize("masked", ["velocity", "position"])
-def test_only_what_is_masked_is_missing(id: str, masked: str) -> None:
+def test_only_masked_entries_are_missing(id: str, masked: str) -> None:
     full = envs.make("gym", id=id, num_envs=3)
     part = envs.make("masked", id=id, num_envs=3, masked=masked)
     seen = list(getattr(LAYOUTS[id], "position" if masked == "velocity" else "velocity"))
@@ -139,7 +139,7 @@ def test_only_what_is_masked_is_missing(id: str, masked: str) -> None:
     assert (ends > 0) == (id == "CartPole-v1")
 
 
-def test_nothing_may_be_masked_and_actions_observed() -> None:
+def test_masked_none_and_previous_action() -> None:
     env = envs.make("masked", id="CartPole-v1", num_envs=2, masked="none", previous_action=True)
     assert env.observation_space["obs"].shape == (4,)
     assert set(env.reset(0)) == {"obs", "previous_action", "start"}
@@ -151,17 +151,20 @@ def test_nothing_may_be_masked_and_actions_observed() -> None:
     [
         ({"id": "CartPole-v1", "masked": "velocities"}, "unknown masked 'velocities'; did you"),
         ({"id": "CarPole-v1"}, "unknown Gymnasium id 'CarPole-v1'"),
-        ({"id": "FrozenLake-v1"}, "it is not known what 'FrozenLake-v1' observes .known: Cart"),
+        (
+            {"id": "FrozenLake-v1"},
+            "the observation layout of 'FrozenLake-v1' is unknown .known: Cart",
+        ),
         ({"id": "CartPole-v1", "max_episode_steps": 0}, "max_episode_steps must be at least 1"),
     ],
 )
-def test_what_cannot_be_masked(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         envs.make("masked", num_envs=1, **options)
 
 
 @pytest.mark.parametrize("name", ["masked", "gym"])
-def test_without_the_simulator_it_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_simulator_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "mujoco", None)
     with pytest.raises(UsageError, match=r"Hopper-v5 needs mujoco: pip install 'rlmem\[mujoco\]'"):
         envs.make(name, id="Hopper-v5", num_envs=1)

@@ -1,9 +1,8 @@
-"""What holds for every environment that draws tasks: tasks belong to seeds, splits are apart."""
+"""Laws of all environments that draw tasks: tasks depend on seeds only, splits are disjoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from inspect import signature
 from typing import Any
 
 import pytest
@@ -22,8 +21,8 @@ from rlmem.errors import UsageError
 
 
 def draws_tasks(name: str) -> bool:
-    """Those of packages, which can be vectorised in two ways, have tests of their own."""
-    options = signature(registry.get(name)).parameters
+    """Whether it is a `TaskEnv`. Packages (option `vectorization`) have their own tests."""
+    options = registry.options(name)
     return name.startswith("meta-") and "split" in options and "vectorization" not in options
 
 
@@ -31,8 +30,8 @@ NAMES = [name for name in envs.names() if draws_tasks(name)]
 
 
 def make(name: str, num_envs: int, **options: Any) -> Any:
-    """In short trials, if nothing else is said."""
-    allowed = signature(registry.get(name)).parameters
+    """With short trials by default."""
+    allowed = registry.options(name)
     short = {"episodes": 2, "length": 4}
     given = {key: value for key, value in short.items() if key in allowed} | options
     env = envs.make(name, num_envs=num_envs, **given)
@@ -45,7 +44,7 @@ HELD_OUT = [(n, s) for n in NAMES for s in make(n, 1).env.splits.names() if s !=
 
 
 def actions(env: Any, rows: int, t: int, seed: int = 0) -> dict[str, Tensor]:
-    """The same for environment i, whatever is played beside it."""
+    """Random actions; those of environment i do not depend on the other ones."""
     (space,) = env.action_space.values()
     generator = torch.Generator().manual_seed(1000 * seed + t)
     if isinstance(space, Box):
@@ -56,7 +55,7 @@ def actions(env: Any, rows: int, t: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 def play(env: Any, seed: int, rows: range, steps: int, luck: int = 0) -> Iterator[Transition]:
-    """Environments `rows` of six, with the seeds that they have among those."""
+    """Steps of the environments `rows` of six, with their seeds and actions among the six."""
     env.reset([seed + row for row in rows])
     chosen = [actions(env, 6, t, luck)["action"][rows.start : rows.stop] for t in range(steps)]
     for action in chosen:
@@ -67,30 +66,34 @@ ALL = range(6)
 
 
 def record(env: Any, seed: int, rows: range, steps: int) -> dict[str, Tensor]:
-    """All that can be seen of `play`, and the hidden tasks; each [steps, N, ...]."""
+    """All results of `play`, and the hidden tasks; each [steps, N, ...]."""
     found: dict[str, list[Tensor]] = {}
     for step in play(env, seed, rows, steps):
         leaves = {f"task.{i}": leaf for i, leaf in enumerate(tree.leaves(env.env.task))}
         leaves |= step.obs | {f"final.{key}": leaf for key, leaf in step.final_obs.items()}
-        flags = {"terminated": step.terminated, "truncated": step.truncated, "start": step.starts}
+        flags = {
+            "terminated": step.terminated,
+            "truncated": step.truncated,
+            "start": step.memory_reset,
+        }
         for key, leaf in {**leaves, **flags, "reward": step.reward}.items():
             found.setdefault(key, []).append(leaf.clone())
     return {key: torch.stack(leaves) for key, leaves in found.items()}
 
 
 def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    """But for rounding, which may depend on how many are computed at once."""
+    """Equal up to rounding, which may depend on the batch size."""
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def rows_of(leaves: Sequence[Tensor]) -> set[bytes]:
-    """Each row as the bytes of its numbers."""
+    """The rows as bytes."""
     table = torch.cat([leaf.double().reshape(len(leaf), -1) for leaf in leaves], 1).numpy()
     return {row.tobytes() for row in table}
 
 
 def draw_tasks(name: str, split: str) -> tuple[Tensor, Any]:
-    """Ids and tasks of many trials, of which training's and those of other splits share seeds."""
+    """Ids and tasks of many trials; all splits use the same seeds."""
     env = make(name, 300, split=split)
     env.reset(0)
     found = []
@@ -101,18 +104,18 @@ def draw_tasks(name: str, split: str) -> tuple[Tensor, Any]:
 
 
 @pytest.mark.parametrize(("name", "split"), HELD_OUT)
-def test_no_task_that_is_held_out_is_one_of_training(name: str, split: str) -> None:
+def test_held_out_tasks_are_not_training_tasks(name: str, split: str) -> None:
     splits = make(name, 1).env.splits
     ids, tasks = draw_tasks(name, TRAIN)
     other_ids, others = draw_tasks(name, split)
-    # By construction: ids differ in their last bit, and what a split changes is elsewhere.
+    # By construction: ids differ in their last bit, and changed domains are disjoint.
     assert (ids % 2 == 0).all()
     assert (other_ids % 2 == 1).all()
     train, heldout = splits[TRAIN], splits[split]
     changed = [key for key in train if train[key] is not heldout[key]]
     assert not any(train[key].overlaps(heldout[key]) for key in changed)
     assert changed or any(isinstance(domain, Instances) for domain in train.values())
-    # And in fact.
+    # In the drawn tasks.
     assert not rows_of(list(tree.leaves(tasks))) & rows_of(list(tree.leaves(others)))
     for key in changed:
         if not isinstance(heldout[key], Instances):
@@ -131,28 +134,28 @@ def test_there_are_many_tasks(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_task_lasts_for_a_trial_and_no_longer(name: str) -> None:
+def test_a_task_lasts_for_exactly_one_trial(name: str) -> None:
     env = make(name, 6)
     trials, before = torch.zeros(6, dtype=torch.int64), None
     for step in play(env, 3, ALL, 25):
         ids = env.env.task_id.clone()
         if before is not None:
-            assert torch.equal(ids != before, step.starts)
+            assert torch.equal(ids != before, step.memory_reset)
         assert torch.equal(env.env.state.episode, env.episode)
-        trials, before = trials + step.starts, ids
+        trials, before = trials + step.memory_reset, ids
     assert trials.min() >= 2
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tasks_belong_to_seeds_and_trials_and_to_nothing_else(name: str) -> None:
-    """Whatever is played, in how many episodes, and beside which others."""
+def test_tasks_depend_on_seed_and_trial_only(name: str) -> None:
+    """Ids do not depend on actions, the number of episodes, or the other environments."""
 
     def tasks(rows: range, luck: int, **options: Any) -> dict[tuple[int, int], int]:
         env = make(name, len(rows), **options)
         trial = [0] * env.num_envs
         found: dict[tuple[int, int], int] = {}
         for step in play(env, 3, rows, 40, luck):
-            trial = [t + s for t, s in zip(trial, step.starts.tolist(), strict=True)]
+            trial = [t + s for t, s in zip(trial, step.memory_reset.tolist(), strict=True)]
             ids = zip(rows, trial, env.env.task_id.tolist(), strict=True)
             found |= {(row, number): id for row, number, id in ids}
         return found
@@ -166,7 +169,7 @@ def test_tasks_belong_to_seeds_and_trials_and_to_nothing_else(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_environment_plays_the_same_alone(name: str) -> None:
+def test_an_environment_does_not_depend_on_the_batch(name: str) -> None:
     together = record(make(name, 6), 10, ALL, 25)
     for rows in (range(1), range(2, 6)):
         mine = {key: leaf[:, rows.start : rows.stop] for key, leaf in together.items()}
@@ -174,9 +177,7 @@ def test_an_environment_plays_the_same_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_how_tasks_are_drawn_ahead_changes_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_do_not_depend_on_drawing_ahead(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = record(make(name, 6), 3, ALL, 25)
     for may_ask, spares in ((True, 1), (True, 3), (False, 1), (False, 3)):
         monkeypatch.setattr(StateEnv, "_may_ask", may_ask)
@@ -186,7 +187,7 @@ def test_how_tasks_are_drawn_ahead_changes_nothing(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_seen_is_in_the_space_and_never_written_to(name: str) -> None:
+def test_observations_are_in_the_space_and_never_written_to(name: str) -> None:
     env = make(name, 6)
     given = [*env.reset(0).values()]
     copies = [leaf.clone() for leaf in given]
@@ -196,15 +197,21 @@ def test_what_is_seen_is_in_the_space_and_never_written_to(name: str) -> None:
                 assert space.contains(obs[key][0].numpy().astype(space.dtype)), key
                 assert obs[key].dtype == (torch.float32 if isinstance(space, Box) else torch.int64)
         assert step.reward.dtype == torch.float32
-        now = [*step.obs.values(), *step[1:4], *step.final_obs.values(), step.starts, env.episode]
+        now = [
+            *step.obs.values(),
+            *step[1:4],
+            *step.final_obs.values(),
+            step.memory_reset,
+            env.episode,
+        ]
         given += now
         copies += [leaf.clone() for leaf in now]
     assert all(torch.equal(a, b) for a, b in zip(given, copies, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_lies_on_the_device_and_nobody_waits_for_it(name: str) -> None:
-    """A device without memory, which cannot be waited for."""
+def test_steps_stay_on_the_device_and_never_wait_for_it(name: str) -> None:
+    """The meta device has no memory, so waiting for a result would fail."""
     env = make(name, 3, device="meta")
     first = env.reset(0)
     for t in range(12):
@@ -214,7 +221,7 @@ def test_all_lies_on_the_device_and_nobody_waits_for_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_fingerprint_is_of_the_definition(name: str) -> None:
+def test_fingerprints_depend_on_the_definition_only(name: str) -> None:
     splits, same = splits_of(make(name, 1)), splits_of(make(name, 3, split="heldout"))
     assert splits is not None
     assert same is not None
@@ -245,7 +252,7 @@ def test_unknown_splits_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wrong_actions_name_the_space(name: str) -> None:
+def test_invalid_actions_name_the_space(name: str) -> None:
     env = make(name, 3, check_actions=True)
     env.reset(0)
     right = actions(env, 3, 0)["action"]
@@ -256,21 +263,21 @@ def test_wrong_actions_name_the_space(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_people_can_read_every_step(name: str) -> None:
+def test_descriptions(name: str) -> None:
     env = make(name, 2)
     env.reset(0)
-    told = set()
+    texts = set()
     for t, step in enumerate(play(env, 0, range(2), 25)):
         obs = {key: step.obs[key] for key in env.env.observation_space}
         words = env.env.describe_obs(obs, 1), env.env.describe_action(actions(env, 2, t), 1)
-        told.add((*words, env.env.reveal(1)))
+        texts.add((*words, env.env.reveal(1)))
         assert env.env.reveal(1)
-    assert len(told) > 5
+    assert len(texts) > 5
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_references_play_and_who_knows_the_task_plays_best(name: str) -> None:
-    long = {"length": 30} if "length" in signature(registry.get(name)).parameters else {}
+def test_references_play_and_the_oracle_is_best(name: str) -> None:
+    long = {"length": 30} if "length" in registry.options(name) else {}
     env = make(name, 100, episodes=8, **long)
     players = references(env)
     assert next(iter(players)) == "random"
@@ -282,9 +289,9 @@ def test_references_play_and_who_knows_the_task_plays_best(name: str) -> None:
         for _ in range(60):
             choice = player.act(obs, state, start)
             step = env.step(choice.action)
-            obs, state, start = step.obs, choice.state, step.starts
+            obs, state, start = step.obs, choice.state, step.memory_reset
             total += float(step.reward.mean())
-        # Where all steps earn the same, who plays better has begun fewer episodes.
+        # If all steps earn the same, better play has started fewer episodes.
         score[key] = total, -int(env.env.state.episode.sum())
     if "oracle" in score:
         assert score["oracle"] == max(score.values()) > score["random"]

@@ -1,4 +1,4 @@
-"""Domains of tasks: what they hold, what is drawn of them, and when they overlap."""
+"""Domains of tasks and splits: sampling, overlap, validation, fingerprints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlmem.envs import streams
+from rlmem import envs
+from rlmem.envs import counter_rng
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.meta.splits import (
     Domain,
     Instances,
@@ -17,23 +19,22 @@ from rlmem.envs.meta.splits import (
     hold_out,
     splits_of,
 )
-from rlmem.envs.streams import Draws
 from rlmem.errors import UsageError
-from tests.envs import fair
+from tests.envs import distribution_asserts
 
 
-def draws(size: int = 10_000) -> Draws:
-    return Draws(streams.keys(range(size)), torch.zeros(size, dtype=torch.int64))
+def draws(size: int = 10_000) -> RandomDraws:
+    return RandomDraws(counter_rng.keys(range(size)), torch.zeros(size, dtype=torch.int64))
 
 
 def between(*intervals: tuple[float, float]) -> Ranges:
     return Ranges.of(intervals)
 
 
-def test_values_are_drawn_equally_often_in_the_type_they_have() -> None:
+def test_values_are_drawn_uniformly_and_keep_their_type() -> None:
     numbers = Values.of([3, 5, 9]).draw(draws())
     assert numbers.dtype == torch.int64
-    fair.assert_frequencies(numbers, [0, 0, 0, 1, 0, 1, 0, 0, 0, 1])
+    distribution_asserts.assert_frequencies(numbers, [0, 0, 0, 1, 0, 1, 0, 0, 0, 1])
     pairs = Values.of([[0.5, 1.0], [2.0, 3.0]])
     drawn = pairs.draw(draws())
     assert drawn.dtype == torch.float32
@@ -42,12 +43,14 @@ def test_values_are_drawn_equally_often_in_the_type_they_have() -> None:
     assert pairs.contains(torch.tensor([[0.5, 3.0], [2.0, 3.0]])).tolist() == [False, True]
 
 
-def test_ranges_are_drawn_evenly_over_all_intervals() -> None:
+def test_ranges_are_drawn_uniformly_over_all_intervals() -> None:
     ranges = Ranges.of([[4, 5], [0, 2], [2, 3]])
     numbers = ranges.draw(draws())
     assert ranges.contains(numbers).all()
-    # The intervals end to end, as they are given.
-    fair.assert_follows(torch.where(numbers >= 4, numbers - 4, numbers + 1) / 4, "uniform")
+    # The intervals concatenated.
+    distribution_asserts.assert_follows(
+        torch.where(numbers >= 4, numbers - 4, numbers + 1) / 4, "uniform"
+    )
     assert ranges.contains(torch.tensor([0.0, 3.0, 3.5, 4.0, 5.0])).tolist() == [
         True,
         False,
@@ -57,7 +60,7 @@ def test_ranges_are_drawn_evenly_over_all_intervals() -> None:
     ]
 
 
-def test_ranges_are_never_left_however_narrow() -> None:
+def test_draws_stay_in_narrow_ranges() -> None:
     ranges = between((0.1, 0.1 + 1e-7), (1.0, 1.0 + 1e-6))
     assert ranges.contains(ranges.draw(draws())).all()
 
@@ -93,28 +96,28 @@ def test_domains_overlap_if_they_share_a_value(one: Domain, other: Domain, overl
         (lambda: Ranges.of([[0, 2], [1, 3]]), "overlap"),
         (lambda: Ranges.of([1, 2]), r"pairs \[low, high\]"),
         (lambda: Ranges.of([[1, 2, 3]]), r"pairs \[low, high\]"),
-        (lambda: hold_out(range(10), 0.01, 0), "share of 0.01 .* of 10 tasks leaves none"),
-        (lambda: hold_out(range(10), 1.0, 0), "leaves none"),
+        (lambda: hold_out(range(10), 0.01, 0), "a fraction 0.01 of 10 tasks leaves one side empty"),
+        (lambda: hold_out(range(10), 1.0, 0), "leaves one side empty"),
     ],
 )
-def test_domains_that_make_no_sense_are_refused(make: Any, message: str) -> None:
+def test_invalid_domains_are_refused(make: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
 
 
-def test_what_is_held_out_depends_on_the_seed_alone_and_nothing_is_lost() -> None:
+def test_hold_out_depends_on_the_seed_only_and_keeps_all_values() -> None:
     cells = [(x, y) for x in range(9) for y in range(9)]
     train, heldout = hold_out(cells, 0.2, 3)
     assert len(heldout.values) == 16
     assert sorted(train.values + heldout.values) == cells
     assert hold_out(cells, 0.2, 3) == (train, heldout)
     others = [hold_out(cells, 0.2, seed)[1] for seed in range(200)]
-    # Each cell is as likely as the others to be held out.
+    # All cells are held out equally often.
     chosen = torch.tensor([9 * x + y for other in others for x, y in other.values])
-    fair.assert_uniform(chosen, 81)
+    distribution_asserts.assert_uniform(chosen, 81)
 
 
-def test_what_a_split_changes_must_be_apart_from_training() -> None:
+def test_changed_domains_must_not_overlap_with_training() -> None:
     train = {"goal": Values((1, 2)), "wind": between((0, 1))}
     splits = Splits(train, {"goal": Values((3,))}, heldout_wind={"wind": between((1, 2))})
     assert splits.names() == ["train", "heldout", "heldout-wind"]
@@ -126,7 +129,7 @@ def test_what_a_split_changes_must_be_apart_from_training() -> None:
         Splits(train, {"goal": Values((3,)), "wind": between((0.5, 2))})
 
 
-def test_only_instances_can_be_held_out_without_a_change() -> None:
+def test_only_instances_can_be_held_out_without_changes() -> None:
     with pytest.raises(UsageError, match="'heldout' holds the same tasks as training"):
         Splits({"goal": Values((1, 2))})
     arms = Splits({"arms": Values((10,)), "value": Instances("beta")})
@@ -135,7 +138,7 @@ def test_only_instances_can_be_held_out_without_a_change() -> None:
         arms["test"]
 
 
-def test_a_fingerprint_is_the_same_everywhere_and_only_for_the_same_definition() -> None:
+def test_fingerprints_are_reproducible_and_depend_on_the_definition() -> None:
     def make(arms: int = 10, name: str = "beta", high: float = 0.5) -> Splits:
         train = {"arms": Values((arms,)), "value": Instances(name, (1, 2.5))}
         return Splits(train, heldout_far={"arms": between((0.0, high))})
@@ -146,5 +149,5 @@ def test_a_fingerprint_is_the_same_everywhere_and_only_for_the_same_definition()
     assert len(prints) == 4
 
 
-def test_what_draws_no_tasks_has_no_splits() -> None:
-    assert splits_of(object()) is None
+def test_environments_without_tasks_have_no_splits() -> None:
+    assert splits_of(envs.make("copy", num_envs=1)) is None

@@ -1,4 +1,4 @@
-"""MiniGrid-Memory: the package's task as tensors; without the package one line says so."""
+"""MiniGrid-Memory: equal to the package's task; a missing package is named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def minigrid() -> Any:
     return pytest.importorskip("minigrid", reason="needs the extra minigrid")
 
 
-def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minigrid", None)
     with pytest.raises(UsageError, match=r"needs minigrid: pip install 'rlmem\[minigrid\]'"):
         envs.make("minigrid-memory", num_envs=1)
@@ -33,7 +33,7 @@ def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"max_steps": 0}, "max_steps must be an integer of at least 1, not 0"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         envs.make("minigrid-memory", num_envs=1, **options)
 
@@ -47,7 +47,7 @@ def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
         ("MiniGrid-MemoryS17Random-v0", {"size": 17, "random_length": True}),
     ],
 )
-def test_it_is_the_packages_task(id: str, options: dict[str, Any]) -> None:
+def test_it_equals_the_task_of_the_package(id: str, options: dict[str, Any]) -> None:
     import gymnasium as gym
 
     original = gym.make(id, disable_env_checker=True)
@@ -70,8 +70,8 @@ def test_it_is_the_packages_task(id: str, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("minigrid")
-def test_the_object_that_was_seen_pays() -> None:
-    # Along the hallway, then to the side where the package says that success lies, or the other.
+def test_reaching_the_seen_object_is_rewarded() -> None:
+    # Along the hallway, then to the successful side or to the other one.
     for side, pays in (("success_pos", True), ("failure_pos", False)):
         for seed in range(4):
             env: Any = envs.make("minigrid-memory", num_envs=1, size=9, max_steps=100)
@@ -88,7 +88,7 @@ def test_the_object_that_was_seen_pays() -> None:
 
 
 @pytest.mark.usefixtures("minigrid")
-def test_time_runs_out() -> None:
+def test_max_steps_truncates() -> None:
     env = envs.make("minigrid-memory", num_envs=2, max_steps=3)
     env.reset(0)
     steps = [env.step({"action": torch.tensor([0, 1])}) for _ in range(3)]

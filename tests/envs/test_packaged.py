@@ -1,4 +1,4 @@
-"""Task distributions through packages: the package's steps, our tasks, splits that are apart."""
+"""Trials in simulators of packages: equal steps, disjoint splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FEW: dict[str, dict[str, Any]] = {
 
 
 def make(name: str, num_envs: int = 2, **options: Any) -> Any:
-    """In short trials; skips where the package is missing."""
+    """With short trials; skips if the package is missing."""
     pytest.importorskip(MODULES[name])
     given = {"episodes": 2, "length": 5, **FEW.get(name, {}), **options}
     trials = envs.make(name, num_envs=num_envs, **given)
@@ -34,16 +34,16 @@ def make(name: str, num_envs: int = 2, **options: Any) -> Any:
 
 
 def play(trials: Any, seed: Any, steps: int = 25) -> list[dict[str, Any]]:
-    """All that can be seen, and the hidden tasks."""
+    """All results of steps with random actions, and the hidden tasks."""
     seen = [dict(trials.reset(seed))]
     generator = np.random.default_rng(0)
     size = trials.action_space["action"].shape[0]
     for _ in range(steps):
-        # The same for environment i, whatever is played beside it.
+        # The actions of environment i do not depend on the other environments.
         action = generator.uniform(-1, 1, (8, size))[: trials.num_envs].astype(np.float32)
         step = trials.step({"action": torch.from_numpy(action)})
         tasks = [(int(env.id), *env.task.values()) for env in trials.env.envs.envs]
-        seen.append({**step.obs, "reward": step.reward, "start": step.starts, "tasks": tasks})
+        seen.append({**step.obs, "reward": step.reward, "start": step.memory_reset, "tasks": tasks})
     trials.close()
     return seen
 
@@ -56,12 +56,12 @@ def assert_same(one: list[dict[str, Any]], other: list[dict[str, Any]], rows: in
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_trials_belong_to_seeds(name: str) -> None:
+def test_trials_depend_on_seeds_only(name: str) -> None:
     first = play(make(name), 3)
     assert_same(first, play(make(name), 3), rows=2)
     assert_same(first, play(make(name, 1), [3]), rows=1)
     tasks = [tuple(step["tasks"][0]) for step in first[1:]]
-    # Trials of two episodes of five steps: the tasks of steps 10 and 20 are others.
+    # Trials have two episodes of five steps: tasks change at steps 10 and 20.
     assert tasks[:9] == tasks[:1] * 9
     assert tasks[9:19] == tasks[9:10] * 10
     assert len(set(tasks)) == 3
@@ -69,15 +69,15 @@ def test_trials_belong_to_seeds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_held_out_tasks_are_not_those_of_training(name: str) -> None:
+def test_held_out_tasks_are_not_training_tasks(name: str) -> None:
     trials = make(name)
     splits = trials.env.splits
     drawn = {}
     for split in splits.names():
         env = make(name, 1, split=split).env.envs.envs[0]
         found = []
-        env.take = lambda task, draws, found=found: found.append(task)
-        env.begin = lambda seed: np.zeros(1)
+        env.env.set_task = lambda task, draws, found=found: found.append(task)
+        env.env.reset = lambda seed: (np.zeros(1), {})
         for seed in range(300):
             env.reset(seed=seed)
             found[-1] = {"id": int(env.id), **found[-1]}
@@ -96,13 +96,13 @@ def test_held_out_tasks_are_not_those_of_training(name: str) -> None:
         assert tuple(sizes) == counts[name]
 
 
-def test_a_step_of_the_cheetah_is_the_packages() -> None:
+def test_a_step_of_the_cheetah_equals_that_of_the_package() -> None:
     trials = make(CHEETAH, 1, length=20)
     original: Any = gym_env.registered("HalfCheetah-v5", None, {})()
     trials.reset(0)
-    env = trials.env.envs.envs[0]
+    simulator = trials.env.envs.envs[0].env
     original.reset(seed=0)
-    inner = env.env.unwrapped
+    inner = simulator.env.unwrapped
     original.unwrapped.set_state(inner.data.qpos.copy(), inner.data.qvel.copy())
     for t in range(10):
         action = np.sin(np.arange(6) + t).astype(np.float32)
@@ -110,18 +110,18 @@ def test_a_step_of_the_cheetah_is_the_packages() -> None:
         obs, _, _, _, info = original.step(action)
         np.testing.assert_allclose(step.obs["obs"][0], obs, rtol=1e-4, atol=1e-4)
         cost = 0.05 * float(np.square(action).sum())
-        expected = -abs(info["x_velocity"] - env.goal) - cost
+        expected = -abs(info["x_velocity"] - simulator.goal) - cost
         assert step.reward.item() == pytest.approx(expected, abs=1e-4)
     trials.close()
     original.close()
 
 
-def test_what_is_seen_of_the_suite_is_its_numbers_through_the_matrix() -> None:
+def test_observations_of_the_suite_are_projected() -> None:
     trials = make(SUITE, 1, length=50, episodes=1)
     first = trials.reset(0)["obs"][0]
-    env = trials.env.envs.envs[0]
+    env = trials.env.envs.envs[0].env
     seen = np.concatenate(
-        [np.ravel(part) for part in env.env.task.get_observation(env.env.physics).values()]
+        [np.ravel(leaf) for leaf in env.env.task.get_observation(env.env.physics).values()]
     )
     size = len(seen)
     np.testing.assert_allclose(env.sight.T @ env.sight, 2 * np.eye(size), atol=1e-5)
@@ -138,7 +138,7 @@ def test_what_is_seen_of_the_suite_is_its_numbers_through_the_matrix() -> None:
 def test_goals_of_metaworld_are_hidden_and_fixed_in_a_trial() -> None:
     trials = make(WORLD, 1, length=3)
     first = trials.reset(0)["obs"][0]
-    env = trials.env.envs.envs[0]
+    env = trials.env.envs.envs[0].env
     goals = []
     for _ in range(9):
         goals.append(tuple(env.env._target_pos))
@@ -152,7 +152,7 @@ def test_goals_of_metaworld_are_hidden_and_fixed_in_a_trial() -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_bad_options_are_named(name: str) -> None:
+def test_invalid_options_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="length"):
         make(name, length=0)
     with pytest.raises(UsageError, match="split"):
@@ -168,13 +168,13 @@ def test_bad_options_are_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_missing_package_is_one_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(UsageError, match=rf"pip install 'rlmem\[{EXTRAS[name]}\]'"):
         envs.make(name, num_envs=1)
 
 
-def test_numbers_are_evenly_drawn_and_all_different() -> None:
+def test_numbers_are_uniform_and_distinct() -> None:
     numbers = evenly(1000, 1.0, 3.0, seed=1)
     assert len(set(numbers)) == 1000
     assert 1 <= min(numbers) < 1.02

@@ -1,4 +1,4 @@
-"""All 42 tasks of POPGym: the package itself, batched, to the last bit; names and options."""
+"""The backend `package` for all 42 tasks of POPGym, and names and options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlmem.envs.base import Tensors, VecEnv
 from rlmem.envs.popgym.task import DIFFICULTIES, FAMILIES
 from rlmem.errors import UsageError
 
-envs.names()  # which fills FAMILIES
+envs.names()  # fills FAMILIES
 TASKS = [(name, difficulty) for name in FAMILIES for difficulty in DIFFICULTIES]
 SEEDS = [7, 2**31 - 1, 40]
 
@@ -27,7 +27,7 @@ def original(name: str, difficulty: str) -> gym.Env:
 
 
 def assert_obs(obs: Tensors, row: int, sample: Any) -> None:
-    """Row `row` of `obs` is what POPGym's two wrappers make: (*parts, previous action, start)."""
+    """`obs` equals, in one row, a sample of POPGym's wrappers: (*obs, previous action, start)."""
     parts = len(sample) - 2
     names = ["obs"] if parts == 1 else [f"obs.{i}" for i in range(parts)]
     names += ["previous_action", "start"]
@@ -50,7 +50,7 @@ def sample_action(env: VecEnv) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "difficulty"), TASKS)
-def test_a_task_is_the_packages(name: str, difficulty: str) -> None:
+def test_a_task_equals_that_of_the_package(name: str, difficulty: str) -> None:
     options = {"difficulty": difficulty, "previous_action": True, "backend": "package"}
     env = envs.make(name, num_envs=len(SEEDS), **options)
     alone = [Antialias(PreviousAction(original(name, difficulty))) for _ in SEEDS]
@@ -84,12 +84,12 @@ def test_all_42_tasks_of_the_package_have_a_name() -> None:
     assert set(FAMILIES) == {name for name in envs.names() if name.startswith("popgym-")}
 
 
-def test_the_difficulty_is_easy_if_none_is_named() -> None:
+def test_the_default_difficulty_is_easy() -> None:
     assert envs.make("popgym-bandit", num_envs=1).action_space["action"].n == 10
     assert envs.make("popgym-bandit", num_envs=1, difficulty="hard").action_space["action"].n == 30
 
 
-def test_spaces_of_the_four_kinds_that_popgym_has() -> None:
+def test_spaces_of_the_four_kinds_in_popgym() -> None:
     def obs_spaces(name: str) -> envs.Spaces:
         return envs.make(name, num_envs=1, previous_action=False).observation_space
 
@@ -105,7 +105,7 @@ def test_spaces_of_the_four_kinds_that_popgym_has() -> None:
     assert mines.observation_space["previous_action"] == spaces.MultiDiscrete([4, 4])
 
 
-def test_without_the_previous_action_only_the_observation_is_left() -> None:
+def test_observations_without_the_previous_action() -> None:
     plain = envs.make("popgym-repeat", num_envs=2, previous_action=False)
     full = envs.make("popgym-repeat", num_envs=2, previous_action=True)
     assert list(plain.reset(3)) == ["obs"]
@@ -118,7 +118,7 @@ def test_without_the_previous_action_only_the_observation_is_left() -> None:
 
 
 @pytest.mark.parametrize("name", ["popgym-autoencode", "popgym-minesweeper"])
-def test_processes_play_what_this_one_plays(name: str) -> None:
+def test_async_equals_sync(name: str) -> None:
     here = envs.make(name, num_envs=2, backend="package")
     there = envs.make(name, num_envs=2, backend="package", vectorization="async")
     torch.testing.assert_close(there.reset(5), here.reset(5), rtol=0, atol=0)
@@ -129,7 +129,7 @@ def test_processes_play_what_this_one_plays(name: str) -> None:
     there.close()
 
 
-def test_a_perfect_memory_scores_one_on_repeat_previous() -> None:
+def test_perfect_memory_scores_one_on_repeat_previous() -> None:
     env = envs.make("popgym-repeat", num_envs=4)
     cards = [env.reset(0)["obs"]]
     total = torch.zeros(4)
@@ -159,13 +159,13 @@ def test_a_perfect_memory_scores_one_on_repeat_previous() -> None:
         ({"dificulty": "easy"}, "unknown option .*did you mean difficulty"),
     ],
 )
-def test_bad_options_get_one_clear_line(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         envs.make("popgym-repeat", **{"num_envs": 2, "backend": "package", **options})
     assert "\n" not in str(error.value)
 
 
-def test_only_tasks_that_answer_to_actions_show_them_by_default() -> None:
+def test_only_tasks_that_depend_on_actions_observe_them_by_default() -> None:
     shown = {
         name: "previous_action" in envs.make(name, num_envs=1).observation_space
         for name in envs.names()

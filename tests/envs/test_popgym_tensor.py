@@ -1,4 +1,4 @@
-"""The batched tasks of POPGym are the package's, step for step, from any hidden state."""
+"""Batched POPGym tasks equal the package's, step by step, from the same hidden states."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import pytest
 from rlmem import envs
 from rlmem.envs.popgym.task import DIFFICULTIES
 from rlmem.envs.spaces import FlatSpace
-from tests.envs import hidden_boards, hidden_cards, hidden_physics
-from tests.envs.beside import Beside, original
+from tests.envs import popgym_state_boards, popgym_state_cards, popgym_state_physics
+from tests.envs.popgym_parity import Parity, original
 
-ATTACH = {**hidden_cards.ATTACH, **hidden_boards.ATTACH, **hidden_physics.ATTACH}
-
-
-@pytest.mark.parametrize("difficulty", DIFFICULTIES)
-@pytest.mark.parametrize("name", ATTACH)
-def test_a_batched_task_is_the_packages_step_for_step(name: str, difficulty: str) -> None:
-    Beside(name, difficulty, ATTACH[name]).check_episodes(at_least=20)
+ATTACH = {**popgym_state_cards.ATTACH, **popgym_state_boards.ATTACH, **popgym_state_physics.ATTACH}
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("name", ATTACH)
-def test_spaces_are_the_packages(name: str, difficulty: str) -> None:
+def test_a_batched_task_equals_the_package_step_by_step(name: str, difficulty: str) -> None:
+    Parity(name, difficulty, ATTACH[name]).check_episodes(at_least=20)
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+@pytest.mark.parametrize("name", ATTACH)
+def test_spaces_are_those_of_the_package(name: str, difficulty: str) -> None:
     ours = envs.make(name, num_envs=1, difficulty=difficulty, previous_action=False)
     theirs = original(name, difficulty)
     assert ours.observation_space == FlatSpace("obs", theirs.observation_space).spaces

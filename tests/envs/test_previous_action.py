@@ -1,4 +1,4 @@
-"""The previous action and the start flag, at and between the ends of episodes."""
+"""`PreviousAction`: previous actions and start flags inside and at the ends of episodes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rlmem.envs.base import Tensors, Transition, VecEnv
 from rlmem.envs.previous_action import PreviousAction
 
 
-class Script:
-    """Ends the episodes of its two environments as it is told; acts in three spaces."""
+class GivenEnds:
+    """Two environments with given ends of episodes and three action spaces."""
 
     def __init__(self, ends: list[tuple[bool, bool]], truncate: bool) -> None:
         self.num_envs = 2
@@ -37,14 +37,14 @@ class Script:
         obs = torch.where(done, 0, final)
         never = torch.zeros_like(done)
         flags = (never, done) if self.truncate else (done, never)
-        return Transition({"obs": obs}, torch.zeros(2), *flags, {"obs": final})
+        return Transition({"obs": obs}, torch.zeros(2), *flags, {"obs": final}, done)
 
     def close(self) -> None:
         self.time = -1
 
 
-def test_spaces_are_those_of_the_action() -> None:
-    env = PreviousAction(Script([], False))
+def test_spaces_include_those_of_the_actions() -> None:
+    env = PreviousAction(GivenEnds([], False))
     assert env.observation_space == {
         "obs": spaces.Discrete(100),
         "previous_action.0": spaces.MultiDiscrete([3, 4]),
@@ -55,8 +55,8 @@ def test_spaces_are_those_of_the_action() -> None:
     assert isinstance(env, VecEnv)
 
 
-def test_the_first_action_is_zero_or_where_that_is_not_allowed_the_lowest() -> None:
-    obs = PreviousAction(Script([], False)).reset(0)
+def test_the_first_previous_action_is_zero_or_the_lowest() -> None:
+    obs = PreviousAction(GivenEnds([], False)).reset(0)
     assert obs["previous_action.0"].tolist() == [[0, 0]] * 2
     assert obs["previous_action.1"].tolist() == [[-1.0, 2.0]] * 2
     assert obs["previous_action.2"].tolist() == [[0.0, 0.0]] * 2
@@ -64,10 +64,10 @@ def test_the_first_action_is_zero_or_where_that_is_not_allowed_the_lowest() -> N
     assert obs["previous_action.0"].dtype == obs["start"].dtype == torch.int64
 
 
-def test_an_end_hides_the_action_from_the_next_episode_but_not_from_the_final_observation() -> None:
+def test_the_next_episode_does_not_observe_the_last_action() -> None:
     ends = [(False, False), (True, False), (False, True), (True, True), (False, False)]
     for truncate in (False, True):
-        env = PreviousAction(Script(ends, truncate))
+        env = PreviousAction(GivenEnds(ends, truncate))
         env.reset(0)
         for done in ends:
             whole = torch.randint(1, 3, (2, 2))
@@ -86,8 +86,8 @@ def test_an_end_hides_the_action_from_the_next_episode_but_not_from_the_final_ob
                 )
 
 
-def test_actions_of_another_dtype_are_observed_in_the_dtype_of_the_space() -> None:
-    env = PreviousAction(Script([(True, False)], False))
+def test_actions_are_converted_to_the_dtype_of_the_space() -> None:
+    env = PreviousAction(GivenEnds([(True, False)], False))
     env.reset(0)
     step = env.step(
         {
@@ -102,7 +102,7 @@ def test_actions_of_another_dtype_are_observed_in_the_dtype_of_the_space() -> No
         assert obs["previous_action.2"].dtype == torch.float32
 
 
-def test_close_goes_through() -> None:
-    script = Script([], False)
+def test_close_is_passed_on() -> None:
+    script = GivenEnds([], False)
     PreviousAction(script).close()
     assert script.time == -1

@@ -1,4 +1,4 @@
-"""Memory chain, MQAR and joint recall by hand: what is shown when, and in which words."""
+"""Memory chain, MQAR and joint recall: observations by hand, descriptions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from rlmem import envs
 
 
-def test_the_memory_chain_shows_what_bsuite_shows() -> None:
+def test_memory_chain_observations_are_those_of_bsuite() -> None:
     env = envs.make("memory-chain", num_envs=64, length=4, size=2)
     rows = [env.reset(0)["obs"]]
-    bits, query = 2 * env.bits.T - 1, env.query[0]
+    bits, query = 2 * env.state.bits.T - 1, env.state.query[0]
     assert {tuple(row) for row in bits.tolist()} == {(-1, -1), (-1, 1), (1, -1), (1, 1)}
     actions = (bits.gather(1, query[:, None])[:, 0] > 0).long()
     steps = [env.step({"action": actions}) for _ in range(5)]
@@ -24,7 +24,7 @@ def test_the_memory_chain_shows_what_bsuite_shows() -> None:
     assert set(query.tolist()) == {0, 1}
 
 
-def test_pairs_are_different_keys_and_questions_are_pairs() -> None:
+def test_mqar_keys_are_distinct_and_queries_are_shown_keys() -> None:
     env = envs.make("mqar", num_envs=512, pairs=3, queries=2, keys=4, values=2, delay=1)
     tokens = torch.stack(
         [env.reset(0)["obs.token"]]
@@ -41,15 +41,15 @@ def test_pairs_are_different_keys_and_questions_are_pairs() -> None:
         assert len(set(shown)) == 3
         assert len(set(queried)) == 2
         assert set(queried) <= set(shown)
-    # Every order of questions occurs: 3 * 2 places of two pairs.
+    # Every order of queries occurs: 3 * 2 choices of two pairs.
     places = (keys[None] == asked[:, None]).long().argmax(1)
     assert len(places.unique(dim=1).T) == 6
 
 
-def test_tokens_are_told_in_words() -> None:
+def test_descriptions_of_tokens() -> None:
     env = envs.make("mqar", num_envs=1, pairs=1, queries=1, keys=1, values=2)
     texts = [env.describe_obs(env.reset(0), 0)]
-    value = int(env.script.answer[2][0])
+    value = int(env.state.answer[2][0])
     hidden = [env.reveal(0)]
     for _ in range(2):
         texts.append(env.describe_obs(env.step({"action": torch.tensor([0])}).obs, 0))
@@ -61,14 +61,14 @@ def test_tokens_are_told_in_words() -> None:
     for _ in range(5):
         texts.append(env.describe_obs(env.step({"action": torch.tensor([0])}).obs, 0))
     assert texts == ["c0", "k0", texts[2], "_", "c0", "k0 ?"]
-    assert texts[2] == f"v{int(env.script.answer[5][0])}"
+    assert texts[2] == f"v{int(env.state.answer[5][0])}"
 
 
-def test_bits_are_told_in_words() -> None:
+def test_descriptions_of_bits() -> None:
     env = envs.make("memory-chain", num_envs=1, length=2, size=3)
     text = env.describe_obs(env.reset(0), 0)
-    bits = "".join(map(str, env.bits[:, 0].tolist()))
-    query = int(env.query)
+    bits = "".join(map(str, env.state.bits[:, 0].tolist()))
+    query = int(env.state.query)
     assert text == f"2 left bits {bits}"
     assert env.reveal(0) == f"bits {bits}, bit {query} is asked for"
     act = {"action": torch.tensor([0])}

@@ -1,4 +1,4 @@
-"""Every kind of space goes to tensors and back; what is wrong is named."""
+"""Spaces to tensors and back, for every kind of space; errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNSUPPORTED = [
 ]
 
 
-def test_leaves_are_named_by_their_path_and_described_as_their_tensors() -> None:
+def test_names_and_spaces_of_leaves() -> None:
     found = FlatSpace("action", EVERY_KIND).spaces
     assert found == {
         "action.below": spaces.Discrete(5),
@@ -48,7 +48,7 @@ def test_leaves_are_named_by_their_path_and_described_as_their_tensors() -> None
     }
 
 
-def test_a_plain_space_is_one_leaf_of_its_own_name() -> None:
+def test_a_plain_space_is_one_leaf() -> None:
     assert FlatSpace("obs", spaces.Discrete(3)).spaces == {"obs": spaces.Discrete(3)}
     pair = spaces.Tuple((spaces.Discrete(2), spaces.MultiBinary(2)))
     assert list(FlatSpace("obs", pair).spaces) == ["obs.0", "obs.1"]
@@ -84,7 +84,7 @@ def test_values_by_hand() -> None:
             np.testing.assert_array_equal(part[i], original)
 
 
-def test_boxes_keep_images_as_bytes_and_make_float32_of_other_numbers() -> None:
+def test_boxes_are_uint8_or_float32() -> None:
     flat = FlatSpace("obs", IMAGES)
     sample = {
         "image": np.full((4, 5, 3), 200, np.uint8),
@@ -100,7 +100,7 @@ def test_boxes_keep_images_as_bytes_and_make_float32_of_other_numbers() -> None:
 
 
 @pytest.mark.parametrize("space", [EVERY_KIND, IMAGES, *EVERY_KIND.values()], ids=str)
-def test_batches_are_those_of_gymnasium(space: gym.Space) -> None:
+def test_batches_equal_those_of_gymnasium(space: gym.Space) -> None:
     space.seed(1)
     samples = [space.sample() for _ in range(5)]
     expected = concatenate(space, samples, create_empty_array(space, 5))
@@ -120,7 +120,7 @@ def space_equal(a: object, b: object) -> bool:
 
 
 @pytest.mark.parametrize("space", [EVERY_KIND, *EVERY_KIND.values()], ids=str)
-def test_an_environment_receives_what_the_tensors_say(space: gym.Space) -> None:
+def test_actions_round_trip_through_an_environment(space: gym.Space) -> None:
     env = GymVecEnv([partial(Echo, space)] * 4)
     env.reset(0)
     for leaf in env.action_space.values():
@@ -150,7 +150,7 @@ def test_actions_are_copied() -> None:
     assert (action == 0).all()
 
 
-def test_other_integer_and_float_dtypes_of_actions_are_taken() -> None:
+def test_other_integer_and_float_dtypes_of_actions_are_accepted() -> None:
     die = ActionSpace("action", spaces.Discrete(6, start=1))
     assert die.write({"action": torch.tensor([0, 5], dtype=torch.int32)}, 2).tolist() == [1, 6]
     box = ActionSpace("action", spaces.Box(-1, 1, (1,)))
@@ -195,7 +195,7 @@ BAD_ACTIONS = {
 
 
 @pytest.mark.parametrize("case", BAD_ACTIONS)
-def test_a_wrong_action_names_the_space_and_what_is_wrong(case: str) -> None:
+def test_an_invalid_action_names_the_space_and_the_error(case: str) -> None:
     space, action, message = BAD_ACTIONS[case]
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         ActionSpace("action", space).write({"action": action}, 2)
@@ -218,7 +218,7 @@ def test_a_missing_or_unknown_leaf_of_an_action_is_named() -> None:
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("space", UNSUPPORTED, ids=lambda space: type(space).__name__)
-def test_an_unsupported_space_is_named(space: gym.Space, vectorization: str) -> None:
+def test_unsupported_spaces_are_refused(space: gym.Space, vectorization: str) -> None:
     message = re.escape(f"{space} is not supported (supported: Box, Discrete")
     nested = spaces.Dict({"fine": spaces.Discrete(2), "odd": space})
     with pytest.raises(UsageError, match=r"'obs\.odd': " + message):
@@ -228,7 +228,7 @@ def test_an_unsupported_space_is_named(space: gym.Space, vectorization: str) -> 
 
 
 class ActsIn(Echo):
-    """Observes one of two, acts in any space."""
+    """Observations in Discrete(2), actions in any space."""
 
     def __init__(self, space: gym.Space) -> None:
         super().__init__(space)
@@ -236,7 +236,7 @@ class ActsIn(Echo):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.bool_])
-def test_a_box_of_integers_cannot_be_acted_in(dtype: type) -> None:
+def test_action_boxes_of_integers_are_refused(dtype: type) -> None:
     with pytest.raises(UsageError, match=r"action.*Box.*a Box of floats"):
         ActionSpace("action", spaces.Box(0, 1, (2,), dtype=dtype))
 
@@ -250,13 +250,13 @@ def test_empty_and_ambiguous_spaces_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [np.zeros(3), 0.0, np.zeros((2, 2))])
-def test_an_observation_of_another_shape_is_refused(value: object) -> None:
+def test_observations_of_another_shape_are_refused(value: object) -> None:
     env = GymVecEnv([partial(Wrong, value)] * 2)
     env.reset(0)
     with pytest.raises(ValueError, match=r"is not in Box\(0\.0, 1\.0, \(2,\), float32\)"):
         env.step({"action": torch.tensor([0, 1])})
 
 
-def test_an_observation_of_another_kind_is_refused() -> None:
+def test_observations_of_another_kind_are_refused() -> None:
     with pytest.raises(TypeError, match="same_kind"):
         batch(spaces.Discrete(3), [1.5, 0.5])

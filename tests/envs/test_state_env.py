@@ -1,4 +1,4 @@
-"""Environments whose episodes end one by one: the same episodes however their starts are drawn."""
+"""`StateEnv`: episodes do not depend on how initial states are drawn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make(name: str, num_envs: int) -> Any:
 
 
 def actions(env: Any, rows: int) -> list[Tensor]:
-    """The same for environment i, whatever is played beside it."""
+    """Random actions; those of environment i do not depend on the other ones."""
     space = env.action_space["action"]
     high = torch.as_tensor(getattr(space, "nvec", getattr(space, "n", None)))
     numbers = torch.rand(STEPS, rows, *high.shape, generator=torch.Generator().manual_seed(0))
@@ -39,7 +39,7 @@ def assert_same(a: list[Transition], b: list[Transition]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_changes_where_results_may_not_be_looked_at(
+def test_episodes_do_not_depend_on_reading_results(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = make(name, 16)
@@ -52,7 +52,7 @@ def test_nothing_changes_where_results_may_not_be_looked_at(
 
 @pytest.mark.parametrize("may_ask", [True, False])
 @pytest.mark.parametrize("name", NAMES)
-def test_how_many_starts_are_drawn_ahead_changes_nothing(
+def test_episodes_do_not_depend_on_the_number_of_spares(
     name: str, may_ask: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StateEnv, "_may_ask", may_ask)
@@ -65,7 +65,7 @@ def test_how_many_starts_are_drawn_ahead_changes_nothing(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_environment_plays_the_same_alone(name: str) -> None:
+def test_an_environment_does_not_depend_on_the_batch(name: str) -> None:
     together = make(name, 6)
     chosen = actions(together, 6)
     expected = play(together, 10, chosen)
@@ -79,7 +79,7 @@ def test_an_environment_plays_the_same_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_handed_out_is_never_written_to(name: str) -> None:
+def test_returned_tensors_are_never_written_to(name: str) -> None:
     env = make(name, 8)
     kept = [env.reset(0)["obs"]]
     copies = [kept[0].clone()]

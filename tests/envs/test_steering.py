@@ -1,4 +1,4 @@
-"""The laws by which those who know control tasks steer them."""
+"""The control laws of the oracle (`Control.steer`)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 from rlmem.envs.control import CONTROLS, Control, cart, reacher
 from rlmem.envs.control.base import approach
 from rlmem.envs.control.grid import STEPS, Axis, Grid, losses, mean
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 from tests.envs.test_control import column, draws
 
-# Just below what 128 episodes of 200 steps earned. A search that tries five thousand changes of
-# these laws' controls finds at most 2.3 % more (`scripts/control_laws.py`).
+# Just below the mean returns of 128 episodes of 200 steps. A search over five thousand changes of
+# the controls finds at most 2.3 % more (`scripts/control_laws.py`).
 FLOORS = {
     "acrobot": 0.725,
     "ball-balance": 0.89,
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 class Walk(Control):
-    """Steps to the left and to the right, worth 0.25 each, until 3 is reached."""
+    """Steps to the left or right, worth 0.25 each, until 3 is reached."""
 
     numbers = 1
     scale = (1.0,)
@@ -41,14 +41,14 @@ class Walk(Control):
     def __init__(self, solved: bool) -> None:
         self.solved = solved  # type: ignore[misc]
 
-    def start(self, draws: Draws) -> Tensor:
+    def initial_state(self, draws: RandomDraws) -> Tensor:
         return torch.zeros(1, draws.size, dtype=torch.float64)
 
-    def move(self, state: Tensor, control: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def transition(self, state: Tensor, control: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         state = (state + control).clamp_(min=-3)
         return state, torch.full_like(state[0], 0.25), state[0] >= 3
 
-    def see(self, state: Tensor) -> Tensor:
+    def observe(self, state: Tensor) -> Tensor:
         return state.clone()
 
     def steer(self, state: Tensor) -> Tensor:
@@ -59,14 +59,14 @@ WALK = Grid((Axis(-3.0, 3.0, 7),), choices=(-1.0, 1.0), hold=1)
 
 
 def earned(task: Control, state: Tensor, steps: int = 200, luck: int | None = None) -> Tensor:
-    """Returns of episodes, by the law or else by random controls."""
+    """Returns of episodes with the law, or with random controls seeded by `luck`."""
     total, going = torch.zeros_like(state[0]), torch.ones_like(state[0]).bool()
     generator = torch.Generator().manual_seed(luck or 0)
     for t in range(steps):
         control = task.steer(state)
         if luck is not None:
             control = torch.rand(control.shape, generator=generator, dtype=torch.float64) * 2 - 1
-        state, worth, ended = task.move(state.clone(), control)
+        state, worth, ended = task.transition(state.clone(), control)
         worth = torch.where(ended, steps - t, worth) if task.solved else worth
         total += torch.where(going, worth, 0.0)
         going &= ~ended
@@ -76,9 +76,9 @@ def earned(task: Control, state: Tensor, steps: int = 200, luck: int | None = No
 
 
 @pytest.mark.parametrize("name", sorted(CONTROLS))
-def test_laws_leave_states_alone_and_controls_in_bounds(name: str) -> None:
+def test_laws_do_not_change_states_and_give_bounded_controls(name: str) -> None:
     task = CONTROLS[name]
-    state = task.start(draws(32))
+    state = task.initial_state(draws(32))
     generator = torch.Generator().manual_seed(0)
     for _ in range(6):
         before = state.clone()
@@ -89,21 +89,21 @@ def test_laws_leave_states_alone_and_controls_in_bounds(name: str) -> None:
         assert torch.equal(state, before)
         assert torch.equal(control, task.steer(state))
         random = torch.rand(control.shape, generator=generator, dtype=torch.float64) * 2 - 1
-        state, _, _ = task.move(state, random)
+        state, _, _ = task.transition(state, random)
     assert task.steer(state[:, :0]).shape == (task.controls, 0)
 
 
 @pytest.mark.parametrize("name", sorted(CONTROLS))
-def test_laws_earn_nearly_all_that_can_be_earned(name: str) -> None:
+def test_laws_are_nearly_optimal(name: str) -> None:
     task = CONTROLS[name]
-    state = task.start(draws(32))
+    state = task.initial_state(draws(32))
     mine = earned(task, state).mean()
     assert FLOORS[name] <= mine <= 1
     assert mine > earned(task, state, luck=1).mean() + 0.3
 
 
-def test_laws_recover_from_elsewhere() -> None:
-    # A pole on its way down, a ball that rolls to the edge, a hand beside its target.
+def test_laws_recover_from_bad_states() -> None:
+    # A falling pole, a ball rolling to the edge, a hand next to its target.
     for name, numbers in {
         "cartpole": (0.5, 0.1, -0.3, 0.2),
         "swing-up": (1.0, 0.3, -1.0, -0.5),
@@ -113,21 +113,21 @@ def test_laws_recover_from_elsewhere() -> None:
     }.items():
         task, state = CONTROLS[name], column(*numbers)
         for _ in range(200):
-            state, worth, ended = task.move(state, task.steer(state))
+            state, worth, ended = task.transition(state, task.steer(state))
             assert not ended.any()
         assert worth.item() > 0.99
 
 
-def test_no_other_linear_law_loses_less() -> None:
+def test_the_linear_law_is_optimal() -> None:
     task, small = CONTROLS["swing-up"], 1e-5
     nudges = torch.eye(5, dtype=torch.float64).repeat(1, 2) * small
     nudges[:, 5:] *= -1
-    ahead, behind = task.move(nudges[:4].clone(), nudges[4:])[0].chunk(2, 1)
+    ahead, behind = task.transition(nudges[:4].clone(), nudges[4:])[0].chunk(2, 1)
     slopes = ((ahead - behind) / (2 * small)).numpy()
     loss = np.diag([0.5 / cart.LIMITS[0] ** 2, 0.25, 0, 0])
 
     def lost(gains: np.ndarray) -> float:
-        """From a start near the top, over all time."""
+        """The total loss from a start near the top."""
         loop = slopes[:, :4] + slopes[:, 4:] * gains
         assert np.abs(np.linalg.eigvals(loop)).max() < 1
         each = loss + cart.PUSHING * np.outer(gains, gains)
@@ -139,14 +139,14 @@ def test_no_other_linear_law_loses_less() -> None:
         assert lost(2 * best - changed) > lost(best)
 
 
-def test_worth_of_the_top_is_what_the_linear_law_is_for() -> None:
+def test_the_linear_law_uses_the_worth_near_the_top() -> None:
     place, angle = 0.1, 0.05
-    worth = CONTROLS["swing-up"].move(column(place, angle, 0, 0), column(0))[1].item()
+    worth = CONTROLS["swing-up"].transition(column(place, angle, 0, 0), column(0))[1].item()
     lost = 0.5 * (place / cart.LIMITS[0]) ** 2 + 0.25 * angle**2
     assert 1 - worth == pytest.approx(lost, rel=1e-3)
 
 
-def test_who_slows_down_as_he_approaches_brakes_so_hard() -> None:
+def test_approach_brakes_with_the_given_deceleration() -> None:
     error = torch.linspace(-2, 2, 401, dtype=torch.float64)
     speed = approach(error, brake=0.5, slope=4.0)
     torch.testing.assert_close(speed, -speed.flip(0))
@@ -165,7 +165,7 @@ def test_the_nodes_around_a_state() -> None:
     torch.testing.assert_close(share.sum(0), torch.ones(200))
     for number, row in zip(nodes.float(), state.float(), strict=True):
         torch.testing.assert_close(mean(number, index, share), row)
-    # Beyond the rim the rim counts; a circle has none, and between 3 and 4 lies half of node 0.
+    # Outside the grid the rim counts. A circle has no rim: node 0 follows node 3.
     rim = [mean(nodes[0].float(), *grid.around(column(x, 0))).item() for x in (-5, -1, 2, 5)]
     assert rim == [-1, -1, 2, 2]
     for turned in (3.5, -0.5, 7.5):
@@ -179,7 +179,7 @@ def test_losses_are_those_of_the_best_walk(hold: int) -> None:
     places = column(-3, -2, -1, 0, 1, 2).T
     grid = WALK._replace(hold=hold)
     solved, failed = Walk(True), Walk(False)
-    # To the end each step but the last loses 3/4; whoever does not fail loses 3/4 for ever.
+    # Each step but the last loses 3/4; a walk without a failure loses 3/4 in every step.
     expected = [0.75 * (2 - place) for place in places[0].tolist()]
     assert losses(grid, solved, CPU)[:6].tolist() == expected
     planned = -(-200 // hold) * hold
@@ -195,7 +195,7 @@ def test_losses_are_those_of_the_best_walk(hold: int) -> None:
         ("swing-up", (1.5, 0, -4, -5), (2.4, 6, 4, 5)),
     ],
 )
-def test_the_first_control_is_that_of_the_best_plan(name: str, lows: Any, highs: Any) -> None:
+def test_the_first_control_is_that_of_the_best_sequence(name: str, lows: Any, highs: Any) -> None:
     task = CONTROLS[name]
     low, high = column(*lows), column(*highs)
     axes = tuple(Axis(*ends, 5) for ends in zip(lows, highs, strict=True))
@@ -206,11 +206,11 @@ def test_the_first_control_is_that_of_the_best_plan(name: str, lows: Any, highs:
     ends = 0
 
     def lost(state: Tensor, plan: tuple[float, ...]) -> float:
-        """In the steps of a plan, and then by what is known at the nodes."""
+        """The loss of a sequence of choices, then by the values at the nodes."""
         nonlocal ends
         total, steps = 0.0, [choice for choice in plan for _ in range(grid.hold)]
         for t, choice in enumerate(steps):
-            state, worth, ended = task.move(state.clone(), column(choice))
+            state, worth, ended = task.transition(state.clone(), column(choice))
             total += 1 - worth.item()
             if ended:
                 ends += 1
@@ -224,9 +224,9 @@ def test_the_first_control_is_that_of_the_best_plan(name: str, lows: Any, highs:
     assert grid.steer(task, states)[0].tolist() == best
 
 
-def test_postures_reach_and_torques_are_computed() -> None:
+def test_postures_and_computed_torques_of_the_reacher() -> None:
     task = CONTROLS["reacher"]
-    state = task.start(draws(100))
+    state = task.initial_state(draws(100))
     for posture in reacher.postures(state[4:]).unbind(1):
         torch.testing.assert_close(reacher.hand(*posture), state[4:])
     spins = torch.rand(2, 100, dtype=torch.float64) - 0.5

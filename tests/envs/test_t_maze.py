@@ -1,4 +1,4 @@
-"""T-mazes by hand: what is seen, what is paid, and that reacting is not enough."""
+"""T-mazes: observations and rewards by hand, and the bound of reactive play."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 
 from rlmem import envs
 from rlmem.envs.base import Tensors
-from tests.envs.players import play
+from tests.envs.strategies import play
 
 RIGHT, UP, LEFT, DOWN = range(4)
 
 
 @pytest.mark.parametrize("name", ["tmaze-passive", "tmaze-active"])
-def test_no_reactive_walker_gets_more_than_a_half(name: str) -> None:
-    # Every function from what is seen to what is done, each for both goals.
+def test_reactive_play_gets_at_most_one_half(name: str) -> None:
+    # Every function from observations to actions, for both goals.
     kinds = [(0.0, 0.0), (0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (1.0, 1.0), (1.0, -1.0)]
     tables = torch.tensor(list(itertools.product(range(4), repeat=len(kinds))))
     env: Any = envs.make(name, num_envs=2 * len(tables), corridor_length=3)
     env.reset(0)
-    goals = {goal: seed for seed, goal in enumerate(env.goal[:20].tolist())}
+    goals = {goal: seed for seed, goal in enumerate(env.state.goal[:20].tolist())}
     seeds = [goals[-1]] * len(tables) + [goals[1]] * len(tables)
     codes = {kind: code for code, kind in enumerate(kinds)}
 
@@ -36,11 +36,11 @@ def test_no_reactive_walker_gets_more_than_a_half(name: str) -> None:
 
 
 def goal_up(name: str, **options: Any) -> tuple[Any, Tensors]:
-    """A T-maze whose goal is up, with its first observation."""
+    """A T-maze with the goal up, and its first observation."""
     env = envs.make(name, num_envs=1, **options)
     for seed in range(20):
         obs = env.reset(seed)
-        if env.goal == 1:
+        if env.state.goal == 1:
             return env, obs
     raise AssertionError("twenty goals on one side")
 
@@ -102,14 +102,14 @@ def test_the_rules_of_the_passive_t_maze(
             [0, 0, 0, 0, 1],
         ),
         (
-            # Too late at the junction: it lags from the first moment it stands still.
+            # Too late at the junction: it lags from the first step without a move.
             {"corridor_length": 2},
             [LEFT, LEFT, RIGHT, LEFT, RIGHT],
             [(0, 0), (0, 1), (0, 0), (0, 0), (0, 0), (0, 0)],
             [0, -0.5, -0.5, -0.5, 0],
         ),
         (
-            # Never asked, lucky: there is time to spare, and walls at the goals.
+            # A lucky guess without the cue: there is time left, and there are walls at the goals.
             {"corridor_length": 2},
             [RIGHT, RIGHT, UP, RIGHT, UP],
             [(0, 0), (0, 0), (1, 0), (1, 1), (1, 1), (1, 1)],
@@ -158,10 +158,10 @@ def _check_walk(
         ),
     ],
 )
-def test_t_mazes_are_told_in_words(name: str, options: dict[str, Any], text: list[str]) -> None:
+def test_descriptions(name: str, options: dict[str, Any], text: list[str]) -> None:
     env, obs = goal_up(name, **options)
     assert env.reveal(0) == f"goal up, x={env.oracle_length} of {env.end}"
     right = {"action": torch.tensor([RIGHT])}
     assert env.describe_action(right, 0) == "→"
-    told = [env.describe_obs(obs, 0), env.describe_obs(env.step(right).obs, 0)]
-    assert told == text
+    words = [env.describe_obs(obs, 0), env.describe_obs(env.step(right).obs, 0)]
+    assert words == text

@@ -1,4 +1,4 @@
-"""What all environments on tensors keep: their seeds, their actions, and what they have given."""
+"""Laws of all environments on tensors: seeds, checks of actions, ends, devices."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from rlmem import envs
 from rlmem.envs.base import Tensors, Transition, VecEnv
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.task import FAMILIES
 from rlmem.envs.previous_action import PreviousAction
-from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import LockstepEnv, StateEnv, TensorEnv
-from tests.envs import fair
+from tests.envs import distribution_asserts
 
-envs.names()  # which fills FAMILIES
+envs.names()  # fills FAMILIES
 
 
 def make(name: str, num_envs: int = 1, **options: Any) -> Any:
@@ -30,14 +30,14 @@ TASKS = [name for name in FAMILIES if isinstance(make(name), TensorEnv)]
 
 
 class Lives(NamedTuple):
-    """Counts down from a random number, which is seen at an episode's start only."""
+    """A countdown from a random number, which is observed at the start only."""
 
     left: Tensor
     seen: Tensor
 
 
 class Countdown(StateEnv[Lives]):
-    """Episodes of 2 to 9 steps, which an action of 1 shortens by one."""
+    """Episodes of 2 to 9 steps; each action 1 shortens them by one step."""
 
     shortest = 2
     spares = 3
@@ -51,12 +51,12 @@ class Countdown(StateEnv[Lives]):
     def _may_ask(self) -> bool:
         return self.asks
 
-    def draw(self, draws: Draws) -> Lives:
+    def initial_state(self, draws: RandomDraws) -> Lives:
         self.drawn += 1
         left = draws.below(7, 1)[0] + 3
         return Lives(left, left.clone())
 
-    def advance(self, state: Lives, action: Tensors) -> tuple[Lives, Tensor, Tensor, Tensor]:
+    def transition(self, state: Lives, action: Tensors) -> tuple[Lives, Tensor, Tensor, Tensor]:
         left = state.left - 1 - (action["action"] * (state.left > 2))
         return Lives(left, torch.zeros_like(left)), left.float(), left <= 0, left < -9
 
@@ -65,7 +65,7 @@ class Countdown(StateEnv[Lives]):
 
 
 def actions(env: VecEnv, rows: int, seed: int) -> Tensor:
-    """Random ones, more quickly than the space samples them."""
+    """Random actions, sampled faster than by the space."""
     space: Any = env.action_space["action"]
     rng = np.random.default_rng(seed)
     shape = (rows, *(space.shape or ()))
@@ -88,7 +88,7 @@ def assert_same_row(many: Transition, i: int, one: Transition) -> None:
 
 
 def assert_rows_play_alone(many: Any, alone: list[Any], seed: int, steps: int) -> None:
-    """Environment i of `many` plays what `alone[i]` plays with the seed `seed + i`."""
+    """Environment i of `many` equals `alone[i]` with the seed `seed + i`."""
     obs = many.reset(seed)
     for i, one in enumerate(alone):
         first = one.reset(seed + i)
@@ -104,7 +104,7 @@ def assert_rows_play_alone(many: Any, alone: list[Any], seed: int, steps: int) -
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_seed_plays_the_same_whatever_is_played_beside_it(name: str) -> None:
+def test_a_seed_does_not_depend_on_the_batch(name: str) -> None:
     many, alone = make(name, 7), [make(name), make(name)]
     steps = 2 * episode_length(name) + 3
     assert_rows_play_alone(many, alone, 40, steps)
@@ -112,7 +112,7 @@ def test_a_seed_plays_the_same_whatever_is_played_beside_it(name: str) -> None:
 
 @pytest.mark.parametrize("asks", [True, False])
 @pytest.mark.parametrize("spares", [1, 2, 3, 5])
-def test_episodes_do_not_depend_on_how_many_are_drawn_ahead(asks: bool, spares: int) -> None:
+def test_episodes_do_not_depend_on_the_number_of_spares(asks: bool, spares: int) -> None:
     many = Countdown(7, asks)
     many.spares = spares
     alone = [Countdown(1) for _ in range(7)]
@@ -121,11 +121,11 @@ def test_episodes_do_not_depend_on_how_many_are_drawn_ahead(asks: bool, spares: 
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_reset_without_a_seed_goes_on(name: str) -> None:
+def test_a_reset_without_a_seed_continues_the_streams(name: str) -> None:
     one, other = make(name, 50), make(name, 50)
 
     def hidden(env: Any) -> Tensor:
-        """What an episode is made of, as far as two steps show it."""
+        """The results of the first two steps of an episode."""
         steps = [env.step({"action": actions(env, 50, t)}) for t in range(12)]
         return torch.cat([s.obs[k].reshape(50, -1).float() for s in steps for k in s.obs], 1)
 
@@ -142,7 +142,7 @@ def test_a_reset_without_a_seed_goes_on(name: str) -> None:
     assert torch.equal(hidden(one), first)
     one.reset([*range(3, 53)])
     assert torch.equal(hidden(one), first)
-    # Whoever names no seed at all gets one that nobody else has.
+    # Without any seed the seeds are random.
     fresh, fresher = make(name, 50), make(name, 50)
     fresh.reset()
     fresher.reset()
@@ -151,13 +151,13 @@ def test_a_reset_without_a_seed_goes_on(name: str) -> None:
 
 def test_environments_are_independent_of_their_neighbours() -> None:
     suits = make("popgym-repeat", 20_000).reset(5)["obs"]
-    fair.assert_uniform(suits[1:] * 4 + suits[:-1], 16)
+    distribution_asserts.assert_uniform(suits[1:] * 4 + suits[:-1], 16)
     lives = Countdown(20_000).reset(5)["obs"] - 3
-    fair.assert_uniform(lives[1:] * 7 + lives[:-1], 49)
+    distribution_asserts.assert_uniform(lives[1:] * 7 + lives[:-1], 49)
 
 
 def wrong_actions(right: Tensor) -> list[tuple[Tensors, str]]:
-    """Actions that are not in the space, and what is to be said of them; always refused."""
+    """Invalid actions that are always refused, and their error messages."""
     other = torch.float32 if right.dtype == torch.int64 else torch.int64
     return [
         ({}, "must have the keys action of .*not none"),
@@ -172,7 +172,7 @@ def wrong_actions(right: Tensor) -> list[tuple[Tensors, str]]:
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("check_actions", [True, False])
-def test_wrong_actions_name_the_space(name: str, check_actions: bool) -> None:
+def test_invalid_actions_name_the_space(name: str, check_actions: bool) -> None:
     env = make(name, 3, check_actions=check_actions)
     right = {"action": actions(env, 3, 0)}
     with pytest.raises(ValueError, match="step before reset"):
@@ -185,7 +185,7 @@ def test_wrong_actions_name_the_space(name: str, check_actions: bool) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_actions_out_of_range_name_the_space_if_looked_at(name: str) -> None:
+def test_actions_out_of_range_name_the_space_with_check_actions(name: str) -> None:
     env = make(name, 3, check_actions=True)
     env.reset(0)
     space = env.action_space["action"]
@@ -206,7 +206,7 @@ def test_actions_out_of_range_name_the_space_if_looked_at(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("previous", [True, False])
-def test_what_is_given_is_never_written_to(name: str, previous: bool) -> None:
+def test_returned_tensors_are_never_written_to(name: str, previous: bool) -> None:
     env = envs.make(name, num_envs=5, previous_action=previous)
     assert isinstance(env, PreviousAction) == previous
     first = env.reset(1)
@@ -238,8 +238,8 @@ def test_an_ended_environment_is_already_in_its_next_episode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_all_that_is_played_with_lies_on_the_device_and_nobody_waits_for_it(name: str) -> None:
-    """A device without memory, which refuses other devices' tensors and cannot be waited for."""
+def test_steps_stay_on_the_device_and_never_wait_for_it(name: str) -> None:
+    """The meta device refuses tensors of other devices, and waiting for a result would fail."""
     env: Any = envs.make(name, num_envs=3, previous_action=True, device="meta")
     action = {"action": actions(env, 3, 0).to("meta")}
     inner = env.env
@@ -258,12 +258,12 @@ def test_all_that_is_played_with_lies_on_the_device_and_nobody_waits_for_it(name
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_people_can_read_every_step(name: str) -> None:
+def test_descriptions(name: str) -> None:
     env = make(name, 2)
-    obs, told = env.reset(0), set()
+    obs, texts = env.reset(0), set()
     for t in range(60):
         action = {"action": actions(env, 2, t)}
-        told.add((env.describe_obs(obs, 1), env.describe_action(action, 1), env.reveal(1)))
+        texts.add((env.describe_obs(obs, 1), env.describe_action(action, 1), env.reveal(1)))
         obs = env.step(action).obs
-    assert len(told) > 5
-    assert all(isinstance(text, str) for texts in told for text in texts)
+    assert len(texts) > 5
+    assert all(isinstance(text, str) for words in texts for text in words)

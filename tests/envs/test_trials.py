@@ -1,4 +1,4 @@
-"""Trials: what is seen, when memory is reset, and what is reported, step by step."""
+"""Trials: observations, memory resets and ends of episodes, step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 
 from rlmem import envs
-from rlmem.algos.rollout import Collector
+from rlmem.data.rollout import Collector
 from rlmem.envs.base import Tensors, Transition, VecEnv
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError
@@ -19,9 +19,9 @@ from rlmem.policies.actor_critic import ActorCritic
 
 
 class Lengths:
-    """Environment i plays episodes of `lengths[i]` steps, one after the other, for ever.
+    """Environment i has episodes of `lengths[i]` steps, cyclically.
 
-    It sees 10 times the episode's number plus the step's, and is paid just that; episodes of odd
+    Observation and reward are 10 times the episode's number plus that of the step. Episodes of odd
     numbers are truncated, the others terminated.
     """
 
@@ -33,11 +33,11 @@ class Lengths:
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
         self.episode, self.t = [0] * self.num_envs, [0] * self.num_envs
-        return self._see()
+        return self._observe()
 
     def step(self, action: Tensors) -> Transition:
         self.t = [t + 1 for t in self.t]
-        final, done = self._see(), []
+        final, done = self._observe(), []
         for i, lengths in enumerate(self.lengths):
             done.append(self.t[i] == lengths[self.episode[i] % len(lengths)])
         truncated = [end and e % 2 == 1 for end, e in zip(done, self.episode, strict=True)]
@@ -46,17 +46,17 @@ class Lengths:
             self.episode[i] += done[i]
             self.t[i] *= not done[i]
         flags = torch.tensor(terminated), torch.tensor(truncated)
-        return Transition(self._see(), final["obs"].float(), *flags, final)
+        return Transition(self._observe(), final["obs"].float(), *flags, final, flags[0] | flags[1])
 
     def close(self) -> None: ...
 
-    def _see(self) -> Tensors:
+    def _observe(self) -> Tensors:
         numbers = [10 * e + t for e, t in zip(self.episode, self.t, strict=True)]
         return {"obs": torch.tensor(numbers)}
 
 
 def stream(env: VecEnv, steps: int) -> tuple[list[Tensors], list[Transition]]:
-    """Observations (one more) and steps, playing action 1 + t."""
+    """The observations (one more) and results of the actions 1 + t."""
     seen, played = [env.reset(0)], []
     for t in range(steps):
         played.append(env.step({"action": torch.full((env.num_envs,), 1 + t)}))
@@ -68,7 +68,7 @@ def column(tensors: Sequence[torch.Tensor], i: int) -> list[float]:
     return [tensor[i].item() for tensor in tensors]
 
 
-def test_spaces_say_what_is_added() -> None:
+def test_spaces_include_the_history() -> None:
     env = Trials(Lengths([1]), episodes=2)
     assert env.observation_space == {
         "obs": spaces.Discrete(1000),
@@ -82,8 +82,8 @@ def test_spaces_say_what_is_added() -> None:
 
 
 @pytest.mark.parametrize("stop_returns", [False, True])
-def test_what_is_seen_in_two_trials_of_three_episodes(stop_returns: bool) -> None:
-    # Environment 0 plays episodes of 2, 1, 2 and 2 steps, the other ones of 1.
+def test_observations_in_two_trials_of_three_episodes(stop_returns: bool) -> None:
+    # Environment 0 has episodes of 2, 1, 2 and 2 steps, the other one of 1 step.
     env = Trials(Lengths([2, 1, 2, 2, 1, 1], [1]), episodes=3, stop_returns=stop_returns)
     seen, _ = stream(env, 7)
     expected = {
@@ -100,21 +100,21 @@ def test_what_is_seen_in_two_trials_of_three_episodes(stop_returns: bool) -> Non
             assert column([obs[key] for obs in seen], i) == row, key
 
 
-def test_only_a_trials_end_is_reported_unless_returns_stop() -> None:
+def test_only_the_end_of_a_trial_is_reported_unless_returns_stop() -> None:
     lengths = [2, 1, 2, 2, 1, 1]
     inner = torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 1]).bool()
     ends = torch.tensor([0, 0, 0, 0, 1, 0, 0, 0, 1]).bool()
     truncated = torch.tensor([0, 0, 1, 0, 0, 0, 1, 0, 1]).bool()
     for stop_returns, shown in ((False, ends), (True, inner)):
         _, played = stream(Trials(Lengths(lengths), 3, stop_returns=stop_returns), 9)
-        assert [bool(s.starts) for s in played] == ends.tolist()
+        assert [bool(s.memory_reset) for s in played] == ends.tolist()
         assert [bool(s.terminated) for s in played] == (shown & ~truncated).tolist()
         assert [bool(s.truncated) for s in played] == (shown & truncated).tolist()
         assert column([s.reward for s in played], 0) == [1, 2, 11, 21, 22, 31, 32, 41, 51]
 
 
 @pytest.mark.parametrize("stop_returns", [False, True])
-def test_a_final_observation_is_what_would_be_seen_if_the_episode_went_on(
+def test_a_final_observation_is_that_of_a_continued_episode(
     stop_returns: bool,
 ) -> None:
     _, played = stream(Trials(Lengths([2, 1]), 2, stop_returns=stop_returns), 3)
@@ -135,7 +135,7 @@ def test_a_final_observation_is_what_would_be_seen_if_the_episode_went_on(
         assert (final["obs"], final["episode"], final["previous_done"]) == (2, 0, 0)
 
 
-def test_the_number_of_the_episode_is_that_of_the_next_step_and_never_written_to() -> None:
+def test_the_episode_number_is_that_of_the_next_step_and_never_written_to() -> None:
     env = Trials(Lengths([2, 1], [1, 3]), episodes=2)
     env.reset(0)
     numbers = [env.episode]
@@ -147,7 +147,7 @@ def test_the_number_of_the_episode_is_that_of_the_next_step_and_never_written_to
     assert env.reset(0)["episode"].tolist() == env.episode.tolist() == [0, 0]
 
 
-def test_longer_trials_than_the_horizon_look_like_its_last_episode() -> None:
+def test_episodes_beyond_the_horizon_look_like_its_last_one() -> None:
     short, long = Trials(Lengths([1]), 3), Trials(Lengths([1]), 6, horizon=3)
     assert short.observation_space == long.observation_space
     assert column([obs["episode"] for obs in stream(long, 6)[0]], 0) == [0, 0.5, 1, 1, 1, 1, 0]
@@ -157,7 +157,7 @@ def test_longer_trials_than_the_horizon_look_like_its_last_episode() -> None:
 def test_trials_of_one_episode_are_the_episodes() -> None:
     plain, trials = Lengths([2, 1, 3], [1, 2]), Trials(Lengths([2, 1, 3], [1, 2]), 1)
     for ours, theirs in zip(stream(trials, 12)[1], stream(plain, 12)[1], strict=True):
-        assert torch.equal(ours.starts, theirs.done)
+        assert torch.equal(ours.memory_reset, theirs.done)
         for name in ("reward", "terminated", "truncated"):
             assert torch.equal(getattr(ours, name), getattr(theirs, name))
         for key in ("obs", "final_obs"):
@@ -165,7 +165,7 @@ def test_trials_of_one_episode_are_the_episodes() -> None:
 
 
 @pytest.mark.parametrize("bad", [0, -1])
-def test_bad_numbers_are_refused(bad: int) -> None:
+def test_invalid_numbers_are_refused(bad: int) -> None:
     with pytest.raises(UsageError, match="episodes must be"):
         Trials(Lengths([1]), bad)
     with pytest.raises(UsageError, match="horizon must be"):
@@ -187,7 +187,7 @@ def test_tasks_for_another_number_of_episodes_are_refused() -> None:
         ("tmaze-passive", {}),
     ],
 )
-def test_any_environment_plays_the_episodes_that_it_plays_alone(
+def test_trials_do_not_change_the_episodes_of_an_environment(
     name: str, options: dict[str, Any]
 ) -> None:
     plain = envs.make(name, num_envs=3, **options)
@@ -201,11 +201,11 @@ def test_any_environment_plays_the_episodes_that_it_plays_alone(
         action = torch.as_tensor(np.stack([space.sample() for _ in range(3)]))
         ours, theirs = trials.step({"action": action}), plain.step({"action": action})
         assert torch.equal(ours.reward, theirs.reward)
-        assert torch.equal(ours.starts, theirs.done & ((ended + theirs.done) % 3 == 0))
+        assert torch.equal(ours.memory_reset, theirs.done & ((ended + theirs.done) % 3 == 0))
         ended = ended + theirs.done
         assert torch.equal(trials.episode, ended % 3)
-        final = {key: leaf[ours.starts] for key, leaf in ours.final_obs.items()}
-        assert torch.equal(final["obs"], theirs.final_obs["obs"][ours.starts])
+        final = {key: leaf[ours.memory_reset] for key, leaf in ours.final_obs.items()}
+        assert torch.equal(final["obs"], theirs.final_obs["obs"][ours.memory_reset])
         first, firsts = theirs.obs, ours.obs
     assert ended.min() >= 3
     plain.close()
@@ -213,7 +213,7 @@ def test_any_environment_plays_the_episodes_that_it_plays_alone(
 
 
 @pytest.mark.parametrize("stop_returns", [False, True])
-def test_an_agents_memory_lasts_for_the_trial(stop_returns: bool) -> None:
+def test_memory_lasts_for_the_trial(stop_returns: bool) -> None:
     env = Trials(Lengths([2, 1], [1, 1, 3]), episodes=2, stop_returns=stop_returns)
     policy = ActorCritic(env.observation_space, env.action_space, core="gru", hidden_size=8)
     collector = Collector(env, policy, 20, [0, 1])
@@ -224,9 +224,11 @@ def test_an_agents_memory_lasts_for_the_trial(stop_returns: bool) -> None:
     assert torch.equal(rollout.obs["start"].bool(), rollout.start)
     with torch.no_grad():
         _, value = policy(rollout.obs, rollout.state, rollout.start)
-    # Row by row from its first memory as step by step.
+    # Scanning rows from their first state equals stepping.
     torch.testing.assert_close(value, rollout.value)
     ends = rollout.terminated | rollout.truncated
     assert int(ends[0].sum()) == (13 if stop_returns else 6)
-    _, lengths = collector.episodes()
-    assert lengths.tolist() == [3] * 6 + [2, 4, 4, 2, 4, 4]
+    # Trials of 3 steps in one environment, of 2, 4, 4, 2, 4 and 4 in the other.
+    metrics = collector.episode_metrics()
+    assert metrics["episodes"] == 12
+    assert metrics["episode_length"] == pytest.approx((6 * 3 + 20) / 12)

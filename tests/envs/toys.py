@@ -1,4 +1,4 @@
-"""Small Gymnasium environments, each made to show one thing."""
+"""Small Gymnasium environments for tests of one property each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVERY_KIND = spaces.Dict(
 
 
 class Echo(gym.Env):
-    """Observes the action just taken; refuses one that is not in its space."""
+    """The observation is the last action; an assertion fails for an action outside the space."""
 
     def __init__(self, space: gym.Space) -> None:
         self.observation_space = self.action_space = space
@@ -42,16 +42,16 @@ class Echo(gym.Env):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         with warnings.catch_warnings():
-            # gymnasium gives a number for a Box of shape (), and then finds it unusual.
+            # gymnasium samples a number from a Box of shape (), and warns about it.
             warnings.filterwarnings("ignore", ".*Casting input x to numpy array")
             assert self.action_space.contains(action), action
         return action, 0.0, False, False, {}
 
 
 class Shows(gym.Env):
-    """Observes samples of any space, drawn from its own generator; episodes end now and then.
+    """Observations are samples of any space; episodes end at random, in every possible way.
 
-    Every kind of end occurs. With `reuse`, all observations are written into one array.
+    With `reuse`, all observations are written into one array.
     """
 
     action_space = spaces.Discrete(3, start=-1)
@@ -80,7 +80,7 @@ class Shows(gym.Env):
 
 
 class Wrong(gym.Env):
-    """Observes `value`, which is not in its space."""
+    """The observation is `value`, which is not in the space."""
 
     observation_space = spaces.Box(0.0, 1.0, (2,))
     action_space = spaces.Discrete(2)

@@ -1,4 +1,4 @@
-"""Runs tests in Triton's interpreter, which has to be chosen before Triton is imported."""
+"""Runs test files in Triton's interpreter, which must be selected before Triton is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def run_interpreted(file: str, at_least: int, *options: str) -> None:
-    """Fail where a test of `file`, in this folder, fails there, or fewer than `at_least` ran."""
+    """Run `file` (in this folder) in the interpreter; all tests must pass, at least `at_least`."""
     ours = ("PYTEST_", "TRITON_", "COV_CORE_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""What the tests of the matrix memory share: its settings, data, outputs with all gradients."""
+"""Shared parts of the matrix memory's tests: settings, data, outputs with all gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlmem.kernels.matrix_memory import Memory, Read
 
 
 class Setting(NamedTuple):
-    """What is fixed when a model is chosen."""
+    """The options of a model."""
 
     input_gate: bool
     forget_gate: str | None  # "steps", "heads" or None
@@ -52,7 +52,7 @@ def make(
     dtype: torch.dtype = torch.float64,
     state: bool = True,
 ) -> Problem:
-    """Random arguments for [B, T, H, K, V]; positive ones with "sum", to keep n.q off 0."""
+    """Random arguments for [B, T, H, K, V]; positive for "sum", to keep n.q away from 0."""
     setting = SETTINGS[name]
     rows, time, heads, keys, values = shape
     wide = torch.promote_types(dtype, torch.float32)
@@ -87,13 +87,13 @@ def options(name: str) -> dict[str, Any]:
 
 
 def leaves(problem: Problem) -> list[Tensor]:
-    """What can be differentiated."""
+    """The differentiable arguments."""
     given = [*problem[:5], *(problem.state or ())]
     return [x for x in given if x is not None]
 
 
 def fresh(problem: Problem, dtype: torch.dtype | None = None) -> Problem:
-    """A copy whose tensors are leaves of the graph (in `dtype`)."""
+    """A copy with tensors that are leaves of the graph (in `dtype`)."""
 
     def copy(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.detach().to(dtype or x.dtype, copy=True).requires_grad_()
@@ -103,7 +103,7 @@ def fresh(problem: Problem, dtype: torch.dtype | None = None) -> Problem:
 
 
 def results(function: Callable[..., Read], problem: Problem, **settings: Any) -> list[Tensor]:
-    """h, the state, and the gradients of a weighted sum of all of them."""
+    """h, the state, and the gradients of a weighted sum of them."""
     h, state = function(*problem, **settings)
     outputs = [h, *(x for x in state if x is not None)]
     generator = torch.Generator().manual_seed(1)
@@ -116,7 +116,7 @@ def results(function: Callable[..., Read], problem: Problem, **settings: Any) ->
 
 
 def assert_close(got: list[Tensor], want: list[Tensor], tolerance: float) -> None:
-    """Each within `tolerance` of the other's largest entry (at least 1e-2)."""
+    """Each within `tolerance` of the expected tensor's largest entry (at least 1e-2)."""
     assert len(got) == len(want)
     for i, (x, y) in enumerate(zip(got, want, strict=True)):
         assert x.shape == y.shape

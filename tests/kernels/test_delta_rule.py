@@ -1,4 +1,4 @@
-"""The delta rule against its definition, published numbers and its own law: to overwrite."""
+"""The delta rule: its definition, published values, and the property that writes replace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from rlmem.kernels import delta_rule
-from rlmem.kernels.delta_rule import chunked, delta_rule_reference, ops
+from rlmem.kernels.delta_rule import delta_rule_reference, ops, torch_form
 from tests.golden import Golden
 
 HEADS, K, V = 2, 4, 5
@@ -43,7 +43,7 @@ def make(
     decay: bool = True,
     start: tuple[int, ...] | None = (3,),
 ) -> Inputs:
-    """Unit keys, beta in (0, 2); starts of the first row (none in the others)."""
+    """Unit keys, beta in (0, 2); `start` lists starts of the first row; others have none."""
     each = (rows, time, *([writes] if writes else []), heads)
     q = F.normalize(torch.randn(rows, time, heads, size[0], dtype=dtype), dim=-1)
     k = F.normalize(torch.randn(*each, size[0], dtype=dtype), dim=-1)
@@ -63,7 +63,7 @@ def make(
 
 
 def results(rule: Callable[..., Any], x: Inputs, grads: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Outputs, last state and the gradients for all that there is."""
+    """Outputs, last state, and the gradients for all given inputs."""
     leaves = [None if each is None else each.detach().requires_grad_() for each in x[:6]]
     o, last = rule(*leaves, x.start)
     wrt = [each for each in leaves if each is not None]
@@ -71,7 +71,7 @@ def results(rule: Callable[..., Any], x: Inputs, grads: tuple[Tensor, Tensor]) -
 
 
 def compare(x: Inputs, tolerance: float = 1e-10, rule: Callable[..., Any] = delta_rule) -> None:
-    """`rule` and the definition in float64, relative to the largest entry of each result."""
+    """Compare with the definition in float64, relative to the largest entry of each result."""
     o, last = rule(*x)
     grads = torch.randn_like(o), torch.randn_like(last)
     want = results(delta_rule_reference, x.of(torch.float64), tuple(g.double() for g in grads))
@@ -81,8 +81,8 @@ def compare(x: Inputs, tolerance: float = 1e-10, rule: Callable[..., Any] = delt
         assert (got - exact).abs().max().item() <= limit
 
 
-C = chunked.CHUNK
-# Nowhere; first; last; two in a row; inside a chunk, at its border and beside it; everywhere.
+C = torch_form.CHUNK
+# None; first; last; two in a row; inside a chunk, at its border and next to it; every step.
 STARTS = [None, (), (0,), (-1,), (4, 5), (C - 1, C, C + 1, 2 * C + 3), tuple(range(2 * C + 5))]
 
 
@@ -95,20 +95,20 @@ def test_outputs_and_gradients(start: tuple[int, ...] | None, decay: bool) -> No
 
 @pytest.mark.parametrize("writes", [1, 2, 3])
 @pytest.mark.parametrize("decay", [False, True])
-def test_many_writes_in_a_step(writes: int, decay: bool) -> None:
+def test_several_writes_per_step(writes: int, decay: bool) -> None:
     for time, start in product((1, 3, C + 3), [None, (0,), (2, 3), (C,)]):
         compare(make(time, writes=writes, decay=decay, start=start))
 
 
-def test_one_write_in_a_step_is_the_plain_rule() -> None:
+def test_one_write_per_step_equals_the_plain_rule() -> None:
     x = make(9, writes=1)
     plain = x._replace(k=x.k[:, :, 0], v=x.v[:, :, 0], beta=x.beta[:, :, 0])
     torch.testing.assert_close(delta_rule(*x), delta_rule(*plain), rtol=0, atol=0)
 
 
-def test_blocks_of_chunks_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_blocks_of_chunks_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     for block in (1, 3 * 2 * HEADS * K * C):
-        monkeypatch.setattr(chunked, "BLOCK", block)
+        monkeypatch.setattr(torch_form, "BLOCK", block)
         compare(make(7 * C + 3, start=(5, 3 * C, 6 * C + 1)))
 
 
@@ -124,7 +124,7 @@ def test_float32_and_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
+def test_autocast_has_no_effect(dtype: torch.dtype) -> None:
     x = make(20, dtype)
     grads = torch.randn(2, 20, HEADS, V).to(dtype), torch.randn(2, HEADS, K, V).to(dtype)
     want = results(delta_rule, x, grads)
@@ -135,7 +135,7 @@ def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ["delta", "gated_delta"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_golden(name: str, dtype: torch.dtype) -> None:
+def test_golden_vectors(name: str, dtype: torch.dtype) -> None:
     golden = Golden(name, dtype)
     leaves = golden.leaves("in", "state0")
     q, k, v, beta = (leaves[f"in.{key}"] for key in ("q", "k", "v", "beta"))
@@ -148,7 +148,7 @@ def test_golden(name: str, dtype: torch.dtype) -> None:
 
 
 def test_a_second_write_at_a_key_replaces_the_first() -> None:
-    """Beside it, and at keys that stand at right angles, nothing changes."""
+    """A write does not change the values at orthogonal keys."""
     keys = torch.linalg.qr(torch.randn(8, 8, dtype=torch.float64))[0]
     values = torch.randn(12, V, dtype=torch.float64)
     at = [0, 1, 2, 3, 4, 5, 6, 7, 2, 5, 2, 0]  # the last write at 2 is the eleventh
@@ -160,8 +160,8 @@ def test_a_second_write_at_a_key_replaces_the_first() -> None:
         torch.testing.assert_close(keys[key] @ state[0, 0], values[t])
 
 
-def test_beta_of_two_turns_the_sign() -> None:
-    """A reflection: after n writes of zero at one key what it holds has the sign (-1)^n."""
+def test_beta_of_two_flips_the_sign() -> None:
+    """A reflection: after n writes of zero at a key, the stored value has the sign (-1)^n."""
     k = F.normalize(torch.randn(4, dtype=torch.float64), dim=0).expand(1, 2 * C + 3, 1, 4)
     held = torch.randn(V, dtype=torch.float64)
     state = torch.einsum("k,v->kv", k[0, 0, 0], held)[None, None]
@@ -171,8 +171,8 @@ def test_beta_of_two_turns_the_sign() -> None:
     torch.testing.assert_close(o[0, :, 0], signs[:, None] * held)
 
 
-def test_two_reflections_in_a_step_turn_the_plane() -> None:
-    """A rotation by twice the angle between the keys, which one write per step cannot be."""
+def test_two_reflections_per_step_are_a_rotation() -> None:
+    """A rotation by twice the angle between the keys; one write per step cannot rotate."""
     angle = torch.tensor(torch.pi / 5, dtype=torch.float64)
     first = torch.tensor([1.0, 0.0], dtype=torch.float64)
     second = torch.stack([angle.cos(), angle.sin()])
@@ -200,8 +200,8 @@ def test_gradcheck(decay: bool, writes: int) -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 5, C, C + 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_start_lets_nothing_pass(at: int, dtype: torch.dtype) -> None:
-    """Forth other numbers, back a gradient: to the last bit."""
+def test_nothing_crosses_a_start(at: int, dtype: torch.dtype) -> None:
+    """Neither values forward nor gradients backward, to the last bit."""
     x = make(2 * C, dtype, rows=1, start=(at,))
     other = make(2 * C, dtype, rows=1, start=(at,))
     mixed = [
@@ -221,8 +221,8 @@ def test_a_start_lets_nothing_pass(at: int, dtype: torch.dtype) -> None:
     assert not got[7].any()
 
 
-def test_extreme_gates_in_long_rows() -> None:
-    """Decays from e^-50 to 1 and betas at both ends, 10,000 steps: nothing overflows."""
+def test_long_rows_with_extreme_gates_stay_finite() -> None:
+    """Decays from e^-50 to 1 and extreme betas, 10,000 steps: nothing overflows."""
     time = 10_000
     x = make(time, torch.float32, rows=1, size=(4, 4), start=(17, 5000))
     ends = torch.tensor([-50.0, 50.0])[torch.randint(2, (2, 1, time, HEADS))]
@@ -235,7 +235,7 @@ def test_extreme_gates_in_long_rows() -> None:
     assert (o - want).abs().max() <= 1e-4 * want.abs().max()
 
 
-def test_small_decays_beside_extreme_ones_keep_their_precision() -> None:
+def test_small_decays_next_to_extreme_ones_keep_their_precision() -> None:
     x = make(C, torch.float32, start=None)
     g = x.g.clone()
     g[:, :3] = -5000.0
@@ -257,7 +257,7 @@ def test_opcheck(dtype: torch.dtype, decay: bool) -> None:
 @pytest.mark.parametrize("mapped", [(0,), (1, 2), (4,), (5,), (6,), tuple(range(7))], ids=str)
 @pytest.mark.parametrize("decay", [False, True])
 def test_vmap(mapped: tuple[int, ...], decay: bool) -> None:
-    """Over arguments alone and together; outputs and gradients."""
+    """Over single arguments and several at once; outputs and gradients."""
     each = [make(5, decay=decay, start=(i,)) for i in range(3)]
     dims = tuple(1 if i in mapped and each[0][i] is not None else None for i in range(7))
     if not any(d is not None for d in dims):
@@ -301,6 +301,6 @@ PLAIN = make(5, torch.float32)
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_does_not_fit_is_named(wrong: Inputs, message: str) -> None:
+def test_bad_arguments_raise_an_error(wrong: Inputs, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         delta_rule(*wrong)

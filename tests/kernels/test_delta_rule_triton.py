@@ -1,6 +1,6 @@
 """The Triton kernels against the reference: on a GPU, or with TRITON_INTERPRET=1 on any machine.
 
-`test_delta_rule_interpreter.py` runs this file in the interpreter, in a process of its own.
+`test_delta_rule_interpreter.py` runs this file in the interpreter, in a separate process.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels import delta_rule
-from rlmem.kernels.delta_rule import chunked, delta_rule_reference
+from rlmem.kernels.delta_rule import delta_rule_reference, torch_form
 from tests.kernels.test_delta_rule import Inputs, make, results
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
-from rlmem.kernels.delta_rule import gpu
+from rlmem.kernels.delta_rule import triton_form
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
-    # The interpreter computes in numpy, which warns where a GPU gives infinities and NaNs.
+    # The interpreter computes in numpy, which warns about infinities and NaNs; a GPU does not.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     *([] if INTERPRETED else [pytest.mark.gpu]),
 ]
@@ -31,7 +31,7 @@ hardware = pytest.mark.skipif(INTERPRETED, reason="too large for the interpreter
 
 @pytest.fixture(autouse=True)
 def _poison() -> Iterator[None]:
-    """Memory that nobody has written yet holds NaN, and what is not deterministic raises."""
+    """Uninitialised memory holds NaN, and nondeterministic operations raise an error."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan()
     yield
@@ -39,11 +39,11 @@ def _poison() -> Iterator[None]:
 
 
 def by_kernels(x: Inputs, grads: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Outputs, last state and all gradients, from the kernels themselves."""
+    """Outputs, last state and all gradients, directly from the kernels."""
     q, k, v, beta, g, state, start = (None if t is None else t.to(DEVICE) for t in x)
-    row = chunked.Row(q, k, v, beta, g, start)
-    o, last, errors = gpu.forward(row, state)
-    found = gpu.backward(*(g.to(DEVICE) for g in grads), row, state, o, last, errors)
+    inputs = torch_form.Inputs(q, k, v, beta, g, start)
+    o, last, errors = triton_form.forward(inputs, state)
+    found = triton_form.backward(*(g.to(DEVICE) for g in grads), inputs, state, o, last, errors)
     return [t.cpu() for t in (o, last, *found) if len(t)]
 
 
@@ -53,7 +53,7 @@ def compare(x: Inputs, tolerance: float = 2e-5) -> None:
     for got, exact in zip(by_kernels(x, grads), want, strict=True):
         assert got.shape == exact.shape
         limit = tolerance * max(1.0, exact.abs().max().item())
-        # Written so that a NaN fails.
+        # This comparison fails for a NaN.
         assert (got - exact).abs().max().item() <= limit
 
 
@@ -79,9 +79,9 @@ def test_equals_the_reference(
 
 
 @pytest.mark.parametrize("decay", [False, True])
-def test_values_in_blocks(monkeypatch: pytest.MonkeyPatch, decay: bool) -> None:
-    """Each program has a share of the gradients for keys and queries."""
-    monkeypatch.setattr(gpu, "COLUMNS", dict.fromkeys(gpu.COLUMNS, (16, 1)))
+def test_values_in_several_blocks(monkeypatch: pytest.MonkeyPatch, decay: bool) -> None:
+    """Each program computes partial sums of the gradients for keys and queries."""
+    monkeypatch.setattr(triton_form, "COLUMNS", dict.fromkeys(triton_form.COLUMNS, (16, 1)))
     compare(make(4, torch.float32, rows=1, heads=1, size=(6, 37), decay=decay, start=(2,)))
 
 
@@ -92,8 +92,8 @@ def test_extreme_decays() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_start_lets_nothing_pass(bad: float) -> None:
-    """What lies before it, be it NaN, and gradients of what lies after it."""
+def test_nothing_crosses_a_start(bad: float) -> None:
+    """Neither values before it, even NaN, nor gradients of results after it."""
     at, time = 3, 6
     clean = make(time, torch.float32, rows=1, heads=1, start=(at,))
     spoiled = [x.clone() for x in clean[:6]]
@@ -118,7 +118,7 @@ def test_a_start_lets_nothing_pass(bad: float) -> None:
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (128, 128), (40, 100)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_operator_equals_the_reference(size: tuple[int, int], dtype: torch.dtype) -> None:
-    """Through the public function, with as many writes as two in a step."""
+    """Through the public function, with one and two writes per step."""
     x = make(150, dtype, rows=3, size=size, writes=2, start=(7, 40))
     there = Inputs(*(None if t is None else t.cuda() for t in x))
     o, last = delta_rule(*there)

@@ -1,4 +1,4 @@
-"""Where the C kernels could not be built: everything works, slower, and says so once."""
+"""Without the built C kernels, everything works, but slower, and one warning is given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ for warning in caught:
 """
 
 
-def test_the_loop_serves_and_warns_once() -> None:
+def test_without_the_c_module_the_torch_form_runs_and_warns_once() -> None:
     done = subprocess.run([sys.executable, "-c", HIDDEN], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()

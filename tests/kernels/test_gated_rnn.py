@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels import gated_rnn, native
-from rlmem.kernels.gated_rnn import CELLS, cpu, gated_rnn_reference, ops, plain, tiles
+from rlmem.kernels.gated_rnn import CELLS, c_form, gated_rnn_reference, ops, tiles, torch_form
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
-# Rows, time, heads, units: one of each; odd; several shares; more units than a vector has.
+# Rows, time, heads, units: one each; odd; several work items; more units than a vector has.
 SHAPES = [(1, 1, 1, 1), (2, 7, 3, 5), (35, 3, 1, 16), (3, 4, 2, 33)]
 
 
 class Inputs(NamedTuple):
-    """The arguments of `gated_rnn` after the cell."""
+    """The arguments of `gated_rnn`, without the cell."""
 
     projected: Tensor
     weight: Tensor
@@ -43,13 +43,13 @@ def make(
     dtype: torch.dtype = torch.float32,
     start: bool = True,
 ) -> Inputs:
-    """A row that continues; where there are starts, one is a row's first, some are neighbours."""
+    """A row with a first state. Starts include a row's first step and adjacent steps."""
     rows, time, heads, width = shape
     kind = CELLS[cell]
     state = [torch.randn(rows, heads, width) for _ in range(kind.states)]
     if kind.states == 4:
         state[2] = state[2].abs() + 0.5
-        state[2][-1] = 0  # a fresh one
+        state[2][-1] = 0  # without a stabiliser
     starts = torch.rand(rows, time) < 0.3
     starts[0, 0] = True
     return Inputs(
@@ -89,16 +89,16 @@ def assert_close(got: list[Tensor], want: list[Tensor], dtype: torch.dtype) -> N
 
 
 LEVELS = range(native.lib.rlmem_gated_rnn_level() + 1) if native.AVAILABLE else range(0)
-FORMS = [pytest.param(plain, None, id="plain")]
-FORMS += [pytest.param(cpu, level, id=f"level{level}") for level in LEVELS]
+FORMS = [pytest.param(torch_form, None, id="torch")]
+FORMS += [pytest.param(c_form, level, id=f"level{level}") for level in LEVELS]
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, int | None], None]:
-    """Choose the form, and how wide the vectors of the C are."""
+def use_form(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, int | None], None]:
+    """Select the form and the vector width of the C kernels."""
 
     def choose(form: ModuleType, level: int | None) -> None:
-        monkeypatch.setattr(tiles, "serves", lambda x: form is cpu)
+        monkeypatch.setattr(tiles, "supports", lambda x: form is c_form)
         if level is not None:
             monkeypatch.setattr(tiles, "level", lambda: level)
 
@@ -107,7 +107,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, int | None],
 
 @pytest.fixture(autouse=True)
 def _poison() -> Iterator[None]:
-    """Memory that nobody has written yet holds NaN."""
+    """Uninitialised memory holds NaN."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -116,8 +116,8 @@ def _poison() -> Iterator[None]:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("form", "level"), FORMS)
-def test_equals_the_reference(serve, cell, shape, form, level) -> None:
-    serve(form, level)
+def test_equals_the_reference(use_form, cell, shape, form, level) -> None:
+    use_form(form, level)
     for dtype, start in product(TOLERANCE, (True, False)):
         given = make(cell, shape, dtype, start)
         want = differentiate(gated_rnn_reference, cell, given.to(torch.float64))
@@ -126,18 +126,18 @@ def test_equals_the_reference(serve, cell, shape, form, level) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("weigh", [(True, False), (False, True)], ids=["h", "last"])
-@pytest.mark.parametrize("form", [cpu, plain])
-def test_a_gradient_that_comes_from_one_result_only(serve, cell, weigh, form) -> None:
-    serve(form, None)
+@pytest.mark.parametrize("form", [c_form, torch_form])
+def test_a_gradient_from_one_result_only(use_form, cell, weigh, form) -> None:
+    use_form(form, None)
     given = make(cell, (2, 5, 2, 3), torch.float64)
     want = differentiate(gated_rnn_reference, cell, given, weigh)
     assert_close(differentiate(gated_rnn, cell, given, weigh), want, torch.float64)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_threads_share_rows_and_heads(cell) -> None:
+def test_threads_give_the_same_result(cell) -> None:
     given = make(cell, (37, 40, 2, 32))
-    assert given.projected.numel() * 32 >= tiles.WORTH
+    assert given.projected.numel() * 32 >= tiles.MIN_WORK
     one = differentiate(gated_rnn, cell, given)
     torch.set_num_threads(3)
     try:
@@ -148,7 +148,7 @@ def test_threads_share_rows_and_heads(cell) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_what_is_not_given_is_zero(cell) -> None:
+def test_missing_arguments_are_zero(cell) -> None:
     given = make(cell, (2, 4, 2, 3), torch.float64)
     zeros = tuple(torch.zeros_like(s) for s in given.state)
     none = torch.zeros(2, 4, dtype=torch.bool)
@@ -163,9 +163,9 @@ def test_what_is_not_given_is_zero(cell) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize(("form", "level"), FORMS)
-def test_a_start_lets_nothing_pass(serve, cell, bad, form, level) -> None:
-    """Bad inputs before it do not change what follows, nor bad gradients after it what precedes."""
-    serve(form, level)
+def test_nothing_crosses_a_start(use_form, cell, bad, form, level) -> None:
+    """Bad inputs before it do not affect later results, nor bad gradients after it earlier ones."""
+    use_form(form, level)
     at = 4
     clean = make(cell, (2, 9, 2, 5))
     clean.start[:, at] = True
@@ -197,20 +197,20 @@ def test_a_start_lets_nothing_pass(serve, cell, bad, form, level) -> None:
 
 
 def cut(results, at: int):
-    """What follows step `at`."""
+    """The results after step `at`."""
     return results[0][:, at:], results[1]
 
 
 def keep(results, at: int):
-    """What precedes it; the same weights as for the whole."""
+    """The results before step `at`, with the whole row's weights."""
     h, last = results
     return torch.cat([h[:, :at], torch.zeros_like(h[:, at:])], dim=1), last
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_elementary_functions_are_accurate(serve, level) -> None:
-    """Without a matrix an LSTM's step is s and tanh of what it is given."""
-    serve(cpu, level)
+def test_elementary_functions_are_accurate(use_form, level) -> None:
+    """Without a matrix, an LSTM's step is s and tanh of its inputs."""
+    use_form(c_form, level)
     x = torch.cat([torch.linspace(-80, 80, 4096), torch.logspace(-6, 0, 1024)]).reshape(80, 1, 64)
     state = torch.zeros(80, 1, 64), torch.ones(80, 1, 64)
     zeros = torch.zeros_like(x)
@@ -238,20 +238,22 @@ def test_opcheck(cell, start) -> None:
     given = make(cell, (2, 4, 2, 3), torch.float64, start)
     arguments = [x.requires_grad_() for x in (*given[:3], torch.stack(given.state, dim=1))]
     torch.library.opcheck(ops.rnn._opoverload, (cell, *arguments, given.start, True))
-    h, last, parts, kept = (x.detach() for x in ops.rnn(cell, *arguments, given.start, True))
+    h, last, activations, saved_states = (
+        x.detach() for x in ops.rnn(cell, *arguments, given.start, True)
+    )
     for grads in ((h, last), (None, last), (h, None)):
         weight, state = (x.detach() for x in (arguments[1], arguments[3]))
-        call = (cell, *grads, weight, state, given.start, h, parts, kept)
+        call = (cell, *grads, weight, state, given.start, h, activations, saved_states)
         torch.library.opcheck(ops.rnn_backward._opoverload, call)
 
 
 @pytest.mark.parametrize("save", [True, False])
-def test_nothing_is_kept_where_no_gradient_can_come(save) -> None:
+def test_nothing_is_saved_without_gradients(save) -> None:
     given = make("lstm", (2, 4, 1, 3))
     state = torch.stack(given.state, dim=1)
     results = ops.rnn("lstm", *given[:3], state, given.start, save)
     assert [x.numel() for x in results[2:]] == ([2 * 4 * 12, 2 * 4 * 3] if save else [0, 0])
-    # Where a gradient comes all the same, what it needs is computed again.
+    # If a gradient is requested later, its inputs are computed again.
     projected = given.projected.requires_grad_()
     h = ops.rnn("lstm", projected, *given[1:3], state, given.start, save)[0]
     (grad,) = torch.autograd.grad(h.sum(), projected)
@@ -261,17 +263,17 @@ def test_nothing_is_kept_where_no_gradient_can_come(save) -> None:
 
 @pytest.mark.parametrize("mapped", ["projected", "weight", "state", "all"])
 def test_vmap(mapped) -> None:
-    """Over what lies in the rows, and over what does not; outputs and gradients."""
+    """Over arguments with rows and over weights; outputs and gradients."""
     examples = [make("slstm", (2, 4, 2, 3), torch.float64) for _ in range(3)]
     names = ("projected", "weight", "bias", "state", "start")
     chosen = [mapped in (name, "all") for name in names]
     stacked, dims = [], []
     for i, name in enumerate(names):
-        parts = [getattr(each, name) for each in examples]
+        given = [getattr(each, name) for each in examples]
         if name == "state":
-            part = tuple(map(torch.stack, zip(*parts, strict=True))) if chosen[i] else parts[0]
+            part = tuple(map(torch.stack, zip(*given, strict=True))) if chosen[i] else given[0]
         else:
-            part = torch.stack(parts) if chosen[i] else parts[0]
+            part = torch.stack(given) if chosen[i] else given[0]
         stacked.append(part)
         dims.append(0 if chosen[i] else None)
     projected = stacked[0].requires_grad_()
@@ -324,12 +326,14 @@ P, W, B, S, START = GIVEN
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_cannot_be_run_is_named(arguments, message) -> None:
+def test_bad_arguments_raise_an_error(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         gated_rnn(*arguments)
 
 
 def test_forms_take_the_same_arguments() -> None:
     for name in ("forward", "backward"):
-        signatures = [list(inspect.signature(getattr(m, name)).parameters) for m in (cpu, plain)]
+        signatures = [
+            list(inspect.signature(getattr(m, name)).parameters) for m in (c_form, torch_form)
+        ]
         assert signatures[0] == signatures[1]

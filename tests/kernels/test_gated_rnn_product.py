@@ -1,4 +1,4 @@
-"""The matrix products beside the recurrence: torch's numbers, by any width of vectors."""
+"""The matrix products next to the recurrence equal torch's, for any vector width."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-13}
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", [(301, 17, 96), (131, 37, 64), (3, 2, 5)], ids=str)
-def test_products_and_gradients_are_those_of_torch(monkeypatch, level, threads, shape) -> None:
-    """Whole tiles and rest; what C does not take."""
+def test_products_and_gradients_equal_torch(monkeypatch, level, threads, shape) -> None:
+    """Whole tiles, columns left over, and products that the C form does not compute."""
     monkeypatch.setattr(tiles, "level", lambda: level)
-    monkeypatch.setattr(tiles, "WORTH", 1000)
+    monkeypatch.setattr(tiles, "MIN_WORK", 1000)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     rows, inputs, outputs = shape
     for dtype, tolerance in TOLERANCE.items():
@@ -34,8 +34,8 @@ def test_products_and_gradients_are_those_of_torch(monkeypatch, level, threads, 
             assert (g - w).abs().max() <= tolerance * w.abs().max()
 
 
-def test_rows_may_lie_apart_in_memory(monkeypatch) -> None:
-    monkeypatch.setattr(tiles, "WORTH", 1)
+def test_rows_with_any_stride(monkeypatch) -> None:
+    monkeypatch.setattr(tiles, "MIN_WORK", 1)
     x, y = torch.randn(40, 3, 33)[:, 1], torch.randn(40, 2, 64)[:, 1]
     torch.testing.assert_close(tiles.gram(x, y), x.t() @ y, rtol=1e-5, atol=1e-5)
     weight = torch.randn(33, 64).t()
@@ -66,7 +66,7 @@ def test_vmap(dims) -> None:
         torch.testing.assert_close(got[i], x @ weight.t())
 
 
-def test_under_autocast_it_is_torchs_own() -> None:
+def test_autocast_uses_torch() -> None:
     x, weight = torch.randn(2, 3, 4), torch.randn(5, 4)
     with torch.autocast("cpu", torch.bfloat16):
         assert project(x, weight).dtype == torch.bfloat16

@@ -1,6 +1,6 @@
 """The Triton kernels against the definition: on a GPU, or with TRITON_INTERPRET=1 on any machine.
 
-`test_gated_rnn_interpreter.py` runs this file in the interpreter, in a process of its own.
+`test_gated_rnn_interpreter.py` runs this file in the interpreter, in a separate process.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels import gated_rnn
-from rlmem.kernels.gated_rnn import CELLS, plain
+from rlmem.kernels.gated_rnn import CELLS, torch_form
 from tests.kernels.test_gated_rnn import Inputs, assert_close, differentiate, make
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
-from rlmem.kernels.gated_rnn import gpu
+from rlmem.kernels.gated_rnn import triton_form
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
-    # The interpreter computes in numpy, which warns where a GPU gives infinities and NaNs.
+    # The interpreter computes in numpy, which warns about infinities and NaNs; a GPU does not.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     *([] if INTERPRETED else [pytest.mark.gpu]),
 ]
@@ -31,54 +31,54 @@ hardware = pytest.mark.skipif(INTERPRETED, reason="too large, or wrong, in the i
 
 @pytest.fixture(autouse=True)
 def _poison() -> Iterator[None]:
-    """Memory that nobody has written yet holds NaN."""
+    """Uninitialised memory holds NaN."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 def both_passes(form, cell: str, given: Inputs, grads: tuple[Tensor | None, ...]) -> list[Tensor]:
-    """All results of the form's two functions, from where `grads` are."""
+    """All results of the form's forward and backward, on the device of `grads`."""
     device = next(g.device for g in grads if g is not None)
     projected, weight, bias = (x.to(device) for x in given[:3])
     state = torch.stack(given.state, dim=1).to(device)
     start = None if given.start is None else given.start.to(device)
     results = form.forward(cell, projected, weight, bias, state, start, True)
-    h, _, parts, kept = results
-    back = form.backward(cell, *grads, weight, state, start, h, parts, kept)
+    h, _, activations, saved_states = results
+    back = form.backward(cell, *grads, weight, state, start, h, activations, saved_states)
     return [x.cpu() for x in (*results, *back) if x.numel()]
 
 
-def assert_equal_to_plain(cell: str, given: Inputs, which: str = "both") -> None:
+def assert_equal_to_torch_form(cell: str, given: Inputs, which: str = "both") -> None:
     h = torch.randn(*given.projected.shape[:-1], given.weight.shape[1])
     last = torch.randn(len(h), CELLS[cell].states, *h.shape[2:])
     grads = (h if which != "last" else None, last if which != "h" else None)
     exact = tuple(None if g is None else g.double() for g in grads)
-    want = both_passes(plain, cell, given.to(torch.float64), exact)
+    want = both_passes(torch_form, cell, given.to(torch.float64), exact)
     there = tuple(None if g is None else g.to(DEVICE) for g in grads)
-    assert_close(both_passes(gpu, cell, given, there), want, torch.float32)
+    assert_close(both_passes(triton_form, cell, given, there), want, torch.float32)
 
 
-# One step; odd; more rows than a program has; matrices that are read step by step.
+# One step; odd; more rows than a program has; matrices that are not kept on chip.
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (18, 3, 2, 5), (2, 3, 1, 70)], ids=str)
-def test_equals_the_plain_form(cell: str, shape: tuple[int, ...]) -> None:
-    assert_equal_to_plain(cell, make(cell, shape))
+def test_equals_the_torch_form(cell: str, shape: tuple[int, ...]) -> None:
+    assert_equal_to_torch_form(cell, make(cell, shape))
 
 
 @pytest.mark.parametrize("cell", ["gru", "slstm"])
 @pytest.mark.parametrize("which", ["h", "last"])
-def test_no_starts_and_one_gradient_alone(cell: str, which: str) -> None:
-    assert_equal_to_plain(cell, make(cell, (2, 4, 1, 3), start=False), which)
+def test_no_starts_and_a_single_gradient(cell: str, which: str) -> None:
+    assert_equal_to_torch_form(cell, make(cell, (2, 4, 1, 3), start=False), which)
 
 
-def test_a_longer_row() -> None:
-    assert_equal_to_plain("slstm_exp", make("slstm_exp", (2, 33, 1, 4)))
+def test_a_long_row() -> None:
+    assert_equal_to_torch_form("slstm_exp", make("slstm_exp", (2, 33, 1, 4)))
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_start_lets_nothing_pass(cell: str) -> None:
-    """Before a start NaN in all inputs: what follows does not change."""
+def test_nothing_crosses_a_start(cell: str) -> None:
+    """With NaN in all inputs before a start, later results do not change."""
     clean = make(cell, (2, 5, 1, 3))
     clean.start[:, 3] = True
     spoiled = clean._replace(
@@ -87,7 +87,7 @@ def test_a_start_lets_nothing_pass(cell: str) -> None:
     )
     grads = (torch.randn(2, 5, 1, 3, device=DEVICE), None)
     grads[0][:, :3] = 0
-    want, got = (both_passes(gpu, cell, each, grads) for each in (clean, spoiled))
+    want, got = (both_passes(triton_form, cell, each, grads) for each in (clean, spoiled))
     grad = -4  # of projected
     assert torch.equal(got[0][:, 3:], want[0][:, 3:])
     assert torch.equal(got[1], want[1])
@@ -95,11 +95,11 @@ def test_a_start_lets_nothing_pass(cell: str) -> None:
     assert torch.equal(got[grad][:, 3:], want[grad][:, 3:])
 
 
-def test_nothing_is_kept_where_it_is_not_asked_for() -> None:
+def test_nothing_is_saved_unless_requested() -> None:
     given = make("lstm", (2, 3, 1, 4))
     state = torch.stack(given.state, dim=1)
     tensors = [x.to(DEVICE) for x in (*given[:3], state, given.start)]
-    results = [gpu.forward("lstm", *tensors, save) for save in (False, True)]
+    results = [triton_form.forward("lstm", *tensors, save) for save in (False, True)]
     assert [x.numel() for x in results[0][2:]] == [0, 0]
     assert all(torch.equal(a, b) for a, b in zip(*(r[:2] for r in results), strict=True))
 
@@ -108,7 +108,7 @@ def test_nothing_is_kept_where_it_is_not_asked_for() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("width", [16, 32, 61, 64, 128, 200])
 def test_operator_equals_the_reference(cell: str, width: int) -> None:
-    """Through the public function; one width for each configuration, and one for none."""
+    """Through the public function; one width per configuration, and one without a kernel."""
     given = make(cell, (33, 65, 2, width))
     want = differentiate(gated_rnn, cell, given.to(torch.float64))
     there = Inputs(

@@ -1,4 +1,4 @@
-"""The linear scan on the CPU: the reference, its gradients, and what an operator owes torch."""
+"""The linear scan on the CPU: the reference, gradients of any order, resets, threads."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from rlmem.kernels import linear_scan, native
-from rlmem.kernels.linear_scan import cpu, linear_scan_reference, loop, ops
+from rlmem.kernels.linear_scan import c_form, linear_scan_reference, ops, torch_form
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
-# Relative and absolute; against the reference in double precision. A bfloat16 result is within one
-# rounding of h, a gradient within a few of the h that was kept.
+# Relative and absolute, to the reference in double precision. A bfloat16 result is within one
+# rounding of h, a gradient within a few roundings of the saved h.
 TOLERANCE = {
     torch.float32: (1e-5, 1e-5),
     torch.float64: (1e-12, 1e-12),
@@ -26,8 +26,8 @@ TOLERANCE = {
     torch.complex64: (1e-5, 1e-5),
     torch.complex128: (1e-12, 1e-12),
 }
-# One of everything, one channel, one step, odd sizes longer than the steps that C sums up at a
-# time, and more channels than C takes at a time.
+# All sizes one; one channel; one step; odd sizes, longer than the steps that C sums in float32; and
+# more channels than C processes at a time.
 SHAPES = [(1, 1, 1), (3, 7, 1), (2, 1, 5), (3, 71, 19), (2, 3, 1100)]
 NAN = float("nan")
 
@@ -46,7 +46,7 @@ def make(
     h0: bool = True,
     start: str | None = "some",
 ) -> Inputs:
-    """Random inputs with gates inside the unit circle."""
+    """Random inputs, with gates inside the unit circle."""
     rows, time, channels = shape
     gate = torch.randn((channels,) if constant else shape, dtype=dtype)
     gate = gate / (gate.abs() + 0.1)
@@ -65,18 +65,18 @@ STARTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.fixture(params=["c", "loop"])
+@pytest.fixture(params=["c", "torch"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Each of the two forms on the CPU, behind the same operator."""
-    module = cpu if request.param == "c" else loop
-    monkeypatch.setattr(ops, "_cpu", lambda: module)
+    """Each of the two forms for CPUs, behind the same operator."""
+    module = c_form if request.param == "c" else torch_form
+    monkeypatch.setattr(ops, "_cpu_form", lambda: module)
     return module
 
 
 def differentiate(
     scan: Callable[..., Tensor], x: Inputs, grad_h: Tensor, reverse: bool = False
 ) -> list[Tensor]:
-    """h and the gradients for gate, value and (if there is one) h0."""
+    """h and the gradients for gate, value and (if given) h0."""
     leaves = [t.detach().requires_grad_() for t in x[:3] if t is not None]
     h0 = leaves[2] if x.h0 is not None else None
     h = scan(*leaves[:2], h0, x.start, reverse=reverse)
@@ -98,7 +98,7 @@ def assert_equal_to_reference(x: Inputs, dtype: torch.dtype, reverse: bool = Fal
         )
 
 
-def test_the_c_form_is_built() -> None:
+def test_the_c_module_is_built() -> None:
     assert native.AVAILABLE, "python setup.py build_ext --inplace builds it"
 
 
@@ -116,7 +116,7 @@ def test_equals_the_reference(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_gradients_of_gradients(
+def test_second_derivatives(
     form: ModuleType, dtype: torch.dtype, constant: bool, reverse: bool
 ) -> None:
     x = make((2, 4, 2), dtype, constant)
@@ -128,7 +128,7 @@ def test_gradients_of_gradients(
     assert gradcheck(scan, leaves, fast_mode=True)
     assert gradgradcheck(scan, leaves, fast_mode=True)
     for i, leaf in enumerate(leaves):
-        # Alone, each one asks the backward for other outputs; squared, so that it matters.
+        # A single gradient needs other outputs of the backward; squared, so that it is not trivial.
         others = [t.detach() for t in leaves]
         assert gradgradcheck(
             lambda t, o=others, i=i: scan(*o[:i], t, *o[i + 1 :]) ** 2, (leaf,), fast_mode=True
@@ -153,7 +153,7 @@ def test_any_strides(form: ModuleType, dtype: torch.dtype) -> None:
 
 
 def test_an_expanded_gradient(form: ModuleType) -> None:
-    """What a plain sum sends back: one number with stride 0 everywhere."""
+    """The gradient of a plain sum: a single number, expanded with stride 0."""
     x = make()
     one = torch.ones(())
     want = differentiate(linear_scan, x, torch.ones_like(x.value))
@@ -166,7 +166,7 @@ CUT = 4
 def around_a_start(
     dtype: torch.dtype, constant: bool, reverse: bool
 ) -> tuple[Inputs, Tensor, slice, slice]:
-    """Inputs with a start at `CUT`, a gradient for h, and the times before and after that start."""
+    """Inputs with a start at `CUT`, a gradient for h, and the times before and after the start."""
     x = make((2, 9, 5), dtype, constant, start="none")
     x.start[:, CUT] = True
     before, after = slice(None, CUT), slice(CUT, None)
@@ -190,7 +190,7 @@ ways = pytest.mark.parametrize("reverse", [False, True])
 def test_no_state_passes_a_start(
     form: ModuleType, dtype: torch.dtype, constant: bool, reverse: bool, poison: float
 ) -> None:
-    """What lies before a start leaves no trace after it, in states or gradients; not even a NaN."""
+    """Values before a start, even NaN, have no effect on states and gradients after it."""
     x, grad_h, before, after = around_a_start(dtype, constant, reverse)
     grad_h[:, before] = 0
     want = differentiate(linear_scan, x, grad_h, reverse)
@@ -242,7 +242,7 @@ def test_no_uninitialised_memory_is_read(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("shape", [(1, 7, 700), (3, 40, 301), (70, 5, 3)], ids=str)
-def test_threads_share_the_work(
+def test_threads_give_the_same_result(
     dtype: torch.dtype,
     constant: bool,
     shape: tuple[int, int, int],
@@ -255,7 +255,7 @@ def test_threads_share_the_work(
     try:
         for n in [2, 5]:
             torch.set_num_threads(n)
-            assert prod(native.cuts(x.value.shape, x.value.itemsize)) > 1
+            assert prod(native.work_splits(x.value.shape, x.value.itemsize)) > 1
             got = differentiate(linear_scan, x, grad_h)
             torch.testing.assert_close(got, want)
     finally:
@@ -263,8 +263,8 @@ def test_threads_share_the_work(
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_threads_at_the_same_time(constant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large enough that the others have woken before the first has done it all."""
+def test_threads_run_concurrently(constant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large enough for all threads to start before the first one has finished the work."""
     x, grad_h = make((16, 512, 200), constant=constant), torch.randn(16, 512, 200)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     got = [differentiate(linear_scan, x, grad_h) for _ in range(3)]
@@ -272,20 +272,20 @@ def test_threads_at_the_same_time(constant: bool, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(got, [differentiate(linear_scan, x, grad_h)] * 3)
 
 
-def test_cuts_are_enough_for_all_threads_and_none_is_empty(
+def test_work_splits_give_every_thread_a_nonempty_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(native, "SERIAL_BELOW", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for rows, channels in product([1, 2, 5, 64], [1, 17, 512]):
-        row_cuts, channel_cuts = native.cuts(torch.Size([rows, 7, channels]), 4)
+        row_cuts, channel_cuts = native.work_splits(torch.Size([rows, 7, channels]), 4)
         assert 1 <= row_cuts <= rows
         assert 1 <= channel_cuts <= channels
         assert row_cuts * channel_cuts >= 3 or rows * channels < 3 * 64
 
 
 def test_large_gradients_of_a_constant_gate_keep_their_precision(form: ModuleType) -> None:
-    """A million products are added up in more than single precision."""
+    """A million products are summed in more than single precision."""
     x = make((64, 4096, 4), constant=True, h0=False)._replace(gate=torch.full((4,), 0.5))
     grad_h = torch.ones_like(x.value)
     got = differentiate(linear_scan, x._replace(value=grad_h), grad_h)
@@ -295,7 +295,7 @@ def test_large_gradients_of_a_constant_gate_keep_their_precision(form: ModuleTyp
 
 
 def test_a_long_row_stays_finite_and_exact() -> None:
-    """T = 100,000 with a gate of 0.999: the states near 1000 = 1 / (1 - 0.999)."""
+    """T = 100,000 with a gate of 0.999: states near 1000 = 1 / (1 - 0.999)."""
     time = 100_000
     gate = torch.tensor([0.999], dtype=torch.float64)
     value = torch.ones(1, time, 1, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The Triton kernels, compiled for real architectures on any machine: what runs must fit."""
+"""The Triton kernels, compiled ahead of time: every configuration must fit the hardware."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import report_kernels
 from ops.linear_scan import OP, launch
 from report_kernels import ARCHITECTURES
 
-from rlmem.kernels.linear_scan import gpu
+from rlmem.kernels.linear_scan import triton_form
 
 
 def expected(dtype: torch.dtype) -> set[tuple[str, int, int, str, bool]]:
-    """Kernel, block, unroll, gate, adjoint: what one dtype can lead to, its carries apart."""
-    narrow, wide = gpu.NARROW[dtype.itemsize], gpu.WIDE[dtype.itemsize]
+    """Kernel, block, unroll, gate, adjoint: all combinations for one dtype but those of carries."""
+    narrow, wide = triton_form.NARROW[dtype.itemsize], triton_form.WIDE[dtype.itemsize]
     want = set()
     for gate in ("constant", "[B, T, D]"):
         for config, kernel in product((narrow, wide), ("forward_kernel", "backward_kernel")):
@@ -27,8 +27,10 @@ def expected(dtype: torch.dtype) -> set[tuple[str, int, int, str, bool]]:
     return want
 
 
-def test_the_tables_have_a_row_for_every_dtype() -> None:
-    assert {dtype.itemsize for dtype in OP.dtypes} == set(gpu.NARROW) == set(gpu.WIDE)
+def test_the_tables_have_an_entry_for_every_dtype() -> None:
+    assert (
+        {dtype.itemsize for dtype in OP.dtypes} == set(triton_form.NARROW) == set(triton_form.WIDE)
+    )
     assert set(report_kernels.kernels(OP)) == {
         "forward_kernel",
         "backward_kernel",
@@ -55,16 +57,16 @@ def test_every_configuration_compiles_and_fits(arch: int, dtype: torch.dtype) ->
     assert not report_kernels.misfits(rows)
 
 
-def test_a_number_of_channels_without_vectors_fits() -> None:
+def test_an_odd_number_of_channels_fits() -> None:
     with report_kernels.recording(OP, 90) as rows:
         launch(torch.bfloat16, "narrow", constant=False, extra=3)
     assert len(rows) == 6
     assert not report_kernels.misfits(rows)
 
 
-def test_spilling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that asks for more registers than there are: the report must say so."""
-    monkeypatch.setitem(gpu.WIDE, 16, gpu.Config(256, 1))
+def test_the_report_detects_spills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block needs more registers than exist: the report must detect it."""
+    monkeypatch.setitem(triton_form.WIDE, 16, triton_form.ProgramConfig(256, 1))
     with report_kernels.recording(OP, 90) as rows:
         launch(torch.complex128, "wide", True)
     assert rows[-1].kernel == "backward_kernel"

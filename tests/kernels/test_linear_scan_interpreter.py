@@ -11,5 +11,5 @@ pytest.importorskip("triton", "3.9", reason="older interpreters mistake scalar c
 
 @pytest.mark.parametrize("which", ["float", "not float"])
 def test_kernels_in_the_interpreter(which: str) -> None:
-    """Two halves, so that two workers share them."""
+    """In two halves, so that two workers can run them in parallel."""
     run_interpreted("test_linear_scan_triton.py", 25, "-k", which)

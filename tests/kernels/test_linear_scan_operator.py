@@ -1,4 +1,4 @@
-"""What the linear scan owes its callers and torch: dtypes, messages, tracing, vmap, thrift."""
+"""The linear scan as an operator: dtypes, error messages, tracing, vmap, memory use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels import linear_scan, native
-from rlmem.kernels.linear_scan import cpu, linear_scan_reference, loop, ops
+from rlmem.kernels.linear_scan import c_form, linear_scan_reference, ops, torch_form
 
 ROWS, TIME, CHANNELS = SHAPE = (2, 6, 3)
 
@@ -23,7 +23,7 @@ ROWS, TIME, CHANNELS = SHAPE = (2, 6, 3)
     [(), (1,), (3,), (6, 1), (6, 3), (1, 3), (1, 1, 3), (2, 1, 1), (1, 6, 3), (2, 1, 3), (2, 6, 1)],
     ids=str,
 )
-def test_a_gate_of_any_shape_that_broadcasts(shape: tuple[int, ...]) -> None:
+def test_a_gate_of_any_broadcastable_shape(shape: tuple[int, ...]) -> None:
     gate = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     value = torch.randn(SHAPE, dtype=torch.float64)
     got, want = linear_scan(gate, value), linear_scan_reference(gate, value)
@@ -79,7 +79,7 @@ START = torch.zeros(ROWS, TIME, dtype=torch.bool)
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_cannot_be_scanned_is_named(arguments: tuple[Tensor, ...], message: str) -> None:
+def test_bad_arguments_raise_an_error(arguments: tuple[Tensor, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         linear_scan(*arguments)
 
@@ -105,7 +105,7 @@ def test_opcheck(constant: bool, reverse: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_vmap(mapped: str, constant: bool, reverse: bool) -> None:
-    """Over every argument, alone and together; outputs and gradients."""
+    """Over single arguments and all at once; outputs and gradients."""
     size = 4
     shapes = {
         "gate": (CHANNELS,) if constant else SHAPE,
@@ -136,7 +136,7 @@ def test_vmap(mapped: str, constant: bool, reverse: bool) -> None:
 
 
 def test_vmap_of_the_backward() -> None:
-    """Many gradients at once, as torch.autograd.grad(is_grads_batched=True) asks for."""
+    """Many gradients at once, as with torch.autograd.grad(is_grads_batched=True)."""
     for gate in (torch.rand(CHANNELS, requires_grad=True), torch.rand(SHAPE, requires_grad=True)):
         value = torch.randn(SHAPE, requires_grad=True)
         h, weights = linear_scan(gate, value, None, START), torch.randn(4, *SHAPE)
@@ -152,7 +152,7 @@ def test_vmap_of_the_backward() -> None:
 
 
 def test_compiles_to_one_graph() -> None:
-    """In a fresh process: the test session's checks of shape annotations cannot be traced."""
+    """In a new process, because the test session's checks of shape annotations cannot be traced."""
     program = """
 import torch
 from rlmem.kernels import linear_scan, native
@@ -179,17 +179,17 @@ linux = pytest.mark.skipif(not MEMORY.exists(), reason="reads the peak of memory
 
 
 def resident(field: str) -> int:
-    """Bytes of this process in memory: now (VmRSS), or at most since the last reset (VmHWM)."""
+    """Bytes of this process in memory: now (VmRSS), or the maximum since the last reset (VmHWM)."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
-@pytest.mark.parametrize("form", [cpu, loop])
-def test_results_are_where_the_arguments_are(
+@pytest.mark.parametrize("form", [c_form, torch_form])
+def test_results_are_on_the_device_of_the_arguments(
     form: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not on the device that torch makes other tensors on; also without gradients."""
-    monkeypatch.setattr(ops, "_cpu", lambda: form)
+    """Not on torch's default device; also without gradients."""
+    monkeypatch.setattr(ops, "_cpu_form", lambda: form)
     shape = (2, native.LARGE // 16, 3)
     value, gate = torch.randn(shape), torch.rand(CHANNELS, requires_grad=True)
     with torch.device("meta"):
@@ -206,16 +206,16 @@ def test_results_are_where_the_arguments_are(
     ("constant", "needs", "tensors"),
     [(False, (0, 1), 2), (True, (0, 1), 1), (False, (1,), 1), (False, (0,), 1), (True, (0,), 0)],
 )
-def test_backward_takes_no_more_memory_than_its_results(
+def test_backward_uses_memory_only_for_its_results(
     constant: bool, needs: tuple[int, ...], tensors: int
 ) -> None:
-    """In tensors of value's size: grad_gate and grad_value, each only where it is asked for."""
+    """In tensors of value's size: grad_gate and grad_value, each only if requested."""
     shape = (8, 4096, 256)
     gate = torch.rand(shape[-1] if constant else shape)
     leaves = [x.requires_grad_(i in needs) for i, x in enumerate((gate, torch.rand(shape)))]
     h = linear_scan(*leaves)
     grad_h = torch.ones_like(h)
-    native.release()  # what earlier scans left would not be seen to grow
+    native.release()  # reuse of kept blocks would hide new memory
     MEMORY.write_text("5")
     before = resident("VmRSS")
     grads = torch.autograd.grad(h, [leaves[i] for i in needs], grad_h)
@@ -224,7 +224,7 @@ def test_backward_takes_no_more_memory_than_its_results(
     assert growth < tensors + 0.25
 
 
-def test_a_gradient_that_is_not_needed_is_not_made() -> None:
+def test_an_unneeded_gradient_is_not_computed() -> None:
     gate, value, grad_h = torch.rand(CHANNELS), torch.randn(SHAPE), torch.randn(SHAPE)
     h = linear_scan(gate, value)
     full = ops.scan_backward(grad_h, gate, h, H0, START, False, True, True, True)
@@ -235,7 +235,7 @@ def test_a_gradient_that_is_not_needed_is_not_made() -> None:
             torch.testing.assert_close(got, want if needed else torch.empty(0))
 
 
-def test_states_are_kept_for_the_gates_gradient_only() -> None:
+def test_states_are_saved_only_for_the_gradient_of_the_gate() -> None:
     value = torch.randn(SHAPE, requires_grad=True)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):

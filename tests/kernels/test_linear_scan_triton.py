@@ -1,6 +1,6 @@
 """The Triton kernels against the reference: on a GPU, or with TRITON_INTERPRET=1 on any machine.
 
-`test_linear_scan_interpreter.py` runs this file in the interpreter, in a process of its own.
+`test_linear_scan_interpreter.py` runs this file in the interpreter, in a separate process.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rlmem.kernels.linear_scan import linear_scan, linear_scan_reference
 from tests.kernels.test_linear_scan import STARTS, TOLERANCE, Inputs, differentiate, make
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
-from rlmem.kernels.linear_scan import gpu
+from rlmem.kernels.linear_scan import triton_form
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
-    # The interpreter computes in numpy, which warns where a GPU gives infinities and NaNs.
+    # The interpreter computes in numpy, which warns about infinities and NaNs; a GPU does not.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     *([] if INTERPRETED else [pytest.mark.gpu]),
 ]
@@ -44,7 +44,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def _poison() -> Iterator[None]:
-    """Memory that nobody has written yet holds NaN, and what is not deterministic raises."""
+    """Uninitialised memory holds NaN, and nondeterministic operations raise an error."""
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan()
     yield
@@ -53,16 +53,16 @@ def _poison() -> Iterator[None]:
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are cut into chunks of 8 steps, as only long ones are otherwise."""
-    monkeypatch.setattr(gpu, "LONG", 16)
-    monkeypatch.setattr(gpu, "SHORTEST", 8)
+    """Cut rows into chunks of 8 steps; without this, only long rows are cut."""
+    monkeypatch.setattr(triton_form, "LONG", 16)
+    monkeypatch.setattr(triton_form, "SHORTEST", 8)
 
 
 def scan_and_gradients(x: Inputs, grad_h: Tensor, reverse: bool = False) -> list[Tensor]:
-    """h and the gradients for gate, value and (if there is one) h0, from the kernels themselves."""
+    """h and the gradients for gate, value and (if given) h0, directly from the kernels."""
     gate, value, h0, start = (None if t is None else t.to(DEVICE).contiguous() for t in x)
-    h = gpu.forward(gate, value, h0, start, reverse)
-    grads = gpu.backward(grad_h.to(DEVICE), gate, h, h0, start, reverse)
+    h = triton_form.forward(gate, value, h0, start, reverse)
+    grads = triton_form.backward(grad_h.to(DEVICE), gate, h, h0, start, reverse)
     assert (grads[2] is None) == (h0 is None)
     return [t.cpu() for t in (h, *grads) if t is not None]
 
@@ -123,7 +123,7 @@ def test_chunks_equal_the_reference(
     reverse: bool,
 ) -> None:
     x = make((1, time, 3), dtype, constant, start=start)
-    assert gpu.plan(x.value.shape, x.value.itemsize).parts == -(-time // 8)
+    assert triton_form.launch_config(x.value.shape, x.value.itemsize).chunks == -(-time // 8)
     assert_equal_to_reference(x, reverse)
 
 
@@ -133,9 +133,9 @@ def test_a_start_anywhere_in_a_chunk(short_chunks: None, place: str) -> None:
 
 
 def test_chunks_of_chunks_equal_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scan over the chunks is cut into chunks itself."""
-    monkeypatch.setattr(gpu, "LONG", 4)
-    monkeypatch.setattr(gpu, "SHORTEST", 4)
+    """The scan over the chunks is itself cut into chunks."""
+    monkeypatch.setattr(triton_form, "LONG", 4)
+    monkeypatch.setattr(triton_form, "SHORTEST", 4)
     for start in ("some", None):
         assert_equal_to_reference(make((1, 23, 1), torch.float64, start=start))
 
@@ -145,22 +145,25 @@ def test_chunks_of_chunks_equal_the_reference(monkeypatch: pytest.MonkeyPatch) -
 def test_wide_blocks_equal_the_reference(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, constant: bool
 ) -> None:
-    monkeypatch.setattr(gpu, "MANY", 1)
+    monkeypatch.setattr(triton_form, "MANY", 1)
     x = make((1, 5, 144), dtype, constant)
-    assert gpu.plan(x.value.shape, x.value.itemsize).config == gpu.WIDE[dtype.itemsize]
+    assert (
+        triton_form.launch_config(x.value.shape, x.value.itemsize).program
+        == triton_form.WIDE[dtype.itemsize]
+    )
     assert_equal_to_reference(x)
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_only_the_gradients_that_are_needed(constant: bool) -> None:
+def test_only_needed_gradients_are_computed(constant: bool) -> None:
     x = make((1, 3, 2), torch.complex64, constant)
     gate, value, h0, start = (t.to(DEVICE) for t in x if t is not None)
     grad_h = torch.randn_like(value)
-    h = gpu.forward(gate, value, h0, start, False)
-    want = gpu.backward(grad_h, gate, h, h0, start, False)
+    h = triton_form.forward(gate, value, h0, start, False)
+    want = triton_form.backward(grad_h, gate, h, h0, start, False)
     for needs in product([False, True], repeat=3):
         states = (h, h0) if needs[0] else (None, None)
-        got = gpu.backward(grad_h, gate, *states, start, False, needs)
+        got = triton_form.backward(grad_h, gate, *states, start, False, needs)
         for g, w, needed in zip(got, want, needs, strict=True):
             assert (g is None) == (not needed)
             if g is not None:
@@ -169,8 +172,8 @@ def test_only_the_gradients_that_are_needed(constant: bool) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("time", [13, 19])
-def test_a_start_lets_nothing_pass(short_chunks: None, time: int, reverse: bool) -> None:
-    """Before a start NaN in all inputs, after it NaN in the gradient: neither crosses."""
+def test_nothing_crosses_a_start(short_chunks: None, time: int, reverse: bool) -> None:
+    """NaN in all inputs before a start, and in the gradient after it: neither crosses."""
     bad = torch.tensor([float("nan"), float("inf")])
     at = time - 11 if reverse else 10
     before, after = slice(0, at), slice(at, None)
@@ -204,7 +207,7 @@ def test_a_start_lets_nothing_pass(short_chunks: None, time: int, reverse: bool)
 def test_operator_equals_the_reference(
     dtype: torch.dtype, constant: bool, shape: tuple[int, int, int]
 ) -> None:
-    """Through the public function; one shape for each of sequential, chunked and wide."""
+    """Through the public function; a sequential, a chunked and a wide shape."""
     x = make(shape, dtype, constant)
     grad_h = torch.randn_like(x.value)
     wide = torch.promote_types(dtype, torch.float64)
@@ -227,22 +230,22 @@ def test_a_very_long_row(dtype: torch.dtype) -> None:
 
 
 @hardware
-def test_more_elements_than_32_bits_count() -> None:
+def test_more_elements_than_32_bit_integers_count() -> None:
     rows, time, channels = 3, 70_000, 10_240
     if torch.cuda.get_device_properties(0).total_memory < 40 * 2**30:
         pytest.skip("needs 40 GB of memory")
     gate = torch.rand(channels, dtype=torch.bfloat16, device="cuda")
     value = torch.zeros(rows, time, channels, dtype=torch.bfloat16, device="cuda")
     value[-1] = torch.rand(time, channels, dtype=torch.bfloat16, device="cuda")
-    h = gpu.forward(gate, value, None, None, False)
+    h = triton_form.forward(gate, value, None, None, False)
     assert h.numel() > 2**31
-    torch.testing.assert_close(h[-1:], gpu.forward(gate, value[-1:], None, None, False))
+    torch.testing.assert_close(h[-1:], triton_form.forward(gate, value[-1:], None, None, False))
     assert not h[0].any()
 
 
 @hardware
 @pytest.mark.parametrize("constant", [False, True])
-def test_a_gate_that_does_not_learn(constant: bool) -> None:
+def test_a_gate_without_a_gradient(constant: bool) -> None:
     x = make((3, 20, 8), constant=constant)
     gate, value, h0, start = (t.cuda().contiguous() for t in x if t is not None)
     grad_h = torch.randn_like(value)
@@ -254,7 +257,7 @@ def test_a_gate_that_does_not_learn(constant: bool) -> None:
 
 
 @hardware
-def test_compiles_whole() -> None:
+def test_compiles_to_one_graph() -> None:
     def loss(gate: Tensor, value: Tensor, h0: Tensor, start: Tensor) -> Tensor:
         return linear_scan(gate.sigmoid(), value, h0, start).square().mean()
 

@@ -1,4 +1,4 @@
-"""The matrix memory against its definition, at its extremes, and what torch asks of an operator."""
+"""The matrix memory: its definition, extreme gates, and the requirements on an operator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 
 from rlmem.kernels import matrix_memory
-from rlmem.kernels.matrix_memory import Memory, cpu, matrix_memory_reference, ops
+from rlmem.kernels.matrix_memory import Memory, matrix_memory_reference, ops, torch_form
 from tests.kernels.matrix_memory_cases import (
     SETTINGS,
     assert_close,
@@ -19,7 +19,7 @@ from tests.kernels.matrix_memory_cases import (
 )
 
 every_setting = pytest.mark.parametrize("name", SETTINGS)
-C = cpu.CHUNK
+C = torch_form.CHUNK
 STARTS = {
     "none": (),
     "first": (0,),
@@ -56,17 +56,17 @@ def test_any_length(name, time):
 
 
 @every_setting
-def test_every_chunk_is_the_same_row(name, monkeypatch):
+def test_the_chunk_size_has_no_effect(name, monkeypatch):
     shape = (1, 23, 2, 3, 2)
     problem = make(name, shape, starts(shape, 4, 9, 10))
     for chunk in (1, 4, 5, 23):
-        monkeypatch.setattr(cpu, "CHUNK", chunk)
+        monkeypatch.setattr(torch_form, "CHUNK", chunk)
         assert_equals_the_definition(problem, name)
 
 
 @every_setting
 def test_gradcheck(name, monkeypatch):
-    monkeypatch.setattr(cpu, "CHUNK", 3)
+    monkeypatch.setattr(torch_form, "CHUNK", 3)
     shape = (1, 5, 1, 2, 2)
     problem = fresh(make(name, shape, starts(shape, 2)))
     has = [x is not None for x in (*problem[:5], *problem.state)]
@@ -81,8 +81,8 @@ def test_gradcheck(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [name for name, s in SETTINGS.items() if s.input_gate])
-def test_the_stabilizer_does_not_matter(name):
-    """C exp(m) is what is remembered: another m with the same memory reads the same."""
+def test_the_stabilizer_has_no_effect_on_results(name):
+    """The memory's content is C exp(m): the same content with another m gives the same outputs."""
     settings = options(name) | {"eps": 0.0}
     problem = make(name, (2, 40, 2, 3, 4))
     shift = torch.randn(2, 2, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_the_stabilizer_does_not_matter(name):
 @pytest.mark.parametrize("size", [-50.0, 50.0, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_extreme_gates_over_ten_thousand_steps_stay_finite(size, dtype):
-    """Gates of +-50, or of both signs in turns that never meet."""
+    """Gates of +-50, or of alternating signs."""
     shape = (1, 10_000, 2, 4, 4)
     problem = make("mlstm", shape, starts(shape, 5_000), dtype)
     for which in (3, 4):
@@ -112,7 +112,7 @@ def test_extreme_gates_over_ten_thousand_steps_stay_finite(size, dtype):
 
 @pytest.mark.parametrize("forget", [-50.0, 50.0])
 def test_extreme_gates_are_precise_in_float32(forget):
-    """Sums of a chunk's gates reach 1,600; their differences are still good to 1e-4."""
+    """Sums of a chunk's gates reach 1,600; their differences are still precise to 1e-4."""
     problem = make("mlstm", (2, 70, 2, 4, 4), None, torch.float32)
     gate = forget * torch.rand(2, 70, 2)
     problem = problem._replace(input_gate=25 * problem.input_gate, forget_gate=gate)
@@ -133,8 +133,8 @@ def test_narrower_dtypes(name, dtype, tolerance):
 
 
 @every_setting
-def test_what_lies_before_a_start_leaves_no_trace(name):
-    """Not a bit of it, in outputs, state and gradients."""
+def test_values_before_a_start_have_no_effect_after_it(name):
+    """In outputs, state and gradients, to the last bit."""
     shape = (1, 2 * C + 5, 2, 3, 4)
     for at in (0, 5, C, C + 3):
         outcomes = []
@@ -175,7 +175,7 @@ def test_any_strides():
 
 
 def arguments(name, dtype=torch.float64):
-    """Arguments of the operator itself."""
+    """Arguments of the operator, not of the public function."""
     shape = (2, 35, 2, 3, 4)
     q, k, v, i, f, state, start = make(name, shape, starts(shape, 3), dtype)
     lf = f if f is not None and f.dim() == 3 else torch.zeros(shape[:3], dtype=torch.float64)
@@ -201,7 +201,7 @@ def test_opcheck(name):
 
 @pytest.mark.parametrize("name", ["mlstm", "simple gla"])
 def test_compile_in_one_graph(name):
-    """The operator; the public function is compiled with the cores, where no shapes are checked."""
+    """The operator; the public function is compiled with the cores, without shape checks."""
     *tensors, normalizer, eps = arguments(name)
 
     def read(*given):
@@ -221,7 +221,7 @@ def test_compile_in_one_graph(name):
 
 @pytest.mark.parametrize("which", [(0,), (3, 4), (0, 1, 2, 3, 4)], ids=str)
 def test_vmap(which):
-    """Over some arguments; what is not mapped is shared."""
+    """Over some arguments; the others are shared."""
     shape = (2, 35, 2, 3, 4)
     many = [make("mlstm", shape) for _ in range(3)]
     mixed = [torch.stack([x[j] for x in many]) if j in which else many[0][j] for j in range(5)]
@@ -248,8 +248,8 @@ STATE = Memory(torch.zeros(2, 3, 4, 6), torch.zeros(2, 3, 4), torch.zeros(2, 3))
         ((Q, K, V[:1]), {}, r"v must be \[2, 5, 3, 6\], not \[1, 5, 3, 6\]"),
         ((Q, K, V, IN[..., :1]), {}, r"input_gate must be \[2, 5, 3\], not \[2, 5, 1\]"),
         ((Q, K, V, IN, F[0, 0, :2]), {}, r"forget_gate must be \[3\], not \[2\]"),
-        ((Q, K, V, IN, F, STATE), {}, r"needs n with a normalizer and m with an input gate"),
-        ((Q, K, V, None, F, STATE), {"normalizer": "max"}, r"m with an input gate, only then"),
+        ((Q, K, V, IN, F, STATE), {}, r"must have n if and only if there is a normalizer"),
+        ((Q, K, V, None, F, STATE), {"normalizer": "max"}, r"only if there is an input gate"),
         ((Q, K, V, IN, F, None, IN > 0), {}, r"start must be \[2, 5\], not \[2, 5, 3\]"),
         ((Q, K, V, IN, F, None, IN[..., 0]), {}, r"start is torch.float32; allowed are torch.bool"),
         ((Q.long(), K, V), {}, r"q is torch.int64; allowed are torch.float32"),
@@ -259,6 +259,6 @@ STATE = Memory(torch.zeros(2, 3, 4, 6), torch.zeros(2, 3, 4), torch.zeros(2, 3))
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_cannot_be_read_is_named(given, settings, message):
+def test_bad_arguments_raise_an_error(given, settings, message):
     with pytest.raises(ValueError, match=message):
         matrix_memory(*given, **settings)

@@ -1,4 +1,4 @@
-"""The Triton kernels, compiled for real architectures on any machine: what runs must fit."""
+"""The Triton kernels, compiled ahead of time: every configuration must fit the hardware."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import report_kernels
 from ops.matrix_memory import OP, launch
 from report_kernels import ARCHITECTURES
 
-from rlmem.kernels.matrix_memory import gpu
+from rlmem.kernels.matrix_memory import triton_form
 
 KERNELS = {
     "state_kernel",
@@ -22,23 +22,26 @@ KERNELS = {
 }
 
 
-def test_the_tables_have_a_row_for_every_dtype() -> None:
-    assert {dtype.itemsize for dtype in OP.dtypes} == set(gpu.WARPS)
+def test_the_tables_have_an_entry_for_every_dtype() -> None:
+    assert {dtype.itemsize for dtype in OP.dtypes} == set(triton_form.WARPS)
     assert set(report_kernels.kernels(OP)) == KERNELS
 
 
 @pytest.mark.parametrize("dtype", OP.dtypes, ids=str)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_what_needs_most_fits(arch: int, dtype: torch.dtype) -> None:
-    """Every option, and sizes that forbid vectors of numbers; the report has the rest."""
+def test_the_largest_kernels_fit(arch: int, dtype: torch.dtype) -> None:
+    """All options, and sizes that prevent vectorised loads; the report compiles the other cases."""
     with report_kernels.recording(OP, arch) as rows:
         launch(dtype, 67, gated=True)
     assert {row.kernel for row in rows} == KERNELS
-    assert all(row["tile"] == f"{gpu.CHUNK}x{gpu.LARGEST}x{gpu.LARGEST}" for row in rows)
+    assert all(
+        row["tile"] == f"{triton_form.CHUNK}x{triton_form.LARGEST}x{triton_form.LARGEST}"
+        for row in rows
+    )
     assert not report_kernels.misfits(rows)
 
 
-def test_the_least_fits() -> None:
+def test_the_smallest_kernels_fit() -> None:
     with report_kernels.recording(OP, 90) as rows:
         launch(torch.float32, 32, gated=False)
     assert {row["given"] for row in rows} == {""}

@@ -1,4 +1,4 @@
-"""Matrix memory against published models: mLSTM, retention, linear attention, simple gated."""
+"""The matrix memory against golden vectors of mLSTM, retention, linear attention, simple GLA."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The Triton kernels against the reference: on a GPU, or with TRITON_INTERPRET=1 on any machine.
 
-`test_matrix_memory_interpreter.py` runs this file in the interpreter, in a process of its own.
+`test_matrix_memory_interpreter.py` runs this file in the interpreter, in a separate process.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tests.kernels.matrix_memory_cases import (
 )
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
-from rlmem.kernels.matrix_memory import gpu
+from rlmem.kernels.matrix_memory import triton_form
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
-    # The interpreter computes in numpy, which warns where a GPU gives infinities and NaNs.
+    # The interpreter computes in numpy, which warns about infinities and NaNs; a GPU does not.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     *([] if INTERPRETED else [pytest.mark.gpu]),
 ]
@@ -36,14 +36,16 @@ hardware = pytest.mark.skipif(INTERPRETED, reason="too large, or wrong, in the i
 
 @pytest.fixture(autouse=True)
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The kernels serve whatever the device, and memory that nobody has written holds NaN."""
-    monkeypatch.setattr(ops, "_form", lambda x: gpu)
+    """The kernels run on every device, and uninitialised memory holds NaN."""
+    monkeypatch.setattr(ops, "_form", lambda x: triton_form)
     torch.use_deterministic_algorithms(INTERPRETED)
     yield
     torch.use_deterministic_algorithms(False)
 
 
-def equals_the_reference(name, shape, starts=(), dtype=torch.float32, tolerance=2e-4, state=True):
+def assert_equals_reference(
+    name, shape, starts=(), dtype=torch.float32, tolerance=2e-4, state=True
+):
     start = torch.zeros(shape[:2], dtype=torch.bool)
     for at in starts:
         start[0, at] = True
@@ -62,7 +64,7 @@ def to_device(x):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting(name):
-    equals_the_reference(name, (2, 37, 1, 3, 5), (3, 4, 32))
+    assert_equals_reference(name, (2, 37, 1, 3, 5), (3, 4, 32))
 
 
 @pytest.mark.parametrize(
@@ -71,16 +73,16 @@ def test_every_setting(name):
 @pytest.mark.parametrize("name", ["mlstm", "retention"])
 def test_shapes(name, shape):
     """One step; whole chunks and tiles; more keys, or values, than a tile has."""
-    equals_the_reference(name, shape)
+    assert_equals_reference(name, shape)
 
 
 @pytest.mark.parametrize("starts", [(0, 39), (32,), (31, 32, 33), tuple(range(40))])
 def test_starts_anywhere(starts):
-    equals_the_reference("mlstm", (1, 40, 1, 4, 4), starts, state=0 in starts)
+    assert_equals_reference("mlstm", (1, 40, 1, 4, 4), starts, state=0 in starts)
 
 
 @hardware
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-4), (torch.bfloat16, 5e-2)])
-def test_on_hardware(name, dtype, tolerance):
-    equals_the_reference(name, (4, 300, 4, 64, 64), (3, 4, 64, 250), dtype, tolerance)
+def test_on_a_gpu(name, dtype, tolerance):
+    assert_equals_reference(name, (4, 300, 4, 64, 64), (3, 4, 64, 250), dtype, tolerance)

@@ -1,4 +1,4 @@
-"""What the kernels in C share: memory that is used again, and threads."""
+"""Shared parts of the kernels in C: reused memory, and threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _nothing_kept() -> None:
     native.release()
 
 
-def test_a_large_block_serves_again_when_its_tensor_is_gone() -> None:
+def test_a_large_block_is_reused_after_its_tensor_is_freed() -> None:
     x = native.empty(LARGE, torch.float32)
     assert x.is_contiguous()
     assert (x.shape, x.dtype, x.nbytes) == (LARGE, torch.float32, native.LARGE)
@@ -30,7 +30,7 @@ def test_a_large_block_serves_again_when_its_tensor_is_gone() -> None:
     assert native.empty(LARGE, torch.float32).data_ptr() != address
 
 
-def test_a_block_does_not_serve_while_a_view_or_a_graph_holds_it() -> None:
+def test_a_block_is_not_reused_while_a_view_or_graph_holds_it() -> None:
     x = native.empty(LARGE, torch.float32).fill_(1).requires_grad_()
     y, view = (x * x).sum(), x.detach()[1:, ::2]
     del x
@@ -42,7 +42,7 @@ def test_a_block_does_not_serve_while_a_view_or_a_graph_holds_it() -> None:
     assert (grad == 2).all()
 
 
-def test_small_blocks_and_other_sizes_are_not_taken() -> None:
+def test_small_results_and_other_sizes_do_not_reuse_a_block() -> None:
     small = torch.Size([16])
     address = native.empty(LARGE, torch.float32).data_ptr()
     assert native.empty(small, torch.float32).data_ptr() != address
@@ -52,17 +52,17 @@ def test_small_blocks_and_other_sizes_are_not_taken() -> None:
     assert native.empty(LARGE, torch.float32).data_ptr() == address
 
 
-def test_no_more_is_kept_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "KEPT", 3 * native.LARGE)
+def test_kept_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "MAX_KEPT_BYTES", 3 * native.LARGE)
     tensors = [native.empty(LARGE, torch.float32) for _ in range(5)]
     del tensors
-    assert sum(block.nbytes for block in native._idle) == native.KEPT
-    monkeypatch.setattr(native, "BLOCKS", 2)
+    assert sum(block.nbytes for block in native._idle) == native.MAX_KEPT_BYTES
+    monkeypatch.setattr(native, "MAX_KEPT_BLOCKS", 2)
     native.empty(LARGE, torch.float32)
     assert len(native._idle) == 2
 
 
-def test_threads_never_share_a_block() -> None:
+def test_threads_never_get_the_same_block() -> None:
     wrong: list[int] = []
 
     def use(number: int) -> None:
@@ -79,14 +79,14 @@ def test_threads_never_share_a_block() -> None:
     assert not wrong
 
 
-def test_threads_work_side_by_side() -> None:
-    """All three are needed to pass the barrier."""
+def test_threads_run_concurrently() -> None:
+    """The barrier opens only if all three run."""
     barrier = threading.Barrier(3, timeout=30)
     native.run(lambda: barrier.wait(), 3)
 
 
-def test_a_thread_that_does_not_wake_is_not_waited_for() -> None:
-    """All threads but this one are busy; it does the work and goes on."""
+def test_a_thread_that_has_not_started_is_not_waited_for() -> None:
+    """All other threads are busy: this one does the work and continues."""
     busy = threading.Event()
     work: list[int] = []
     blocked = threading.Thread(target=native.run, args=(lambda: busy.wait(30), 2))
@@ -100,7 +100,7 @@ def test_a_thread_that_does_not_wake_is_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("here", [True, False])
-def test_an_error_is_raised_wherever_it_happens(here: bool) -> None:
+def test_an_error_in_any_thread_is_raised(here: bool) -> None:
     barrier = threading.Barrier(2, timeout=30)
     caller = threading.get_ident()
 
@@ -113,7 +113,7 @@ def test_an_error_is_raised_wherever_it_happens(here: bool) -> None:
         native.run(work, 2)
 
 
-def test_a_forked_process_has_threads_of_its_own() -> None:
+def test_a_forked_process_has_its_own_threads() -> None:
     """The parent's threads do not exist in the child, which must not wait for them."""
     program = """
 import os, threading

@@ -1,4 +1,4 @@
-"""The GRU solved over all steps at once: the states and gradients of the loop, within a bound."""
+"""The GRU solved for all steps at once: states and gradients of the loop, and the error bound."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from rlmem.kernels.gated_rnn import newton_bound, parallel
+from rlmem.kernels.gated_rnn import newton_bound, newton_gru
 from rlmem.kernels.gated_rnn.newton_bound import gru_error_bound
-from rlmem.kernels.gated_rnn.parallel import Solution, gru_parallel
+from rlmem.kernels.gated_rnn.newton_gru import Solution, gru_parallel
 from tests.golden import Golden
 
 Leaves = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -18,7 +18,7 @@ both = pytest.mark.parametrize("diagonal", [False, True], ids=["newton", "quasi"
 
 
 def leaves(rows: int, time: int, size: int, scale: float = 1.0) -> Leaves:
-    """projected, weight (`scale` times torch's initial one), bias, h0."""
+    """projected, weight (`scale` times torch's initial weights), bias, h0."""
     bound = size**-0.5
     projected = 0.6 * torch.randn(rows, time, 3 * size).double()
     weight = torch.empty(3 * size, size).double().uniform_(-bound * scale, bound * scale)
@@ -29,7 +29,7 @@ def leaves(rows: int, time: int, size: int, scale: float = 1.0) -> Leaves:
 
 
 def starts(rows: int, time: int) -> Tensor:
-    """Neighbours, the first and the last step; no start at all in row 1."""
+    """Starts at adjacent steps, the first and the last one; none in row 1."""
     start = torch.zeros(rows, time, dtype=torch.bool)
     for t in (0, 3, 4, time - 1):
         start[0, min(t, time - 1)] = True
@@ -38,7 +38,7 @@ def starts(rows: int, time: int) -> Tensor:
 
 
 def loop(projected: Tensor, weight: Tensor, bias: Tensor, h: Tensor, start: Tensor) -> Tensor:
-    """torch.nn.GRU's equations, step by step."""
+    """The equations of torch.nn.GRU, step by step."""
     states = []
     for t in range(projected.shape[1]):
         h = torch.where(start[:, t, None], 0, h)
@@ -57,11 +57,11 @@ def with_gradients(h: Tensor, inputs: Leaves, grad: Tensor) -> list[Tensor]:
 @both
 @pytest.mark.parametrize("time", [1, 2, 7, 50])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
-def test_states_and_gradients_are_those_of_the_loop(diagonal, time, scale):
+def test_states_and_gradients_equal_the_loop(diagonal, time, scale):
     inputs, start = leaves(3, time, 5, scale), starts(3, time)
     grad = torch.randn(3, time, 5).double()
     solution = gru_parallel(*inputs, start, diagonal=diagonal, tolerance=1e-13, max_iterations=60)
-    assert not solution.walked.any()
+    assert not solution.sequential.any()
     assert solution.residual.max() <= 1e-13
     want = with_gradients(loop(*inputs, start), inputs, grad)
     got = with_gradients(solution.h, inputs, grad)
@@ -70,7 +70,7 @@ def test_states_and_gradients_are_those_of_the_loop(diagonal, time, scale):
 
 @both
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["f32", "f64"])
-def test_golden(diagonal, dtype):
+def test_golden_vectors(diagonal, dtype):
     golden = Golden("gru", dtype)
     given = golden.leaves("in", "param", "state0")
     w_ih, w_hh, b_ih, b_hh = (
@@ -104,22 +104,22 @@ def test_gradcheck(diagonal):
 
 
 @both
-def test_every_episode_is_exact_after_as_many_iterations_as_it_has_steps(diagonal):
-    """Also where the recurrence expands so much that Newton's method is of no other use."""
+def test_an_episode_of_n_steps_is_exact_after_n_iterations(diagonal):
+    """Also if the recurrence expands so much that Newton's method does not converge otherwise."""
     inputs, start = leaves(3, 60, 8, scale=30.0), torch.zeros(3, 60, dtype=torch.bool)
     start[:, ::6] = True
     solution = gru_parallel(*inputs, start, diagonal=diagonal, tolerance=1e-13, max_iterations=6)
-    assert not solution.walked.any()
+    assert not solution.sequential.any()
     torch.testing.assert_close(solution.h, loop(*inputs, start), rtol=1e-9, atol=1e-9)
 
 
 @both
-def test_what_does_not_converge_is_walked(diagonal):
+def test_episodes_that_do_not_converge_are_computed_step_by_step(diagonal):
     inputs, start = leaves(3, 20, 8, scale=30.0), starts(3, 20)
     start[2, ::2] = True
     grad = torch.randn(3, 20, 8).double()
     solution = gru_parallel(*inputs, start, diagonal=diagonal, tolerance=1e-13, max_iterations=3)
-    assert solution.walked.tolist() == [True, True, False]
+    assert solution.sequential.tolist() == [True, True, False]
     assert solution.iterations == 3
     assert solution.residual.max() <= 1e-13
     want = with_gradients(loop(*inputs, start), inputs, grad)
@@ -127,7 +127,7 @@ def test_what_does_not_converge_is_walked(diagonal):
     torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-8)
 
 
-def test_newton_is_quadratic_and_quasi_newton_is_not():
+def test_newton_converges_quadratically_and_quasi_newton_does_not():
     inputs, start = leaves(2, 200, 16, scale=2.0), starts(2, 200)
     count = {
         (diagonal, tolerance): int(
@@ -140,20 +140,20 @@ def test_newton_is_quadratic_and_quasi_newton_is_not():
     assert count[True, 1e-12] >= 2 * count[True, 1e-3]
 
 
-def test_damping_saves_iterations_where_the_recurrence_expands(monkeypatch):
+def test_damping_saves_iterations_if_the_recurrence_expands(monkeypatch):
     *inputs, start = *(x.detach() for x in leaves(1, 400, 48, scale=4.0)), torch.zeros(1, 400) > 0
     inputs[0] = 0.5 * inputs[0]
     damped = gru_parallel(*inputs, start)
-    monkeypatch.setattr(parallel, "DAMPING", 1.0)
+    monkeypatch.setattr(newton_gru, "DAMPING", 1.0)
     plain = gru_parallel(*inputs, start)
-    assert not damped.walked
+    assert not damped.sequential
     assert damped.iterations < plain.iterations
 
 
 @both
 @pytest.mark.parametrize("value", [None, torch.nan, torch.inf], ids=["other", "nan", "inf"])
 @pytest.mark.parametrize("begin", [0, 1, 6, 12])
-def test_what_lies_before_a_start_leaves_no_trace(diagonal, value, begin):
+def test_values_before_a_start_have_no_effect_after_it(diagonal, value, begin):
     projected, weight, bias, h0 = (x.detach() for x in leaves(3, 13, 4, scale=3.0))
     start = starts(3, 13)
     start[:, begin] = True
@@ -172,7 +172,7 @@ def test_what_lies_before_a_start_leaves_no_trace(diagonal, value, begin):
 
 
 @both
-def test_a_row_knows_no_other_row(diagonal):
+def test_rows_are_independent(diagonal):
     projected, weight, bias, h0 = (x.detach() for x in leaves(3, 40, 6, scale=3.0))
     start = starts(3, 40)
     want = gru_parallel(projected, weight, bias, h0, start, diagonal=diagonal)
@@ -184,7 +184,7 @@ def test_a_row_knows_no_other_row(diagonal):
 
 
 @both
-def test_autocast_changes_nothing(diagonal):
+def test_autocast_has_no_effect(diagonal):
     inputs, start = tuple(x.detach().float() for x in leaves(2, 9, 4)), starts(2, 9)
     inputs = tuple(x.requires_grad_() for x in inputs)
     want = gru_parallel(*inputs, start, diagonal=diagonal)
@@ -197,12 +197,12 @@ def test_autocast_changes_nothing(diagonal):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_dense_scan_is_the_recurrence(transposed):
+def test_dense_scan_equals_the_recurrence(transposed):
     inputs, start = leaves(3, 23, 4), starts(3, 23)
     projected, weight, bias, h0 = (x.detach() for x in inputs)
-    at = parallel.evaluate(projected, weight, bias, torch.randn(3, 23, 4).double())
-    derivative, value = parallel.differentiate(at, weight), torch.randn(3, 23, 4).double()
-    got = parallel.dense_scan(derivative, value, start, transposed=transposed)
+    at = newton_gru.evaluate(projected, weight, bias, torch.randn(3, 23, 4).double())
+    derivative, value = newton_gru.differentiate(at, weight), torch.randn(3, 23, 4).double()
+    got = newton_gru.dense_scan(derivative, value, start, transposed=transposed)
     x = torch.zeros_like(h0)
     for t in range(23):
         jacobian = derivative.at(slice(None), t).matrix()
@@ -211,10 +211,10 @@ def test_dense_scan_is_the_recurrence(transposed):
         torch.testing.assert_close(got[:, t], x)
 
 
-def test_derivative_is_that_of_the_step():
+def test_the_derivative_equals_autograd():
     projected, weight, bias, h0 = (x.detach() for x in leaves(3, 1, 4))
-    at = parallel.evaluate(projected, weight, bias, h0[:, None])
-    derivative = parallel.differentiate(at, weight)
+    at = newton_gru.evaluate(projected, weight, bias, h0[:, None])
+    derivative = newton_gru.differentiate(at, weight)
 
     def step(h: Tensor) -> Tensor:
         return loop(projected[:1], weight, bias, h[None], torch.zeros(1, 1, dtype=torch.bool))[0, 0]
@@ -227,13 +227,13 @@ def test_derivative_is_that_of_the_step():
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 @pytest.mark.parametrize("radius", [0.01, 1.0])
 def test_the_second_derivative_is_bounded(scale, radius):
-    """What is left beside the linear part is at most K |e|^2 / 2, somewhere not far below it."""
+    """The remainder of the linearisation is at most K |e|^2 / 2, and somewhere not far below it."""
     projected, weight, bias, _ = (x.detach() for x in leaves(1, 4000, 3, scale))
     before, e = torch.rand(2, 1, 4000, 3).double() * 2 - 1
     e = e * radius / torch.linalg.vector_norm(e, dim=-1, keepdim=True)
-    at = parallel.evaluate(projected, weight, bias, before)
-    moved = parallel.evaluate(projected, weight, bias, before + e).after
-    rest = moved - at.after - parallel.differentiate(at, weight).times(e)
+    at = newton_gru.evaluate(projected, weight, bias, before)
+    moved = newton_gru.evaluate(projected, weight, bias, before + e).after
+    rest = moved - at.after - newton_gru.differentiate(at, weight).times(e)
     used = 2 * torch.linalg.vector_norm(rest, dim=-1).max() / radius**2
     bound = newton_bound._second_derivative(at, weight, before, torch.tensor([radius]).double())
     assert 0.02 * bound < used <= bound
@@ -249,23 +249,23 @@ def test_the_error_is_within_its_bound(tolerance, size):
     torch.testing.assert_close(estimate, error, rtol=10 * tolerance, atol=1e-12)
     rounding = 1e-14
     assert (error <= bound + rounding).all()
-    assert error.max() > 0.1 * bound.max(), "a bound that says little"
+    assert error.max() > 0.1 * bound.max(), "the bound is too loose"
     assert rho.max() < 1
     assert bound.max() <= 1.2 * (residual.amax(1) / (1 - rho)).max()
 
 
-def test_where_steps_expand_the_bound_says_that_nothing_is_proved():
+def test_the_bound_is_infinite_if_steps_expand():
     *inputs, start = *(x.detach() for x in leaves(2, 80, 8, scale=8.0)), torch.zeros(2, 80).bool()
     start[1, ::2] = True
     h = gru_parallel(*inputs, start, diagonal=True, tolerance=1e-8).h
     bound, rho, residual, _ = gru_error_bound(*inputs, start, h)
     assert rho[0] > 1
     assert bound[0].isinf().all()
-    # Episodes of two steps have no time to expand.
+    # Episodes of two steps are too short to expand.
     assert bound[1].max() < 100 * residual[1].max() + 1e-12
 
 
-def test_a_guess_far_off_is_not_called_near():
+def test_a_distant_guess_gets_a_large_bound():
     *inputs, start = *(x.detach() for x in leaves(2, 30, 4)), torch.zeros(2, 30).bool()
     bound, *_ = gru_error_bound(*inputs, start, torch.zeros(2, 30, 4).double())
     error = torch.linalg.vector_norm(loop(*inputs, start), dim=-1)
@@ -276,10 +276,10 @@ def test_a_guess_far_off_is_not_called_near():
 def test_opcheck_and_compile(diagonal):
     inputs, start = leaves(2, 3, 2), torch.tensor([[False, True, False], [True, False, False]])
     options = (diagonal, 1e-10, 20)
-    # The fourth of the usual checks is to compile it, which follows.
+    # The fourth of the usual checks compiles the operator, as the code below does.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     given = (*inputs, start, *options)
-    torch.library.opcheck(parallel._solve._opoverload, given, test_utils=checks)
+    torch.library.opcheck(newton_gru._solve._opoverload, given, test_utils=checks)
 
     def states(*each: Tensor) -> Tensor:
         return gru_parallel(*each, start, diagonal=diagonal, tolerance=1e-10).h
@@ -293,7 +293,7 @@ def test_opcheck_and_compile(diagonal):
 @both
 @pytest.mark.parametrize("mapped", [(0,), (3, 4), (0, 3, 4), (1,), (0, 1, 2, 3, 4)], ids=str)
 def test_vmap(diagonal, mapped):
-    """Over the arguments alone and together."""
+    """Over single arguments and several at once."""
     inputs = [*(x.detach() for x in leaves(2, 5, 3)), torch.rand(2, 5) < 0.3]
     for i in mapped:
         inputs[i] = torch.stack([inputs[i], inputs[i].flip(0)])
@@ -329,18 +329,18 @@ START = torch.zeros(2, 5, dtype=torch.bool)
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_cannot_be_solved_is_named(arguments, message):
+def test_bad_arguments_raise_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         gru_parallel(*arguments)
 
 
 @pytest.mark.parametrize("options", [{"tolerance": 0.0}, {"max_iterations": -1}], ids=str)
-def test_impossible_options_are_named(options):
+def test_bad_options_raise_an_error(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         gru_parallel(PROJECTED, WEIGHT, BIAS, H0, START, **options)
 
 
-def test_a_solution_names_its_parts():
+def test_a_solution_has_named_fields():
     solution = gru_parallel(PROJECTED, WEIGHT, BIAS, H0, START)
     assert isinstance(solution, Solution)
-    assert solution.residual.shape == solution.walked.shape == (2,)
+    assert solution.residual.shape == solution.sequential.shape == (2,)

@@ -1,4 +1,4 @@
-"""The short causal convolution against its definition, and what torch asks of it."""
+"""The short causal convolution: its definition, and the requirements on an operator."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from rlmem.kernels import native, short_conv
-from rlmem.kernels.short_conv import cpu, ops, plain, short_conv_reference
+from rlmem.kernels.short_conv import c_form, ops, short_conv_reference, torch_form
 
 Leaves = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-@pytest.fixture(params=["c", "plain"])
+@pytest.fixture(params=["c", "torch"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both forms of the operator on the CPU."""
-    if request.param == "plain":
-        monkeypatch.setattr(cpu, "serves", lambda x, weight: False)
+    if request.param == "torch":
+        monkeypatch.setattr(c_form, "supports", lambda x, weight: False)
     return request.param
 
 
@@ -47,7 +47,7 @@ def results(
 
 
 def by_hand(inputs: Leaves, start: Tensor) -> Tensor:
-    """The sum as it is written, number by number."""
+    """The sum of the formula, number by number."""
     x, weight, bias, window = (each.detach() for each in inputs)
     rows, time, _ = x.shape
     size = weight.shape[1]
@@ -67,7 +67,7 @@ AT = [(), (0,), (-1,), (3, 4), (0, 1, 2), (2, 4, 5, 8), tuple(range(9))]
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("at", AT, ids=str)
-def test_the_definition_is_the_sum(size: int, at: tuple[int, ...]) -> None:
+def test_the_definition_equals_the_sum(size: int, at: tuple[int, ...]) -> None:
     for time in (1, 2, 9):
         inputs, start = leaves(2, time, 3, size), starts(2, time, *at)
         torch.testing.assert_close(short_conv_reference(*inputs, start), by_hand(inputs, start))
@@ -99,7 +99,7 @@ def test_narrower_dtypes_over_many_steps(dtype: torch.dtype) -> None:
         assert (one - other).abs().max() <= bound * other.abs().max()
 
 
-def test_threads_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "SERIAL_BELOW", 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for rows, channels in [(1, 300), (5, 70), (40, 3)]:
@@ -139,8 +139,8 @@ def test_gradcheck(size: int) -> None:
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
 @pytest.mark.parametrize("start_at", [0, 1, 4])
-def test_nothing_before_a_start_is_read(poison: float, start_at: int) -> None:
-    """Only the episode after the start has a gradient; the rest is full of NaN or Inf."""
+def test_values_before_a_start_are_not_read(poison: float, start_at: int) -> None:
+    """Only the episode after the start has a gradient; everything before is NaN or Inf."""
     inputs, start = leaves(2, 8, 3, 4), torch.zeros(2, 8, dtype=torch.bool)
     start[:, start_at] = True
     grad = torch.randn(2, 8, 3, dtype=torch.float64)
@@ -157,7 +157,7 @@ def test_nothing_before_a_start_is_read(poison: float, start_at: int) -> None:
 
 
 @pytest.mark.usefixtures("form")
-def test_no_gradient_of_a_later_episode_comes_back() -> None:
+def test_no_gradient_crosses_a_start() -> None:
     inputs, start = leaves(1, 6, 2, 4), starts(1, 6, 3)
     grad = torch.ones(1, 6, 2, dtype=torch.float64)
     grad[:, 3:] = torch.nan
@@ -181,7 +181,7 @@ MAPPED = [(0,), (1,), (2,), (3,), (4,), (0, 3, 4), (0, 1, 2, 3, 4)]
 @pytest.mark.parametrize("mapped", MAPPED, ids=str)
 @pytest.mark.parametrize("back", [False, True])
 def test_vmap(mapped: tuple[int, ...], back: bool) -> None:
-    """Over the arguments alone and together, and so for the backward."""
+    """Over single arguments and several at once, forward and backward."""
     inputs = [each.detach() for each in leaves(2, 5, 3, 4)]
     inputs.append(torch.rand(2, 5) < 0.3)
     if back:  # its arguments are grad_y, x, weight, window, start
@@ -224,7 +224,7 @@ START = starts(2, 5)
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_what_cannot_be_convolved_is_named(arguments: tuple[Tensor, ...], message: str) -> None:
+def test_bad_arguments_raise_an_error(arguments: tuple[Tensor, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         short_conv(*arguments)
 
@@ -245,13 +245,13 @@ torch.testing.assert_close(*found)
 """
 
 
-def test_without_the_c() -> None:
+def test_works_without_the_c_module() -> None:
     done = subprocess.run([sys.executable, "-c", HIDDEN], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_c_is_built_and_serves() -> None:
+def test_the_c_module_is_built_and_used() -> None:
     assert native.AVAILABLE, "python setup.py build_ext --inplace builds it"
-    assert cpu.serves(X, WEIGHT)
-    assert not cpu.serves(X, torch.randn(3, 5))
-    assert plain.forward(X, WEIGHT, BIAS, WINDOW, START).is_contiguous()
+    assert c_form.supports(X, WEIGHT)
+    assert not c_form.supports(X, torch.randn(3, 5))
+    assert torch_form.forward(X, WEIGHT, BIAS, WINDOW, START).is_contiguous()

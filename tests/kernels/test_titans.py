@@ -1,5 +1,5 @@
-"""Memory that learns at test time: its chunks against its definition, that against published
-values, and what torch asks of an operator."""
+"""Memory that learns at test time: chunks against the definition, the definition against published
+values, and the requirements on an operator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMS = {"chunks": titans, "reference": titans_reference}
 
 
 class Given:
-    """Arguments of the operator, with warm states and episodes that begin anywhere."""
+    """Arguments of the operator, with nonzero states and starts at random steps."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Given:
         tokens = (rows, time, heads)
         shapes = [(heads, *pair) for pair in pairwise(sizes)]
         self.q, self.k, self.v = (randn(*tokens, sizes[i]) for i in (0, 0, -1))
-        # Larger steps along these long keys would lead to infinity.
+        # With larger steps and keys this long, learning would diverge.
         self.rates = Rates(
             *(
                 (scale * torch.rand(tokens, dtype=dtype)).requires_grad_()
@@ -62,7 +62,7 @@ class Given:
 
 
 def floats(y: Tensor, state: Learned) -> list[Tensor]:
-    return [y, *ops.flat(state)]
+    return [y, *ops.flatten_state(state)]
 
 
 def results(form: Any, given: Given, rule: Rule) -> list[Tensor]:
@@ -77,13 +77,13 @@ def results(form: Any, given: Given, rule: Rule) -> list[Tensor]:
 @pytest.mark.parametrize("chunk", [1, 3, 8, 50])
 @pytest.mark.parametrize("sizes", [(4, 3), (3, 5, 4)], ids=str)
 @pytest.mark.parametrize("time", [1, 8, 37])
-def test_chunks_are_the_definition(time, sizes, chunk, limit):
+def test_chunks_equal_the_definition(time, sizes, chunk, limit):
     given = Given(time, sizes=sizes)
     got, want = (results(form, given, Rule(chunk, limit)) for form in (titans, titans_reference))
     torch.testing.assert_close(got, want)
 
 
-def test_autocast_leaves_the_products_in_float32():
+def test_autocast_has_no_effect():
     given = Given(20, dtype=torch.float32)
     want = results(titans, given, Rule(4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -120,7 +120,7 @@ def test_published_values(name, dtype, form):
 
 
 @pytest.mark.parametrize("sizes", [(2, 1), (2, 1, 2)], ids=str)
-def test_gradients_are_the_derivatives(sizes):
+def test_gradcheck(sizes):
     given = Given(4, rows=1, heads=1, sizes=sizes)
     given.start[0, 2] = True
 
@@ -147,7 +147,7 @@ def test_the_surprise_is_the_gradient_of_the_loss():
             torch.testing.assert_close(read[..., :, None] * wrong[..., None, :], want)
 
 
-def test_a_linear_memory_that_takes_half_a_step_holds_the_last_value_of_a_key():
+def test_a_linear_memory_with_step_size_one_half_stores_the_last_value():
     given = Given(4, rows=1, heads=1, sizes=(3, 3))
     key = F.normalize(torch.randn(3, dtype=torch.float64), dim=0)
     given.k = given.q = key.expand(1, 4, 1, 3)
@@ -157,7 +157,7 @@ def test_a_linear_memory_that_takes_half_a_step_holds_the_last_value_of_a_key():
     torch.testing.assert_close(y, given.v)
 
 
-def test_a_limit_cuts_long_errors_and_leaves_short_ones():
+def test_a_limit_shortens_only_long_errors():
     errors = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]], requires_grad=True)
     torch.testing.assert_close(cut(errors, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
     cut(errors, 1.0).sum().backward()
@@ -172,7 +172,7 @@ def test_long_rows_stay_finite_within_a_limit(chunk):
     assert all(each.isfinite().all() for each in floats(y, state))
 
 
-def test_memory_and_answers_do_not_know_an_episode_that_is_over():
+def test_an_earlier_episode_has_no_effect():
     given = Given(40)
     given.start[:, 17] = True
     y, state = titans(*given, Rule(8))
@@ -182,7 +182,7 @@ def test_memory_and_answers_do_not_know_an_episode_that_is_over():
     assert not grads[3].any()
 
 
-def test_torch_finds_a_proper_operator():
+def test_opcheck():
     given = Given(9)
     age, start = given.state.age, given.start
     torch.library.opcheck(ops.learn_row, (given.leaves(), age, start, *Rule(4)))
@@ -207,7 +207,7 @@ def test_torch_finds_a_proper_operator():
         ({"q": torch.zeros(3, 4, 2, 4, device="meta")}, "one device"),
     ],
 )
-def test_wrong_arguments_are_named(change, message):
+def test_bad_arguments_raise_an_error(change, message):
     given = Given(4)
     chunk, limit = change.pop("chunk", 2), change.pop("limit", None)
     for name, value in change.items():

@@ -1,5 +1,5 @@
-"""Other losses, other ways to keep, several tokens at once: each rule's chunks against its
-definition, and that against what the papers say in numbers."""
+"""Other losses, retentions and windows: each rule's chunks against the definition, and the
+definition against the papers' equations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
 def given_for(rule: Rule, time: int, **options) -> Given:
-    """Arguments, with tokens before the row where the rule looks back as far as there are any."""
+    """Arguments; if the rule has a window, with as many tokens before the row as it can have."""
     given = Given(time, **options)
     if rule.window > 1:
         rows, _, heads, size = given.k.shape
@@ -43,11 +43,11 @@ def given_for(rule: Rule, time: int, **options) -> Given:
     ("time", "sizes", "chunk"),
     [(1, (3, 5, 4), 3), (19, (4, 3), 1), (19, (3, 5, 4), 4), (23, (4, 3), 8), (7, (3, 5, 4), 50)],
 )
-def test_chunks_are_the_definition(rule, time, sizes, chunk):
+def test_chunks_equal_the_definition(rule, time, sizes, chunk):
     rule = rule._replace(chunk=chunk)
     given = given_for(rule, time, sizes=sizes)
     got, want = (results(form, given, rule) for form in (titans, titans_reference))
-    # Newton-Schulz amplifies what is small by hundreds, rounding with it.
+    # Newton-Schulz amplifies small numbers by hundreds, and rounding errors with them.
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
 
 
@@ -72,7 +72,7 @@ def test_the_surprise_is_the_gradient_of_the_loss(bias, sizes):
         )
 
 
-def test_kept_sums_become_weights():
+def test_weights_follow_from_accumulated_updates():
     kept = torch.randn(2, 3, 4, 5, dtype=torch.float64)
     assert retain(Rule(), kept) is kept
     lengths = kept.abs().pow(4).sum((-2, -1), keepdim=True).pow(0.25)
@@ -142,7 +142,7 @@ def test_long_rows_stay_finite_within_a_limit(rule):
     assert all(each.isfinite().all() for each in floats(y, state))
 
 
-def test_torch_finds_a_proper_operator():
+def test_opcheck():
     rule = Rule(4, window=3, retention="lq")
     given = given_for(rule, 9)
     leaves = [*given.leaves(), given.state.recent.requires_grad_()]
@@ -158,6 +158,6 @@ def test_torch_finds_a_proper_operator():
         (Rule(window=2), r"recent must be \[3, 1, 2, 10\]"),
     ],
 )
-def test_impossible_rules_are_named(rule, message):
+def test_bad_rules_raise_an_error(rule, message):
     with pytest.raises(ValueError, match=message):
         titans(*Given(4), rule)

@@ -1,4 +1,4 @@
-"""Attention over a sliding window against its definition, and what torch asks of an operator."""
+"""Attention over a sliding window: its definition, and the requirements on an operator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from rlmem.kernels import window_attention
-from rlmem.kernels.window_attention import blocks, ops, segments, window_attention_reference
+from rlmem.kernels.window_attention import ops, segments, torch_form, window_attention_reference
 
 Given = tuple[Any, ...]
 
@@ -24,7 +24,7 @@ def given(
     heads: int = 2,
     size: int = 3,
 ) -> Given:
-    """Arguments with starts next to each other, at block borders, and with half-filled memory."""
+    """Arguments with adjacent starts, starts at block borders, and a half-filled memory."""
 
     def randn(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=dtype, requires_grad=True)
@@ -33,7 +33,7 @@ def given(
     value = randn(rows, past + time, heads, size + 1)
     alive = torch.arange(past) >= past // 2 * torch.arange(rows)[:, None]
     start = torch.zeros(rows, time, dtype=torch.bool)
-    for at in (3, 4, blocks.BLOCK, blocks.BLOCK + 1, time - 1):
+    for at in (3, 4, torch_form.BLOCK, torch_form.BLOCK + 1, time - 1):
         if at < time:
             start[1, at] = True
     places = (randn(rows, time, heads, size), randn(past + 1, heads, size)) if relative else ()
@@ -50,8 +50,10 @@ def results(function: Any, arguments: Given, grad: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-@pytest.mark.parametrize("past", [0, 1, 7, blocks.BLOCK, 80])
-@pytest.mark.parametrize("time", [1, 2, blocks.BLOCK, blocks.BLOCK + 1, 3 * blocks.BLOCK - 1])
+@pytest.mark.parametrize("past", [0, 1, 7, torch_form.BLOCK, 80])
+@pytest.mark.parametrize(
+    "time", [1, 2, torch_form.BLOCK, torch_form.BLOCK + 1, 3 * torch_form.BLOCK - 1]
+)
 def test_outputs_and_gradients(time: int, past: int, relative: bool) -> None:
     arguments = given(time, past, relative)
     grad = torch.randn(2, time, 2, 4, dtype=torch.float64)
@@ -64,7 +66,7 @@ def test_one_position_by_hand() -> None:
     start[:] = False
     start[0, 2] = True
     y = window_attention(query, key, value, alive, start, at, relative)
-    # Position 3 of row 0 sees the start and itself; keys begin with the 2 of the memory.
+    # Position 3 of row 0 sees the start and itself; the first 2 keys are those of the memory.
     scores = [
         (query[0, 3, 0] @ key[0, 2 + j, 0] + at[0, 3, 0] @ relative[3 - j, 0]) / 3**0.5
         for j in (2, 3)
@@ -74,7 +76,7 @@ def test_one_position_by_hand() -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_gradients_are_the_derivatives(relative: bool) -> None:
+def test_gradcheck(relative: bool) -> None:
     arguments = given(6, 3, relative, size=2)
     assert gradcheck(window_attention, arguments)
 
@@ -94,10 +96,10 @@ def test_narrower_dtypes_over_many_steps() -> None:
             assert (one - other).abs().max() <= bound * other.abs().max()
 
 
-def test_what_lies_before_a_start_has_exactly_no_influence() -> None:
-    arguments = given(blocks.BLOCK + 9, 12, relative=True)
+def test_values_before_a_start_have_exactly_no_effect() -> None:
+    arguments = given(torch_form.BLOCK + 9, 12, relative=True)
     query, key, value, _, start, *_ = arguments
-    begin = blocks.BLOCK - 3
+    begin = torch_form.BLOCK - 3
     start[:, begin] = True
     y = window_attention(*arguments)[:, begin:]
     grads = torch.autograd.grad(y.square().sum(), (query, key, value))
@@ -119,7 +121,7 @@ def test_extreme_scores_stay_finite() -> None:
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_torch_finds_a_proper_operator(relative: bool) -> None:
+def test_opcheck(relative: bool) -> None:
     query, key, value, alive, start, *places = given(5, 3, relative)
     at, distances = places or (query.new_empty(0), query.new_empty(0))
     inputs = (query, key, value, at, distances, segments(alive, start))
@@ -130,7 +132,7 @@ def test_torch_finds_a_proper_operator(relative: bool) -> None:
     torch.library.opcheck(ops.attend_backward, (torch.randn_like(y), y, log_sum, *fixed))
 
 
-def test_scores_are_not_kept() -> None:
+def test_scores_are_not_saved() -> None:
     held: list[int] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -159,19 +161,19 @@ def test_scores_are_not_kept() -> None:
         (4, torch.zeros(2, 4, dtype=torch.int64), "start must be torch.bool"),
         (5, torch.zeros(2, 3, 2, 3), r"position_query must be \[2, 4, 2, 3\]"),
         (6, torch.zeros(3, 2, 3), r"relative must be \[4, 2, 3\]"),
-        (6, None, "go together"),
+        (6, None, "must be given together"),
         (1, torch.zeros(2, 7, 2, 3, dtype=torch.int64), "key is torch.int64"),
         (1, torch.zeros(2, 7, 2, 3, device="meta"), "one device"),
     ],
 )
-def test_wrong_arguments_are_named(index: int, wrong: Tensor | None, message: str) -> None:
+def test_bad_arguments_raise_an_error(index: int, wrong: Tensor | None, message: str) -> None:
     arguments = list(given(4, 3, relative=True))
     arguments[index] = wrong
     with pytest.raises(ValueError, match=message):
         window_attention(*arguments)
 
 
-def test_autocast_leaves_the_products_in_float32() -> None:
+def test_autocast_has_no_effect() -> None:
     arguments = given(40, 8, relative=True, dtype=torch.float32)
     grad = torch.randn(2, 40, 2, 4)
     want = results(window_attention, arguments, grad)

@@ -1,4 +1,4 @@
-"""The Triton kernels of attention over a window, in Triton's interpreter."""
+"""The Triton kernels of window attention, in Triton's interpreter."""
 
 from __future__ import annotations
 

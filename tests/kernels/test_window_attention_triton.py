@@ -1,6 +1,6 @@
 """The Triton kernels against the reference: on a GPU, or with TRITON_INTERPRET=1 on any machine.
 
-`test_window_attention_interpreter.py` runs this file in the interpreter, in a process of its own.
+`test_window_attention_interpreter.py` runs this file in the interpreter, in a separate process.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from rlmem.kernels.window_attention import ops, window_attention_reference
 from tests.kernels.test_window_attention import Given, given, results
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
-from rlmem.kernels.window_attention import gpu
+from rlmem.kernels.window_attention import triton_form
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [
-    # The interpreter computes in numpy, which warns where a GPU gives infinities and NaNs.
+    # The interpreter computes in numpy, which warns about infinities and NaNs; a GPU does not.
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     *([] if INTERPRETED else [pytest.mark.gpu]),
 ]
@@ -30,24 +30,24 @@ hardware = pytest.mark.skipif(INTERPRETED, reason="too large, or wrong, in the i
 
 @pytest.fixture(autouse=True)
 def _kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The kernels serve whatever the device, in small blocks, and what nobody wrote holds NaN."""
+    """The kernels run on every device, in small blocks; uninitialised memory holds NaN."""
     if INTERPRETED:
-        monkeypatch.setattr(ops, "blocks", gpu)
-        monkeypatch.setattr(gpu, "BLOCK", 16)
+        monkeypatch.setattr(ops, "torch_form", triton_form)
+        monkeypatch.setattr(triton_form, "BLOCK", 16)
     torch.use_deterministic_algorithms(INTERPRETED)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 def converted(arguments: Given, dtype: torch.dtype, device: str) -> Given:
-    """The same numbers as leaves of their own."""
+    """Copies of the arguments as leaves of the graph."""
     return tuple(
         x.detach().to(device, dtype).requires_grad_() if x.is_floating_point() else x.to(device)
         for x in arguments
     )
 
 
-def equals_the_reference(arguments: Given, tolerance: float = 2e-5) -> None:
+def assert_equals_reference(arguments: Given, tolerance: float = 2e-5) -> None:
     query, _, value = arguments[:3]
     grad = torch.randn(*query.shape[:3], value.shape[3]).to(query.dtype)
     want = results(
@@ -57,7 +57,7 @@ def equals_the_reference(arguments: Given, tolerance: float = 2e-5) -> None:
     got = results(window_attention, there, grad.to(DEVICE))
     for one, other in zip(got, want, strict=True):
         assert one.shape == other.shape
-        # Written so that a NaN fails.
+        # This comparison fails for a NaN.
         assert (one.cpu() - other).abs().max() <= tolerance * other.abs().max().clamp(min=1)
 
 
@@ -69,23 +69,23 @@ def equals_the_reference(arguments: Given, tolerance: float = 2e-5) -> None:
     ],
 )
 def test_equals_the_reference(time: int, past: int, relative: bool, heads: int) -> None:
-    """Whole blocks and parts, memory half full, starts side by side and at borders."""
-    equals_the_reference(given(time, past, relative, torch.float32, heads=heads))
+    """Whole and partial blocks, a half-filled memory, adjacent starts and starts at borders."""
+    assert_equals_reference(given(time, past, relative, torch.float32, heads=heads))
 
 
 @pytest.mark.parametrize("size", [1, 16, 20])
-def test_sizes(size: int) -> None:
+def test_padded_and_unpadded_sizes(size: int) -> None:
     """Sizes of a key that are padded and that are not; those of a value are one larger."""
-    equals_the_reference(given(6, 3, True, torch.float32, heads=1, size=size))
+    assert_equals_reference(given(6, 3, True, torch.float32, heads=1, size=size))
 
 
-def test_blocks_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_the_default_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(ops, "blocks", gpu)
-    equals_the_reference(given(34, 5, True, torch.float32, heads=1))
+    monkeypatch.setattr(ops, "torch_form", triton_form)
+    assert_equals_reference(given(34, 5, True, torch.float32, heads=1))
 
 
-def test_what_lies_before_a_start_has_exactly_no_influence() -> None:
+def test_values_before_a_start_have_exactly_no_effect() -> None:
     arguments = converted(given(21, 12, True, torch.float32, heads=1), torch.float32, DEVICE)
     query, key, value, _, start, *_ = arguments
     begin = 18
@@ -115,6 +115,6 @@ def test_extreme_scores_stay_finite() -> None:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4), (torch.bfloat16, 5e-2)]
 )
-def test_on_hardware(dtype: torch.dtype, tolerance: float, size: int, relative: bool) -> None:
-    """What the kernels do not take (float64, 130 numbers of a key) is left to torch."""
-    equals_the_reference(given(300, 100, relative, dtype, rows=3, heads=4, size=size), tolerance)
+def test_on_a_gpu(dtype: torch.dtype, tolerance: float, size: int, relative: bool) -> None:
+    """Unsupported inputs (float64, keys of 130 numbers) are computed by torch."""
+    assert_equals_reference(given(300, 100, relative, dtype, rows=3, heads=4, size=size), tolerance)

@@ -1,4 +1,4 @@
-"""Action distributions against `torch.distributions`, closed forms and frequencies."""
+"""Action distributions: equal to `torch.distributions`, closed forms and sample frequencies."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import distributions as D
 
-from rlmem.policies.distributions import Categorical, Joint, MultiCategorical, Normal, TanhNormal
+from rlmem.policies.continuous import Normal, TanhNormal
+from rlmem.policies.heads import Categorical, Joint, MultiCategorical
 
 
-def test_categorical_is_torchs():
+def test_categorical_matches_torch():
     logits = torch.randn(5, 7, 4, dtype=torch.float64)
     ours, theirs = Categorical(logits), D.Categorical(logits=logits)
     action = theirs.sample()
@@ -20,20 +21,20 @@ def test_categorical_is_torchs():
     assert torch.equal(ours.mode(), logits.argmax(-1))
 
 
-def test_categorical_samples_with_its_probabilities():
+def test_categorical_samples_follow_the_probabilities():
     p = torch.tensor([0.5, 0.3, 0.2])
     draws = Categorical(p.log().expand(40_000, 3)).sample()
-    share = draws.bincount(minlength=3) / len(draws)
-    # Five standard deviations of a share of 40,000 draws.
-    assert (share - p).abs().max() < 5 * math.sqrt(0.25 / 40_000)
+    frequency = draws.bincount(minlength=3) / len(draws)
+    # Five standard deviations of a frequency in 40,000 draws.
+    assert (frequency - p).abs().max() < 5 * math.sqrt(0.25 / 40_000)
 
 
-def test_categorical_never_samples_what_is_impossible():
+def test_categorical_never_samples_probability_zero():
     logits = torch.tensor([0.0, -torch.inf]).expand(1000, 2)
     assert (Categorical(logits).sample() == 0).all()
 
 
-def test_multi_categorical_is_independent_categoricals():
+def test_multi_categorical_is_a_product_of_categoricals():
     logits = torch.randn(6, 5, dtype=torch.float64)
     parts = [D.Categorical(logits=logits[:, :2]), D.Categorical(logits=logits[:, 2:])]
     ours = MultiCategorical(logits, [2, 3])
@@ -44,7 +45,7 @@ def test_multi_categorical_is_independent_categoricals():
     assert torch.equal(ours.mode()[:, 1], logits[:, 2:].argmax(-1))
 
 
-def test_normal_is_torchs():
+def test_normal_matches_torch():
     mean, log_std = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 3, dtype=torch.float64)
     theirs = D.Independent(D.Normal(mean, log_std.exp()), 1)
     ours = Normal(mean, log_std)
@@ -66,7 +67,7 @@ def squashed(low: float, high: float) -> tuple[TanhNormal, D.Distribution]:
 
 
 @pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (0.0, 1.0), (-3.0, 7.0)])
-def test_tanh_normal_is_torchs_and_stays_inside(low: float, high: float):
+def test_tanh_normal_matches_torch_and_respects_bounds(low: float, high: float):
     ours, theirs = squashed(low, high)
     action = ours.sample()
     assert (action > low).all()
@@ -74,14 +75,14 @@ def test_tanh_normal_is_torchs_and_stays_inside(low: float, high: float):
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action))
 
 
-def test_draws_come_with_their_log_probability():
+def test_draw_returns_the_log_probability_of_its_sample():
     ours, theirs = squashed(-3.0, 7.0)
     for one, other in ((ours, theirs), (ours.normal, theirs.base_dist)):
         action, log_prob = one.draw()
         torch.testing.assert_close(log_prob, other.log_prob(action))
 
 
-def test_draws_are_differentiable_by_hand():
+def test_gradients_of_draw_by_hand():
     mean = torch.tensor([0.3], requires_grad=True)
     log_std = torch.tensor([-1.0], requires_grad=True)
     action, log_prob = TanhNormal(mean, log_std, torch.tensor([-2.0]), torch.tensor([4.0])).draw()
@@ -98,10 +99,10 @@ def test_draws_are_differentiable_by_hand():
     assert found[1].item() == pytest.approx(2 * unit * math.exp(-1) * noise - 1, rel=1e-4)
 
 
-def test_draws_are_exact_where_the_deviation_is_tiny():
+def test_draw_is_exact_for_a_tiny_standard_deviation():
     normal = Normal(torch.full((5, 1), 3.0), torch.full((5, 1), -20.0))
     _, log_prob = normal.draw()
-    # At most four deviations out.
+    # The sample is at most four standard deviations from the mean.
     assert ((log_prob - 20 + 0.5 * math.log(2 * math.pi)).abs() < 8).all()
 
 
@@ -113,7 +114,7 @@ def test_tanh_normal_entropy_is_the_mean_of_minus_log_prob():
     torch.testing.assert_close(wide.entropy().mean(), by_sampling, atol=0.02, rtol=0)
 
 
-def test_tanh_normal_is_finite_where_tanh_saturates():
+def test_tanh_normal_is_finite_when_tanh_saturates():
     mean = torch.tensor([[30.0], [-30.0]], requires_grad=True)
     one = torch.ones(1)
     dist = TanhNormal(mean, torch.zeros(2, 1), -one, one)
@@ -124,7 +125,7 @@ def test_tanh_normal_is_finite_where_tanh_saturates():
     assert mean.grad.isfinite().all()
 
 
-def test_joint_adds_up():
+def test_joint_sums_log_probabilities_and_entropies():
     a, b = Categorical(torch.randn(4, 3)), Normal(torch.randn(4, 2), torch.zeros(4, 2))
     joint = Joint({"a": a, "b": b})
     action = joint.sample()

@@ -1,4 +1,4 @@
-"""An ensemble is its members: each computes what a network of its own with its weights does."""
+"""Ensemble layers: each member equals a separate network with the same weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlmem.policies.encoders import mlp
 from rlmem.policies.ensemble import EnsembleLayer
 
 
-def test_each_member_is_a_network_of_its_own():
+def test_each_member_equals_a_separate_network():
     layer = EnsembleLayer(3, 5, 4, "gelu")
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -26,21 +26,21 @@ def test_each_member_is_a_network_of_its_own():
         torch.testing.assert_close(layer(x)[c], single(x[c]), atol=1e-5, rtol=1e-4)
 
 
-def test_one_input_is_read_by_all_and_members_can_be_picked():
+def test_a_single_input_is_shared_and_members_can_be_selected():
     layer = EnsembleLayer(4, 5, 3, "relu")
     x = torch.randn(1, 6, 5)
-    everyone = layer(x)
-    torch.testing.assert_close(everyone, layer(x.expand(4, -1, -1)))
-    torch.testing.assert_close(layer(x, torch.tensor([3, 1])), everyone[[3, 1]])
+    outputs = layer(x)
+    torch.testing.assert_close(outputs, layer(x.expand(4, -1, -1)))
+    torch.testing.assert_close(layer(x, torch.tensor([3, 1])), outputs[[3, 1]])
 
 
-def test_members_begin_differently():
+def test_members_have_different_initial_weights():
     weight = EnsembleLayer(2, 5, 5, "relu").linear.weight
     assert (weight[0] - weight[1]).abs().max() > 0.1
     # Orthogonal with gain sqrt 2, like the layers of `encoders.mlp`.
     torch.testing.assert_close(weight[0] @ weight[0].T, 2 * torch.eye(5), atol=1e-5, rtol=0)
 
 
-def test_an_unknown_activation_gets_the_nearest():
+def test_an_unknown_activation_gets_a_suggestion():
     with pytest.raises(UsageError, match="did you mean relu"):
         EnsembleLayer(2, 5, 5, "rellu")

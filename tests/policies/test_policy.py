@@ -1,4 +1,4 @@
-"""The policy over every space: what it encodes, one step against a row, what it refuses."""
+"""Policies over every kind of space: encoding, steps against scans, and refused options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlmem import tree
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
 from rlmem.policies.encoders import Encoder
-from rlmem.policies.heads import leaf
+from rlmem.policies.heads import make_leaf
 
 OBSERVATIONS = {
     "obs.card": spaces.Discrete(4),
@@ -47,13 +47,13 @@ def policy(**options: object) -> ActorCritic:
 
 @pytest.mark.parametrize("core", ["ffm", "gru"])
 @pytest.mark.parametrize("options", [{}, {"layers": 2}, {"separate_critic": True}], ids=str)
-def test_a_row_is_its_steps_for_every_kind_of_space(core: str, options: dict[str, object]):
+def test_scan_equals_steps_for_every_kind_of_space(core: str, options: dict[str, object]):
     agent = policy(core=core, **options)
     obs, start = observe(3, 6), torch.rand(3, 6) < 0.3
     state = agent.initial_state(3)
     acts = []
     for t in range(6):
-        act = agent.decide({k: v[:, t] for k, v in obs.items()}, state, start[:, t])
+        act = agent.act_with_value({k: v[:, t] for k, v in obs.items()}, state, start[:, t])
         acts.append(act)
         state = act.state
     action = {key: torch.stack([a.action[key] for a in acts], 1) for key in ACTIONS}
@@ -67,28 +67,29 @@ def test_a_row_is_its_steps_for_every_kind_of_space(core: str, options: dict[str
 
 
 @pytest.mark.parametrize("separate", [False, True])
-def test_value_reads_the_memory_and_leaves_it(separate: bool):
+def test_value_is_that_of_a_step_and_keeps_the_memory(separate: bool):
     agent = policy(separate_critic=separate)
     obs, start = observe(3), torch.tensor([True, False, False])
     state = tree.map(torch.randn_like, agent.initial_state(3))
     before = tree.map(torch.clone, state)
     torch.testing.assert_close(
-        agent.value(obs, state, start), agent.decide(obs, state, start).value
+        agent.value(obs, state, start), agent.act_with_value(obs, state, start).value
     )
     assert all(map(torch.equal, tree.leaves(state), tree.leaves(before)))
 
 
-def test_a_critic_of_its_own_shares_nothing_with_the_actor():
+def test_a_separate_critic_shares_no_parameters_with_the_actor():
     agent, start = policy(separate_critic=True), torch.rand(3, 6) < 0.3
-    its = set(agent.critic_parameters())
-    assert its < set(agent.parameters())
+    critic = set(agent.critic_parameters())
+    assert critic < set(agent.parameters())
     dist, value = agent(observe(3, 6), agent.initial_state(3), start)
-    for loss, mine in ((value.sum(), its), (dist.entropy().sum(), set(agent.parameters()) - its)):
+    actor = set(agent.parameters()) - critic
+    for loss, trained in ((value.sum(), critic), (dist.entropy().sum(), actor)):
         agent.zero_grad()
         loss.backward()
-        felt = {p for p in agent.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-        assert felt
-        assert felt <= mine
+        moved = {p for p in agent.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        assert moved
+        assert moved <= trained
     assert policy().critic_parameters() == []
 
 
@@ -101,7 +102,7 @@ def test_deterministic_actions_are_the_mode():
 
 
 @pytest.mark.parametrize("key", OBSERVATIONS)
-def test_every_entry_of_an_observation_is_seen(key: str):
+def test_every_entry_of_an_observation_changes_the_features(key: str):
     encoder = Encoder({key: OBSERVATIONS[key]}, output_size=16, layers=1, activation="tanh")
     obs = observe(1)[key]
     flat = obs.flatten()
@@ -114,10 +115,10 @@ def test_every_entry_of_an_observation_is_seen(key: str):
 
 def test_discrete_values_are_one_hot():
     encoder = Encoder({"a": spaces.MultiDiscrete([2, 3])}, 5, layers=1, activation="tanh")
-    seen: list[torch.Tensor] = []
-    encoder.mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    encoded: list[torch.Tensor] = []
+    encoder.mlp.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0]))
     encoder({"a": torch.tensor([[1, 0], [0, 2]])})
-    assert seen[0].tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
+    assert encoded[0].tolist() == [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]]
 
 
 def test_the_first_policy_is_nearly_uniform():
@@ -128,17 +129,17 @@ def test_the_first_policy_is_nearly_uniform():
 
 
 @pytest.mark.parametrize(
-    ("space", "named"),
+    ("space", "message"),
     [
         (spaces.Text(5), "Text"),
         (spaces.Sequence(spaces.Discrete(2)), "Sequence"),
-        (spaces.Box(0, np.inf, (2,)), "both sides"),
-        (spaces.Box(-1, 1, (2, 2)), "only vectors"),
+        (spaces.Box(0, np.inf, (2,)), "two bounds"),
+        (spaces.Box(-1, 1, (2, 2)), "must be vectors"),
     ],
 )
-def test_unsupported_action_spaces_are_named(space: spaces.Space, named: str):
-    with pytest.raises(UsageError, match=named):
-        leaf(space)
+def test_unsupported_action_spaces_are_refused(space: spaces.Space, message: str):
+    with pytest.raises(UsageError, match=message):
+        make_leaf(space)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,6 @@ def test_unsupported_action_spaces_are_named(space: spaces.Space, named: str):
         ({"core_options": {"memory": 3}}, "unknown option of core 'ffm'"),
     ],
 )
-def test_bad_options_get_a_clear_line(options: dict[str, object], message: str):
+def test_bad_options_get_a_clear_message(options: dict[str, object], message: str):
     with pytest.raises(UsageError, match=message):
         ActorCritic({"obs": spaces.Discrete(2)}, {"action": spaces.Discrete(2)}, **options)  # type: ignore[arg-type]

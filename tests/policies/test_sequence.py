@@ -1,4 +1,4 @@
-"""The models of sequences: one step against a row, what they read, what they are asked for."""
+"""Sequence policies: steps against scans, their inputs, and the target return."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ACTIONS = {
     "action.move": spaces.Discrete(3),
     "action.force": spaces.Box(-2, 2, (2,), np.float32),
 }
-SEEN = {
+OBSERVATIONS = {
     "obs": spaces.Discrete(4),
     **{f"previous_{key}": space for key, space in ACTIONS.items()},
     "start": spaces.Discrete(2),
@@ -24,7 +24,7 @@ SEEN = {
 }
 
 
-def look(*shape: int) -> dict[str, Tensor]:
+def observe(*shape: int) -> dict[str, Tensor]:
     return {
         "obs": torch.randint(4, shape),
         "previous_action.move": torch.randint(3, shape),
@@ -37,27 +37,27 @@ def look(*shape: int) -> dict[str, Tensor]:
 
 
 def make(kind: type[SequencePolicy], core: str = "gru") -> SequencePolicy:
-    policy = kind(SEEN, ACTIONS, core=core, hidden_size=8)
+    policy = kind(OBSERVATIONS, ACTIONS, core=core, hidden_size=8)
     torch.nn.init.normal_(policy.actor.out.weight)
     return policy
 
 
 @pytest.mark.parametrize("core", ["gru", "transformer_xl"])
 @pytest.mark.parametrize("kind", [SequencePolicy, ReturnPolicy])
-def test_what_is_played_is_what_the_row_says(kind: type[SequencePolicy], core: str):
+def test_actions_are_those_of_the_scan(kind: type[SequencePolicy], core: str):
     policy = make(kind, core)
-    row, start = look(3, 7), torch.rand(3, 7) < 0.3
+    row, start = observe(3, 7), torch.rand(3, 7) < 0.3
     start[:, 0] = True
     if isinstance(policy, ReturnPolicy):
         policy.target_return.fill_(5.0)
         policy.return_scale.fill_(2.0)
-        # What is left of 5 after the rewards so far, as the reward at t + 1 is that of step t.
-        left = torch.zeros(3, 7)
+        # 5 minus the rewards so far; the reward of step t is in the observation at t + 1.
+        remaining = torch.zeros(3, 7)
         for t in range(7):
-            left[:, t] = torch.where(
-                start[:, t], 5.0, left[:, t - 1] - row["previous_reward"][:, t]
+            remaining[:, t] = torch.where(
+                start[:, t], 5.0, remaining[:, t - 1] - row["previous_reward"][:, t]
             )
-        row["return_to_go"] = left
+        row["return_to_go"] = remaining
     dist = policy(row, policy.core.initial_state(3), start)
     state = policy.initial_state(3)
     for t in range(7):
@@ -70,23 +70,23 @@ def test_what_is_played_is_what_the_row_says(kind: type[SequencePolicy], core: s
         state = act.state
 
 
-def test_there_is_no_past_where_a_row_starts():
+def test_previous_steps_are_not_read_at_a_start():
     policy = make(SequencePolicy)
-    one, other = look(4), look(4)
+    one, other = observe(4), observe(4)
     other["obs"] = one["obs"]
     begin = torch.tensor([True, True, False, False])
-    log_p = [
+    forces = [
         policy.act(obs, policy.initial_state(4), begin, True).action["action.force"]
         for obs in (one, other)
     ]
-    assert torch.equal(log_p[0][:2], log_p[1][:2])
-    assert not torch.isclose(log_p[0][2:], log_p[1][2:]).all(-1).any()
+    assert torch.equal(forces[0][:2], forces[1][:2])
+    assert not torch.isclose(forces[0][2:], forces[1][2:]).all(-1).any()
 
 
 @pytest.mark.parametrize("leaf", ["previous_reward", "previous_done", "previous_action.move"])
-def test_the_past_is_read(leaf: str):
+def test_previous_steps_are_read(leaf: str):
     policy = make(SequencePolicy)
-    one = look(1) | {leaf: torch.zeros(1) if leaf == "previous_reward" else torch.tensor([0])}
+    one = observe(1) | {leaf: torch.zeros(1) if leaf == "previous_reward" else torch.tensor([0])}
     other = one | {leaf: one[leaf] + 1}
     never = torch.tensor([False])
     forces = [
@@ -96,10 +96,10 @@ def test_the_past_is_read(leaf: str):
     assert not torch.equal(*forces)
 
 
-def test_the_return_that_is_asked_for_is_read_in_units_of_its_scale_and_saved():
+def test_the_target_return_is_scaled_and_saved():
     policy = make(ReturnPolicy)
     assert isinstance(policy, ReturnPolicy)
-    obs, begin = look(1), torch.tensor([True])
+    obs, begin = observe(1), torch.tensor([True])
 
     def force(target: float, scale: float) -> Tensor:
         policy.target_return.fill_(target)

@@ -1,4 +1,4 @@
-"""The agent of soft actor-critic: what it plays, what it plans, and what its critics say of it."""
+"""The policy of soft actor-critic: actions, actor output, and the critics' values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 
 from rlmem.errors import UsageError
 from rlmem.policies import SoftPolicy
-from rlmem.policies.soft import Plan
+from rlmem.policies.action_space import DISCRETE
+from rlmem.policies.soft import ActorOutput
 
-SEEN = {"obs": spaces.Discrete(7)}
+OBSERVATIONS = {"obs": spaces.Discrete(7)}
 MOVE = {"action.move": spaces.Discrete(3)}
 PUSH = {"action.push": spaces.Box(-2, 6, (2,))}
-MIXED = {
+HYBRID = {
     "action.keys": spaces.MultiDiscrete([2, 3]),
     "action.push": spaces.Box(-2, 6, (2,)),
     "action.free": spaces.Box(-torch.inf, torch.inf, (1,)),
@@ -24,23 +25,23 @@ MIXED = {
 
 
 def agent(actions: dict[str, spaces.Space], **options: object) -> SoftPolicy:
-    """One whose heads say more than at first."""
-    policy = SoftPolicy(SEEN, actions, core="gru", hidden_size=8, **options)  # type: ignore[arg-type]
+    """A policy whose heads have larger weights than the initial ones."""
+    policy = SoftPolicy(OBSERVATIONS, actions, core="gru", hidden_size=8, **options)  # type: ignore[arg-type]
     for head in (policy.actor, policy.critics):
         for weight in head.parameters():
             torch.nn.init.normal_(weight, std=0.5)
     return policy
 
 
-def look(*shape: int) -> tuple[dict[str, Tensor], Tensor]:
+def observe(*shape: int) -> tuple[dict[str, Tensor], Tensor]:
     return {"obs": torch.randint(7, shape)}, torch.rand(shape) < 0.3
 
 
-@pytest.mark.parametrize("actions", [MOVE, PUSH, MIXED])
-def test_play_is_the_actor_of_the_row(actions: dict[str, spaces.Space]):
+@pytest.mark.parametrize("actions", [MOVE, PUSH, HYBRID])
+def test_actions_are_those_of_the_scan(actions: dict[str, spaces.Space]):
     policy = agent(actions)
-    obs, start = look(4, 6)
-    features, _ = policy.scan_features(obs, policy.initial_state(4), start)
+    obs, start = observe(4, 6)
+    features, _ = policy.core.scan(policy.encoder(obs), policy.initial_state(4), start)
     best = policy.actor(features).mode()
     state = policy.initial_state(4)
     for t in range(6):
@@ -52,43 +53,43 @@ def test_play_is_the_actor_of_the_row(actions: dict[str, spaces.Space]):
                 assert space.contains(action.astype(space.dtype)), key
         for key in best.keys() & actions.keys():
             torch.testing.assert_close(greedy.action[key], best[key][:, t])
-        if policy.choices:
-            assert torch.equal(policy.choices.index(greedy.action), best["choice"][:, t])
+        if policy.discrete:
+            assert torch.equal(policy.discrete.index(greedy.action), best[DISCRETE][:, t])
         state = greedy.state
 
 
-def test_value_of_a_plan_by_hand():
+def test_value_of_an_actor_output_by_hand():
     p = torch.tensor([0.5, 0.25, 0.25])
-    plan = Plan(p.log(), torch.zeros(1), torch.tensor(0.3))
+    output = ActorOutput(p.log(), torch.zeros(1), torch.tensor(0.3))
     entropy = 0.5 * math.log(2) + 0.5 * math.log(4)
-    torch.testing.assert_close(plan.entropy(), torch.tensor([entropy, -0.3]))
-    value = plan.value(torch.tensor([1.0, 2.0, -4.0]), torch.tensor([0.1, 2.0]))
+    torch.testing.assert_close(output.entropy(), torch.tensor([entropy, -0.3]))
+    value = output.value(torch.tensor([1.0, 2.0, -4.0]), torch.tensor([0.1, 2.0]))
     # 0.5 * 1 + 0.25 * 2 - 0.25 * 4 = 0
     assert value.item() == pytest.approx(0 + 0.1 * entropy - 2.0 * 0.3)
 
 
-def test_a_plan_is_what_the_actor_says():
-    policy = agent(MIXED)
+def test_actor_output_matches_the_actor():
+    policy = agent(HYBRID)
     features = torch.randn(5, 3, 8)
     actor = policy.actor(features)
-    plan = policy.plan(features)
-    torch.testing.assert_close(plan.log_p, actor.parts["choice"].log_p)  # type: ignore[attr-defined]
-    # Back from units of half the range, where the density is half the range times as high.
-    push, free = plan.numbers[..., :2] * 4 + 2, plan.numbers[..., 2:]
+    output = policy.actor_output(features)
+    torch.testing.assert_close(output.log_p, actor.parts[DISCRETE].log_p)  # type: ignore[attr-defined]
+    # In units of half the range (4) the density is 4 times as high per entry.
+    push, free = output.continuous[..., :2] * 4 + 2, output.continuous[..., 2:]
     density = actor.parts["action.push"].log_prob(push) + actor.parts["action.free"].log_prob(free)
-    torch.testing.assert_close(plan.log_density, density + 2 * math.log(4), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(output.log_density, density + 2 * math.log(4), rtol=1e-3, atol=1e-3)
 
 
-def test_units_of_numbers_do_not_matter():
+def test_bounds_of_continuous_actions_do_not_matter():
     narrow, wide = ({"action.a": spaces.Box(low, high, (2,))} for low, high in ((-1, 1), (0, 600)))
     ours, theirs = agent(narrow), agent(wide)
     theirs.load_state_dict(ours.state_dict())
     features = torch.randn(6, 8)
-    plans = []
+    outputs = []
     for policy in (ours, theirs):
         torch.manual_seed(0)
-        plans.append(policy.plan(features))
-    for one, other in zip(*plans, strict=True):
+        outputs.append(policy.actor_output(features))
+    for one, other in zip(*outputs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     unit = torch.rand(6, 2) * 2 - 1
     torch.testing.assert_close(
@@ -97,31 +98,31 @@ def test_units_of_numbers_do_not_matter():
     )
 
 
-def test_without_a_part_there_is_one_choice_or_no_number():
+def test_a_missing_part_has_size_zero_or_a_single_action():
     features = torch.randn(4, 8)
-    counted, pushed = agent(MOVE).plan(features), agent(PUSH).plan(features)
-    assert counted.numbers.shape == (4, 0)
-    assert counted.entropy()[:, 1].eq(0).all()
-    assert pushed.log_p.shape == (4, 1)
-    assert pushed.entropy()[:, 0].eq(0).all()
+    move, push = agent(MOVE).actor_output(features), agent(PUSH).actor_output(features)
+    assert move.continuous.shape == (4, 0)
+    assert move.entropy()[:, 1].eq(0).all()
+    assert push.log_p.shape == (4, 1)
+    assert push.entropy()[:, 0].eq(0).all()
 
 
-def test_plans_leave_the_memory_alone():
+def test_actor_output_has_no_gradient_for_the_memory():
     features = torch.randn(4, 8, requires_grad=True)
-    policy = agent(MIXED)
-    plan = policy.plan(features)
-    (plan.entropy().sum() + plan.numbers.sum()).backward()
+    policy = agent(HYBRID)
+    output = policy.actor_output(features)
+    (output.entropy().sum() + output.continuous.sum()).backward()
     assert features.grad is None
     assert all(p.grad is not None and p.grad.any() for p in policy.actor.parameters())
 
 
-def test_chosen_is_the_value_of_the_choice_and_the_numbers():
-    policy = agent(MIXED)
+def test_chosen_is_the_value_of_both_parts_of_the_action():
+    policy = agent(HYBRID)
     features = torch.randn(5, 4, 8)
     index = torch.randint(6, (5, 4))
-    assert policy.choices
+    assert policy.discrete
     action = {
-        **policy.choices.action(index),
+        **policy.discrete.action(index),
         "action.push": torch.rand(5, 4, 2),
         "action.free": torch.randn(5, 4, 1),
     }
@@ -135,7 +136,7 @@ def test_chosen_is_the_value_of_the_choice_and_the_numbers():
         assert not torch.isclose(policy.values(features, other), values).all(0).any()
 
 
-def test_values_bend_with_the_numbers_even_without_hidden_layers():
+def test_values_are_nonlinear_in_continuous_actions_without_hidden_layers():
     policy = agent(PUSH, head_layers=0)
     features = torch.randn(20, 8)
     low, middle, high = (
@@ -144,16 +145,16 @@ def test_values_bend_with_the_numbers_even_without_hidden_layers():
     assert not torch.allclose((low + high) / 2, middle, atol=1e-3)
 
 
-def test_critics_differ_and_say_next_to_nothing_at_first():
-    policy = SoftPolicy(SEEN, MOVE, hidden_size=32, num_critics=3)
+def test_initial_values_differ_between_critics_and_are_near_zero():
+    policy = SoftPolicy(OBSERVATIONS, MOVE, hidden_size=32, num_critics=3)
     values = policy.values(torch.randn(50, 32), {})
     assert values.shape == (3, 50, 3)
     assert values.abs().max() < 0.2
     assert not torch.isclose(values[0], values[1]).any(1).all()
 
 
-def test_too_many_choices_are_refused():
+def test_bad_options_are_refused():
     with pytest.raises(UsageError, match="at most 4096 joint actions"):
-        SoftPolicy(SEEN, {"action": spaces.MultiBinary(13)})
+        SoftPolicy(OBSERVATIONS, {"action": spaces.MultiBinary(13)})
     with pytest.raises(UsageError, match="num_critics must be an integer of at least 1"):
-        SoftPolicy(SEEN, MOVE, num_critics=0)
+        SoftPolicy(OBSERVATIONS, MOVE, num_critics=0)

@@ -1,4 +1,4 @@
-"""Environments, and what is shared by the tests of their torchrl form."""
+"""Shared code of the tests of `TorchRLEnv`: environments, random actions and plain rollouts."""
 
 from __future__ import annotations
 
@@ -21,41 +21,44 @@ SEED = 7
 
 
 def irregular() -> VecEnv:
-    """Every kind of leaf, and episodes that end one by one."""
+    """An environment with every kind of leaf, whose episodes end at different times."""
     return GymVecEnv([shown] * 4)
 
 
 def lockstep(**options: Any) -> VecEnv:
+    """An environment whose episodes all end at the same time."""
     return envs.make("popgym-repeat", num_envs=4, **options)
 
 
-def noted() -> VecEnv:
+def with_previous_action() -> VecEnv:
+    """The same, with the previous action as an observation."""
     return lockstep(previous_action=True)
 
 
 def echo() -> VecEnv:
+    """An environment whose observations are its actions, of every kind of leaf."""
     return GymVecEnv([partial(Echo, EVERY_KIND)] * 2)
 
 
 def actions(env: VecEnv, steps: int) -> list[Tensors]:
-    """Random actions of environments with one discrete action."""
+    """Random actions for an environment with one discrete action."""
     space = env.action_space["action"]
     assert isinstance(space, spaces.Discrete)
     return [{"action": torch.randint(0, int(space.n), (env.num_envs,))} for _ in range(steps)]
 
 
 def replay(taken: list[Tensors]) -> Callable[[TensorDictBase], TensorDictBase]:
-    """A policy that takes these actions."""
+    """A policy that takes the actions `taken`, one per call."""
     rest = iter(taken)
     return lambda tensordict: tensordict.update(next(rest))
 
 
 def play(env: VecEnv, taken: list[Tensors], seed: int) -> tuple[list[Tensors], list[Transition]]:
-    """The bare environment's rollout: what was seen before each action, and what came of it."""
+    """A plain rollout: the observations before each action, and the transitions."""
     obs = env.reset(seed)
-    seen, steps = [], []
+    before, steps = [], []
     for action in taken:
-        seen.append(obs)
+        before.append(obs)
         steps.append(env.step(action))
         obs = steps[-1].obs
-    return seen, steps
+    return before, steps

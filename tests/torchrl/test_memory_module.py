@@ -1,4 +1,4 @@
-"""Any core as torchrl's recurrent module: steps, rows and the bare core agree."""
+"""`MemoryModule` with any core: steps, recurrent mode and the core itself agree."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from torchrl.modules import set_recurrent_mode
 from rlmem import tree
 from rlmem.cores.base import MemoryCore
 from rlmem.torchrl import MemoryModule
-from rlmem.torchrl.state import Packing, Stored
+from rlmem.torchrl.state import PackedState, Packing
 from tests.cores.common import INPUT, OUTPUT, B, T, every_core, make, some_starts, warm_state
 from tests.torchrl.memories import KEYS, collect, data, module, recurrent, rows
 
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
-# Complex and real states, tuples, counters, rings, an initial state that is not zero.
+# Complex and real states, tuples, counters, ring buffers, a nonzero initial state.
 some_cores = pytest.mark.parametrize("name", ["ffm", "gru", "aaren", "xlstm", "titans", "gtrxl"])
 
 
 def slices(memory: MemoryModule, batch: TensorDict) -> TensorDict:
-    """The batch as if each episode's first step were cut off: states are to be loaded at starts.
+    """The batch shifted by one step, so that starts have stored states to load.
 
-    Its observations are the next ones, its states those after a step.
+    Observations are the next ones, states are those after a step.
     """
-    following = batch["next"].select(*memory.state_keys)
-    return data(memory, batch["obs"].roll(-1, 1), batch["is_init"], following)
+    next_states = batch["next"].select(*memory.state_keys)
+    return data(memory, batch["obs"].roll(-1, 1), batch["is_init"], next_states)
 
 
 @torch.no_grad()
 def stepped(memory: MemoryModule, batch: TensorDict) -> tuple[Tensor, Tensor]:
-    """Outputs and real numbers of the next states, [B, T], one step after the other.
+    """Outputs and the real vectors of the next states, [B, T], step by step.
 
     The stored state is loaded at the first step and at each `is_init`.
     """
     outputs, after, state = [], [], None
     for t in range(batch.shape[1]):
         now = batch[:, t]
-        stored = memory._packing.unpack(Stored(*(now[key] for key in memory.state_keys)))
+        stored = memory._packing.unpack(PackedState(*(now[key] for key in memory.state_keys)))
         state = stored if state is None else tree.select(now["is_init"][:, 0], stored, state)
         y, state = memory.core.update(now["obs"], state)
         outputs.append(y)
@@ -57,7 +57,7 @@ def test_steps_rows_and_the_core_agree(name):
     core = memory.core
     want, _ = core.scan(obs, core.initial_state(B), start.squeeze(-1))
     torch.testing.assert_close(batch["y"], want, **TIGHT)
-    # The next states are computed anew, whatever is in the batch.
+    # The next states are recomputed; those in the batch are ignored.
     wrong = batch.clone()
     for key in memory.state_keys:
         wrong["next", key].zero_()
@@ -73,11 +73,11 @@ def test_stored_states_are_loaded_at_starts(name):
     memory = module(name)
     batch = slices(memory, collect(memory, *rows()))
     y, after = stepped(memory, batch)
-    # Next states that are missing are computed.
+    # Missing next states are computed.
     got = recurrent(memory, batch)
     torch.testing.assert_close(got["y"], y, **TIGHT)
     torch.testing.assert_close(got["next", memory.state_keys[0]], after, **TIGHT)
-    # A flat batch, as a sampler of slices gives, is cut into them.
+    # A flat batch, as from a SliceSampler, is cut into slices.
     batch[:, 0].set_("is_init", torch.ones(B, 1, dtype=torch.bool))
     flat = recurrent(memory, batch.reshape(-1))
     torch.testing.assert_close(flat["y"], y.flatten(0, 1), **TIGHT)
@@ -85,7 +85,7 @@ def test_stored_states_are_loaded_at_starts(name):
 
 
 @some_cores
-def test_mapped_rows_are_more_rows(name):
+def test_vmap_equals_a_loop_over_batches(name):
     memory = module(name)
     batch = collect(memory, *rows())
     both = torch.stack([batch.select(*memory.in_keys), slices(memory, batch)])
@@ -98,21 +98,21 @@ def test_mapped_rows_are_more_rows(name):
 
 
 @every_core
-def test_zero_is_stored_for_the_initial_state_alone(name):
+def test_packing_is_lossless_and_marks_states_valid(name):
     core = make(name)
     packing = Packing(core)
     state = warm_state(core, B)
-    stored = packing.pack(state)
-    assert stored.seen().all()
-    assert all(part.dtype in (torch.float32, torch.int64) for part in stored.parts())
-    for got, want in zip(tree.leaves(packing.unpack(stored)), tree.leaves(state), strict=True):
+    packed = packing.pack(state)
+    assert packed.valid().all()
+    assert all(vector.dtype in (torch.float32, torch.int64) for vector in packed.vectors())
+    for got, want in zip(tree.leaves(packing.unpack(packed)), tree.leaves(state), strict=True):
         assert got.dtype == want.dtype
         assert torch.equal(got, want)
-    assert packing.pack(core.initial_state(B)).seen().all()
+    assert packing.pack(core.initial_state(B)).valid().all()
 
 
-class Learnt(MemoryCore[Tensor]):
-    """A moving average that begins with a parameter."""
+class LearnedStart(MemoryCore[Tensor]):
+    """A moving average whose initial state is a parameter."""
 
     def __init__(self, input_size: int) -> None:
         super().__init__(input_size)
@@ -126,8 +126,8 @@ class Learnt(MemoryCore[Tensor]):
         return state, state
 
 
-def test_an_initial_state_may_be_learnt():
-    memory = MemoryModule(Learnt(INPUT), **KEYS)
+def test_an_initial_state_may_be_a_parameter():
+    memory = MemoryModule(LearnedStart(INPUT), **KEYS)
     memory.core.first.data.fill_(3.0)
     obs, start = rows()
     batch = collect(memory, obs, start)
@@ -139,14 +139,14 @@ def test_an_initial_state_may_be_learnt():
 
 
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3)], ids=str)
-def test_a_step_takes_any_batch(lead):
+def test_a_step_takes_any_batch_shape(lead):
     memory = module("lstm")
     state = memory.state_spec.expand(lead).rand()
     obs, start = torch.randn(*lead, INPUT), torch.rand(*lead, 1) < 0.5
     out = memory(data(memory, obs, start, state))
     many = memory.core.step(
         obs.reshape(-1, INPUT),
-        memory._packing.unpack(Stored(state[memory.state_keys[0]].reshape(-1, 17))),
+        memory._packing.unpack(PackedState(state[memory.state_keys[0]].reshape(-1, 17))),
         start.flatten(),
     )[0]
     torch.testing.assert_close(out["y"], many.reshape(*lead, OUTPUT))
@@ -154,7 +154,7 @@ def test_a_step_takes_any_batch(lead):
 
 
 @pytest.mark.parametrize("recurrently", [False, True])
-def test_a_batch_may_have_more_dimensions(recurrently):
+def test_a_batch_may_have_several_dimensions(recurrently):
     memory = module("gru")
     batch = collect(memory, *rows())
     both = torch.stack([batch, batch.flip(0)])
@@ -164,12 +164,12 @@ def test_a_batch_may_have_more_dimensions(recurrently):
     torch.testing.assert_close(got["next"][0], batch["next"], **TIGHT)
 
 
-def test_rows_begin_with_the_state_that_was_stored():
+def test_rows_start_from_the_stored_state():
     memory = module("ffm")
     batch = collect(memory, *rows())
     begin = batch[:, 4:].clone()
     torch.testing.assert_close(recurrent(memory, begin)["y"], begin["y"], **TIGHT)
-    # A sampler marks the first step of a slice as it marks an episode's; that changes nothing.
+    # A sampler marks the first steps of slices like those of episodes; the result is the same.
     begin[:, 0].set_("is_init", torch.ones(B, 1, dtype=torch.bool))
     torch.testing.assert_close(recurrent(memory, begin)["y"], begin["y"], **TIGHT)
     for key in memory.state_keys:
@@ -177,7 +177,7 @@ def test_rows_begin_with_the_state_that_was_stored():
     assert (recurrent(memory, begin)["y"] - begin["y"]).abs().amax((1, 2)).min() > 1e-3
 
 
-def test_next_states_are_kept_computed_or_left_out():
+def test_next_states_are_kept_computed_or_omitted():
     memory = module("gru")
     batch = collect(memory, *rows())
     key = ("next", *memory.state_keys)
@@ -190,19 +190,19 @@ def test_next_states_are_kept_computed_or_left_out():
 
 @some_cores
 @pytest.mark.parametrize("recurrently", [False, True])
-def test_the_state_may_be_explicit(name, recurrently):
+def test_forward_state_equals_the_core(name, recurrently):
     memory = module(name)
     x, start = torch.randn(B, T, INPUT), some_starts("cpu")
     state = warm_state(memory.core, B)
-    parts = memory._packing.pack(state).parts()
-    given = dict(zip(memory.state_keys, parts, strict=True))
+    vectors = memory._packing.pack(state).vectors()
+    packed = dict(zip(memory.state_keys, vectors, strict=True))
     if recurrently:
-        got, after = memory.forward_state(x, given, start, recurrent=True)
+        got, after = memory.forward_state(x, packed, start, recurrent=True)
         want, final = memory.core.scan(x, state, start)
     else:
-        got, after = memory.forward_state(x[:, 0], given, start[:, :1], recurrent=False)
+        got, after = memory.forward_state(x[:, 0], packed, start[:, :1], recurrent=False)
         want, final = memory.core.step(x[:, 0], state, start[:, 0])
     torch.testing.assert_close(got, want, rtol=0, atol=0)
     assert set(after.keys()) == set(memory.state_spec.keys())
-    for key, part in zip(memory.state_keys, memory._packing.pack(final).parts(), strict=True):
-        torch.testing.assert_close(after[key], part, rtol=0, atol=0)
+    for key, vector in zip(memory.state_keys, memory._packing.pack(final).vectors(), strict=True):
+        torch.testing.assert_close(after[key], vector, rtol=0, atol=0)

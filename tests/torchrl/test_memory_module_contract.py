@@ -1,4 +1,4 @@
-"""What torchrl and its users expect of a recurrent module, and what is an error."""
+"""`MemoryModule` meets torchrl's expectations of a recurrent module; its errors are clear."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def fresh(name: str = "gru") -> tuple[MemoryModule, TensorDict]:
-    """A module and what its environment shows first."""
+    """A module and an environment's first data for it."""
     memory = module(name)
     start = torch.ones(B, 1, dtype=torch.bool)
     return memory, data(memory, torch.randn(B, INPUT), start, memory.state_spec.expand(B).zero())
 
 
-def test_keys_follow_the_output_and_are_each_module_s_own():
+def test_state_keys_follow_the_output_key_and_are_unique():
     first, second = (MemoryModule("gru", INPUT, in_key="obs", out_key="own") for _ in range(2))
     assert first.in_keys == ["obs", "own_memory", "is_init"]
     assert first.out_keys == ["own", ("next", "own_memory")]
@@ -46,7 +46,7 @@ def test_keys_follow_the_output_and_are_each_module_s_own():
     assert nested.out_keys[1] == ("next", "a", "own_memory")
 
 
-def test_keys_may_be_given_as_torchrl_s_modules_take_them():
+def test_keys_can_be_given_as_for_torchrls_modules():
     sizes = {"input_size": INPUT, "hidden_size": OUTPUT}
     memory = MemoryModule(
         "gru", **sizes, in_keys=["obs", "rs", "is_init"], out_keys=["y", ("next", "rs")]
@@ -62,20 +62,20 @@ def test_keys_may_be_given_as_torchrl_s_modules_take_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_key": "obs"}, "give one of out_key"),
-        ({"in_key": "obs", "in_keys": ["obs"], "out_key": "y"}, "give one of in_key"),
+        ({"in_key": "obs"}, "give either out_key"),
+        ({"in_key": "obs", "in_keys": ["obs"], "out_key": "y"}, "give either in_key"),
         ({"in_keys": ["obs", "h", "c"], "out_key": "y"}, "has 1 key"),
         ({"in_keys": ["obs", "h"], "out_keys": ["y", ("next", "c")]}, "out_keys must be"),
         ({"in_key": "obs", "out_keys": ["y", "h"]}, "written under"),
-        ({**KEYS, "hidden_size": 3, "output_size": 3}, "one and the same"),
+        ({**KEYS, "hidden_size": 3, "output_size": 3}, "are the same option"),
         ({**KEYS, "next_states": "sometimes"}, "next_states"),
         ({**KEYS, "dropout": 0.1}, "dropout"),
         ({**KEYS, "core": "lstn"}, "lstm"),
         ({**KEYS, "input_size": None}, "needs input_size"),
-        ({**KEYS, "core": cores.make("gru", input_size=INPUT)}, "made already"),
+        ({**KEYS, "core": cores.make("gru", input_size=INPUT)}, "a core object takes no sizes"),
     ],
 )
-def test_options_that_do_not_fit_are_one_clear_line(options, message):
+def test_invalid_options_are_usage_errors(options, message):
     with pytest.raises(UsageError, match=message):
         MemoryModule(**{"core": "gru", "input_size": INPUT, **options})
 
@@ -89,7 +89,7 @@ def test_options_that_do_not_fit_are_one_clear_line(options, message):
         ("y_memory", "make_tensordict_primer"),
     ],
 )
-def test_what_is_missing_is_named(lacks, message, recurrently):
+def test_missing_keys_are_named(lacks, message, recurrently):
     memory = module("gru", in_keys=["obs", "y_memory"], out_key="y", in_key=None)
     batch = collect(memory, *rows())
     with set_recurrent_mode(recurrently), pytest.raises(UsageError, match=message):
@@ -104,14 +104,14 @@ def test_what_is_missing_is_named(lacks, message, recurrently):
         ("y_memory", (B, 5), "y_memory"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(key, shape, message):
+def test_wrong_shapes_are_named(key, shape, message):
     memory = module("gru", in_keys=["obs", "y_memory"], out_key="y", in_key=None)
     batch = collect(memory, *rows())[:, 0].select(*memory.in_keys)
     with pytest.raises(UsageError, match=message):
         memory(batch.set(key, torch.zeros(shape, dtype=batch[key].dtype)))
 
 
-def test_mode_is_the_context_s_else_the_module_s_own():
+def test_the_context_overrides_the_module_s_default_mode():
     memory = module("gru", default_recurrent_mode=True)
     assert memory.recurrent_mode
     with set_recurrent_mode(False):
@@ -125,7 +125,7 @@ def test_mode_is_the_context_s_else_the_module_s_own():
         memory(batch[0, 0].select(*memory.in_keys))
 
 
-def test_tensors_may_be_given_without_a_tensordict():
+def test_the_module_can_be_called_with_tensors():
     memory, td = fresh()
     y, state = memory(*(td[key] for key in memory.in_keys))
     out = memory(td)
@@ -133,7 +133,7 @@ def test_tensors_may_be_given_without_a_tensordict():
     assert torch.equal(state, out["next", memory.state_keys[0]])
 
 
-def test_out_keys_may_be_selected():
+def test_out_keys_can_be_selected():
     memory, td = fresh()
     memory.select_out_keys(("next", memory.state_keys[0]))
     out = memory(td)
@@ -162,7 +162,7 @@ def test_copies_states_and_functional_parameters_compute_the_same():
     torch.testing.assert_close(loaded(td.copy())["y"], memory(td.copy())["y"])
 
 
-def test_double_precision_carries_double_states():
+def test_double_precision_stores_double_states():
     memory = module("ffm").double()
     assert memory.state_spec[memory.state_keys[0]].dtype == torch.float64
     obs, start = rows()
@@ -171,7 +171,7 @@ def test_double_precision_carries_double_states():
     torch.testing.assert_close(recurrent(memory, batch)["y"], batch["y"], rtol=1e-10, atol=1e-10)
 
 
-def test_rows_are_mapped_together_with_parameters():
+def test_vmap_over_parameters_and_rows_equals_a_loop():
     memory = module("s5")
     batch = collect(memory, *rows()).select(*memory.in_keys)
     own = from_module(memory).data.clone()
@@ -203,14 +203,14 @@ for name, stored, time in (("gru", "steps", False), ("ffm", "steps", True), ("gr
 
 
 def test_steps_and_rows_compile_as_one_graph():
-    # In a process of its own: the shape checks of the tests are not made to be traced.
+    # In a separate process: the shape checks of the tests cannot be traced.
     command = [sys.executable, "-W", "ignore", "-c", COMPILE]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["gru", "ffm", "gru"]
 
 
-def test_states_may_be_kept_in_half_precision():
+def test_states_can_be_stored_in_half_precision():
     memory = module("ffm")
     batch = collect(memory, *rows())
     halved = batch.clone().set(memory.state_keys[0], batch[memory.state_keys[0]].half())
@@ -249,6 +249,6 @@ def _changes_threads() -> None:
     torch.set_num_threads(2)
 
 
-def test_threads_are_given_back():
+def test_keep_threads_restores_the_number_of_threads():
     _changes_threads()
     assert torch.get_num_threads() == 1

@@ -1,4 +1,4 @@
-"""The module in torchrl's own hands: collectors, advantages, replayed slices, losses, windows."""
+"""`MemoryModule` in torchrl's collectors, advantages, replay buffers, losses, and in windows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASK, WIDTH, CORES = "popgym-velocity-only-cartpole", 8, ["ffm", "titans", "aare
 
 
 class Agent(NamedTuple):
-    """A memory under an actor and a critic, and what it played: [B, T] with whole episodes."""
+    """A memory shared by an actor and a critic, and collected data [B, T] with whole episodes."""
 
     memory: MemoryModule
     actor: ProbabilisticActor
@@ -53,14 +53,14 @@ def agent(core: str) -> Agent:
     env = TransformedEnv(TorchRLEnv(TASK, num_envs=4), get_env_transforms_from_module(actor))
     env.set_seed(0)
     source = collector(env, actor, frames_per_batch=4 * 40, total_frames=4 * 80)
-    # Of two batches the second, whose rows begin in mid-episode.
+    # The second batch: its rows begin in mid-episode.
     *_, data = (batch.clone() for batch in source)
     source.shutdown()
     return Agent(memory, actor, TensorDictSequential(memory, value), data)
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_what_a_collector_gathers_is_what_rows_compute(core):
+def test_recurrent_mode_equals_the_collected_outputs(core):
     memory, *_, data = agent(core)
     state, start = data[memory.state_keys[0]], data["is_init"].squeeze(-1)
     assert not start[:, 0].all()
@@ -72,16 +72,16 @@ def test_what_a_collector_gathers_is_what_rows_compute(core):
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_advantages_are_those_of_values_step_by_step(core):
+def test_gae_in_recurrent_mode_equals_values_step_by_step(core):
     memory, _, critic, data = agent(core)
     with torch.no_grad():
         value = critic(data.select(*memory.in_keys))["state_value"]
-        # The state after each step goes with what was seen after it.
+        # The state after each step belongs to the observation after it.
         after = critic(data["next"].select(*memory.in_keys))["state_value"]
     found = {}
     for shifted in (False, True):
         gae = GAE(gamma=0.9, lmbda=0.8, value_network=critic, shifted=shifted)
-        # The bare core under `torch.vmap`, without `deactivate_vmap`.
+        # Runs the module under `torch.vmap`, without `deactivate_vmap`.
         with set_recurrent_mode(True):
             found[shifted] = gae(data.clone())
     live = ~data["next", "done"]
@@ -93,9 +93,9 @@ def test_advantages_are_those_of_values_step_by_step(core):
     torch.testing.assert_close(*advantage, rtol=1e-4, atol=1e-4)
 
 
-def test_gae_steps_through_memories_unless_told_otherwise():
-    # torchrl puts losses in recurrent mode, but not advantages. Step by step `is_init`, which GAE
-    # sets for what follows a start as well, forgets that first observation.
+def test_gae_does_not_use_recurrent_mode_by_default():
+    # torchrl sets recurrent mode for losses, but not for advantages. GAE also sets `is_init` for
+    # the next observation after a start, and step by step that forgets the first observation.
     memory, _, critic, data = agent("ffm")
     with torch.no_grad():
         after = critic(data["next"].select(*memory.in_keys))["state_value"]
@@ -106,8 +106,8 @@ def test_gae_steps_through_memories_unless_told_otherwise():
     assert not off[~data["is_init"]].any()
 
 
-def test_a_memory_that_is_not_in_the_policy_is_stored_as_unseen():
-    # A critic's own, for instance: its rows begin anew in mid-episode.
+def test_the_state_of_a_memory_outside_the_policy_is_stored_as_zeros():
+    # For example a critic's own memory: its rows start without memory in mid-episode.
     critic = MemoryModule("gru", 2, WIDTH, in_key="obs", out_key="seen")
     env = TransformedEnv(TorchRLEnv(TASK, num_envs=2), InitTracker())
     env.append_transform(critic.make_tensordict_primer())
@@ -117,7 +117,7 @@ def test_a_memory_that_is_not_in_the_policy_is_stored_as_unseen():
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_slices_of_a_replay_begin_with_their_states(core):
+def test_replayed_slices_start_from_their_stored_states(core):
     memory, *_, data = agent(core)
     buffer = TensorDictReplayBuffer(
         storage=LazyTensorStorage(1000, ndim=2),
@@ -134,13 +134,13 @@ def test_slices_of_a_replay_begin_with_their_states(core):
 
 
 @pytest.mark.parametrize("core", ["ffm", "titans"])
-def test_ppo_reaches_all_parameters(core):
+def test_ppo_has_gradients_of_all_parameters(core):
     _, actor, critic, data = agent(core)
     loss = ClipPPOLoss(actor, critic)
     data = data.clone()
     with torch.no_grad(), set_recurrent_mode(True):
         GAE(gamma=0.9, lmbda=0.8, value_network=critic)(data)
-    # Advantages of nothing but chance suffice: the loss must depend on each parameter.
+    # Random advantages suffice: the loss must depend on each parameter.
     losses = loss(data)
     (losses["loss_objective"] + losses["loss_critic"]).backward()
     for name, parameter in loss.named_parameters():
@@ -150,7 +150,7 @@ def test_ppo_reaches_all_parameters(core):
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["around", "inside"])
-def test_the_primer_may_be_around_a_batch_of_environments_or_inside(inside):
+def test_the_primer_works_around_and_inside_a_batch_of_environments(inside):
     memory = MemoryModule("titans", 4, WIDTH, in_key="observation", out_key="embed")
     policy = TensorDictSequential(
         memory, TensorDictModule(lambda y: (y.sum(-1) > 0).long(), ["embed"], ["action"])
@@ -159,11 +159,11 @@ def test_the_primer_may_be_around_a_batch_of_environments_or_inside(inside):
     def cartpole() -> GymEnv:
         return GymEnv("CartPole-v1", categorical_action_encoding=True)
 
-    def remembering(env: GymEnv | SerialEnv) -> TransformedEnv:
+    def with_primer(env: GymEnv | SerialEnv) -> TransformedEnv:
         return TransformedEnv(env, Compose(InitTracker(), memory.make_tensordict_primer()))
 
-    env = SerialEnv(2, lambda: remembering(cartpole()) if inside else cartpole())
-    env = env if inside else remembering(env)
+    env = SerialEnv(2, lambda: with_primer(cartpole()) if inside else cartpole())
+    env = env if inside else with_primer(env)
     check_env_specs(env)
     env.set_seed(0)
     with torch.no_grad():
@@ -173,7 +173,7 @@ def test_the_primer_may_be_around_a_batch_of_environments_or_inside(inside):
     torch.testing.assert_close(y, data["embed"], rtol=1e-4, atol=1e-5)
 
 
-def test_without_its_primer_a_rollout_is_an_error():
+def test_a_rollout_without_the_primer_is_an_error():
     memory = MemoryModule("gru", 2, 2, in_key="obs", out_key="action")
     env = TransformedEnv(TorchRLEnv(TASK, num_envs=2), InitTracker())
     with pytest.raises(UsageError, match="make_tensordict_primer"):
@@ -181,7 +181,7 @@ def test_without_its_primer_a_rollout_is_an_error():
 
 
 @pytest.mark.parametrize("core", ["ffm", "titans"])
-def test_windows_keep_one_state(core):
+def test_windows_store_one_state(core):
     memory = module(core, stored="rows")
     batch = collect(memory, *rows(12))
     buffer = TensorDictReplayBuffer(
@@ -198,7 +198,7 @@ def test_windows_keep_one_state(core):
     assert len(buffer) == 9
 
 
-def test_windows_that_do_not_fit_are_an_error():
+def test_invalid_windows_are_usage_errors():
     memory = module("gru", stored="rows")
     with pytest.raises(UsageError, match="windows of 5"):
         WindowStates(memory, window=5)._inv_call(collect(memory, *rows(12)))

@@ -1,4 +1,4 @@
-"""Whole pipelines of torchrl's users learn, with torchrl's LSTM and with a core in its place."""
+"""The torchrl examples learn, with torchrl's LSTM and with a core in its place."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ EXAMPLES = ROOT / "examples"
 
 def example(name: str) -> ModuleType:
     with warnings.catch_warnings():
-        # torchrl's collectors warn of their own classes when they are imported.
+        # Importing torchrl's collectors warns about their own classes.
         warnings.simplefilter("ignore", DeprecationWarning)
         return importlib.import_module(f"torchrl_{name}")
 
 
 def ends(values: list[float]) -> tuple[float, float]:
-    """The means of the first and of the last sixth."""
+    """The means of the first and the last sixth."""
     some = len(values) // 6
     return sum(values[:some]) / some, sum(values[-some:]) / some
 
 
 @pytest.mark.learning
 @pytest.mark.parametrize("core", ["LSTMModule", "gru"])
-def test_dqn_balances_a_pole_whose_speed_is_hidden(core: str) -> None:
+def test_dqn_balances_a_pole_without_velocities(core: str) -> None:
     curves = example("dqn").train(core, steps=20_480, every=0)
     (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
     assert last > 1.5 * first
@@ -45,10 +45,10 @@ def test_dqn_balances_a_pole_whose_speed_is_hidden(core: str) -> None:
 
 @pytest.mark.learning
 @pytest.mark.parametrize("core", ["LSTMModule", "ffm"])
-def test_ppo_repeats_cards_of_some_steps_ago(core: str) -> None:
+def test_ppo_recalls_earlier_cards(core: str) -> None:
     curves = example("ppo").train(core, steps=49_000, every=0)
     (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
-    # What does not remember has -0.49 at most.
+    # Without memory the return is at most -0.49.
     assert first < -0.45
     assert last > -0.25
     assert left < 0.9 * begun
@@ -56,7 +56,7 @@ def test_ppo_repeats_cards_of_some_steps_ago(core: str) -> None:
 
 @pytest.mark.learning
 @pytest.mark.parametrize("core", ["LSTMModule", "s5"])
-def test_sac_lifts_a_pendulum_whose_speed_is_hidden(core: str) -> None:
+def test_sac_lifts_a_pendulum_without_velocity(core: str) -> None:
     curves = example("sac").train(core, steps=10_000, every=0)
     (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
     assert last > first + 150
@@ -65,8 +65,8 @@ def test_sac_lifts_a_pendulum_whose_speed_is_hidden(core: str) -> None:
 
 @pytest.mark.learning
 @pytest.mark.parametrize("core", ["LSTMModule", "ffm"])
-def test_ppo_learns_from_what_two_processes_collect(core: str) -> None:
-    """In a process of its own, which can be ended if one of the others hangs."""
+def test_ppo_learns_with_two_collector_processes(core: str) -> None:
+    """In a separate process, which is killed if a worker hangs."""
     options = {"core": core, "workers": 2, "steps": 39_168, "every": 1}
     command = [sys.executable, str(EXAMPLES / "torchrl_ppo.py")]
     command += [word for key, value in options.items() for word in (f"--{key}", str(value))]

@@ -1,4 +1,4 @@
-"""torchrl sees the bare environments' own data, in its own form."""
+"""`TorchRLEnv` yields the data of the wrapped environment in torchrl's format."""
 
 from __future__ import annotations
 
@@ -29,17 +29,25 @@ from rlmem.envs.gym_env import GymVecEnv
 from rlmem.errors import UsageError
 from rlmem.torchrl import TorchRLEnv
 from tests.envs.test_gym_env import shown
-from tests.torchrl.common import SEED, actions, irregular, lockstep, noted, play, replay
+from tests.torchrl.common import (
+    SEED,
+    actions,
+    irregular,
+    lockstep,
+    play,
+    replay,
+    with_previous_action,
+)
 
 
-def assert_played(data: TensorDictBase, seen: list[Tensors], steps: list[Transition]) -> None:
-    """Data [N, T] are those of the bare environment's rollout."""
+def assert_same(data: TensorDictBase, before: list[Tensors], steps: list[Transition]) -> None:
+    """Assert that data [N, T] equal a plain rollout."""
 
     def same(leaf: torch.Tensor, expected: list[torch.Tensor]) -> None:
         torch.testing.assert_close(leaf, torch.stack(expected, 1), rtol=0, atol=0)
 
-    for key in seen[0]:
-        same(data[key], [obs[key] for obs in seen])
+    for key in before[0]:
+        same(data[key], [obs[key] for obs in before])
         same(data["next", key], [step.final_obs[key] for step in steps])
     same(data["next", "reward"].squeeze(-1), [step.reward for step in steps])
     same(data["next", "terminated"].squeeze(-1), [step.terminated for step in steps])
@@ -52,60 +60,60 @@ def assert_played(data: TensorDictBase, seen: list[Tensors], steps: list[Transit
 
 def collector(*args: Any, **options: Any) -> Any:
     with warnings.catch_warnings():
-        # torchrl's collectors warn of their own classes when they are imported.
+        # Importing torchrl's collectors warns about their own classes.
         warnings.simplefilter("ignore", DeprecationWarning)
         from torchrl.collectors import Collector
     return Collector(*args, **options)
 
 
-@pytest.mark.parametrize("make", [irregular, lockstep, noted])
-def test_a_rollout_is_the_bare_one(make: Callable[[], VecEnv]) -> None:
-    bare = make()
-    taken = actions(bare, 110)
-    seen, steps = play(bare, taken, SEED)
+@pytest.mark.parametrize("make", [irregular, lockstep, with_previous_action])
+def test_a_rollout_equals_a_plain_rollout(make: Callable[[], VecEnv]) -> None:
+    plain = make()
+    taken = actions(plain, 110)
+    before, steps = play(plain, taken, SEED)
     assert sum(int((step.terminated | step.truncated).sum()) for step in steps) >= 8
     env = TransformedEnv(TorchRLEnv(make()), InitTracker())
     env.set_seed(SEED)
     data = env.rollout(110, replay(taken), break_when_any_done=False)
-    assert_played(data, seen, steps)
+    assert_same(data, before, steps)
     assert torch.equal(data["action"], torch.stack([each["action"] for each in taken], 1))
 
 
 @pytest.mark.parametrize("make", [irregular, lockstep])
-def test_what_a_collector_gathers_is_the_bare_rollout(make: Callable[[], VecEnv]) -> None:
+def test_collected_data_equal_a_plain_rollout(make: Callable[[], VecEnv]) -> None:
     env = TransformedEnv(TorchRLEnv(make()), InitTracker())
     source = collector(env, None, frames_per_batch=4 * 27, total_frames=4 * 108)
     source.set_seed(SEED)
     source.reset()
-    # An iteration hands out one tensordict again and again.
+    # Every iteration returns the same tensordict object.
     data = torch.cat([batch.clone() for batch in source], 1)
     source.shutdown()
     taken = [{"action": action} for action in data["action"].unbind(1)]
-    assert_played(data, *play(make(), taken, SEED))
+    assert_same(data, *play(make(), taken, SEED))
 
 
-@pytest.mark.parametrize("make", [irregular, noted])
-def test_whatever_is_handed_out_may_be_written_to(make: Callable[[], VecEnv]) -> None:
+@pytest.mark.parametrize("make", [irregular, with_previous_action])
+def test_returned_tensors_can_be_written_to(make: Callable[[], VecEnv]) -> None:
     taken = actions(make(), 60)
 
-    def played(spoil: bool) -> TensorDictBase:
+    def rollout(overwrite: bool) -> TensorDictBase:
         env = TorchRLEnv(make())
-        state, kept = env.reset(seed=SEED), []
+        state, steps = env.reset(seed=SEED), []
         for action in taken:
-            out, begun = env.step_and_maybe_reset(state.update(action, clone=True))
-            kept.append(out.clone())
-            state = begun.clone()
-            if spoil:
-                for leaf in (*out.values(True, True), *begun.values(True, True)):
+            out, after = env.step_and_maybe_reset(state.update(action, clone=True))
+            steps.append(out.clone())
+            state = after.clone()
+            if overwrite:
+                for leaf in (*out.values(True, True), *after.values(True, True)):
                     leaf.fill_(1)
-        return torch.stack(kept, 1)
+        return torch.stack(steps, 1)
 
-    data = played(True)
+    data = rollout(True)
     assert data["next", "done"].any()
-    assert (data == played(False)).all()
+    assert (data == rollout(False)).all()
 
 
-def test_torchrls_transforms() -> None:
+def test_torchrls_transforms_work() -> None:
     primer = TensorDictPrimer({"memory": Unbounded(shape=(3,))}, expand_specs=True, default_value=0)
     transforms = Compose(InitTracker(), RewardSum(), StepCounter(), primer)
     env = TransformedEnv(TorchRLEnv(irregular()), transforms)
@@ -126,7 +134,7 @@ def test_torchrls_transforms() -> None:
     assert data["next", "done"].sum() > 20
 
 
-def test_several_in_one_of_torchrls_own_batches() -> None:
+def test_several_environments_run_in_a_serial_env() -> None:
     env = SerialEnv(2, lambda: TorchRLEnv(irregular()))
     check_env_specs(env)
     data = env.rollout(40, break_when_any_done=False)
@@ -134,22 +142,22 @@ def test_several_in_one_of_torchrls_own_batches() -> None:
     assert data["next", "done"].sum() > 20
 
 
-def test_making_and_closing() -> None:
-    class Closes(GymVecEnv):
+def test_constructor_errors_and_closing() -> None:
+    class CountsCloses(GymVecEnv):
         closed = 0
 
         def close(self) -> None:
             self.closed += 1
 
-    bare = Closes([shown] * 2)
-    env = TorchRLEnv(bare)
+    plain = CountsCloses([shown] * 2)
+    env = TorchRLEnv(plain)
     env.close()
     env.close()
-    assert bare.closed == 1
+    assert plain.closed == 1
     with pytest.raises(UsageError, match="go with an environment's name"):
-        TorchRLEnv(bare, num_envs=3)
+        TorchRLEnv(plain, num_envs=3)
     with pytest.raises(UsageError, match="needs num_envs"):
         TorchRLEnv("popgym-repeat")
-    assert TorchRLEnv(bare).to("cpu").batch_size == torch.Size([2])
+    assert TorchRLEnv(plain).to("cpu").batch_size == torch.Size([2])
     with pytest.raises(UsageError, match="stay on cpu"):
-        TorchRLEnv(bare).to("meta")
+        TorchRLEnv(plain).to("meta")

@@ -1,4 +1,4 @@
-"""What torchrl may reset and leave out, and what is an error."""
+"""Resets and partial steps of `TorchRLEnv`: allowed ones and errors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rlmem.torchrl import TorchRLEnv
 from tests.torchrl.common import SEED, actions, irregular, lockstep, play, replay
 
 
-def test_rows_that_have_ended_stand_still_until_all_have() -> None:
+def test_ended_rows_stay_unchanged_until_all_have_ended() -> None:
     taken = actions(irregular(), 60)
-    seen, steps = play(irregular(), taken, SEED)
+    before, steps = play(irregular(), taken, SEED)
     env = TorchRLEnv(irregular())
     env.set_seed(SEED)
     data = env.rollout(60, replay(taken), break_when_any_done=False, break_when_all_done=True)
@@ -27,13 +27,13 @@ def test_rows_that_have_ended_stand_still_until_all_have() -> None:
     for row, end in enumerate(ends.tolist()):
         for t in range(data.shape[1]):
             at = min(t, end)
-            assert torch.equal(data["obs.box"][row, t], seen[at]["obs.box"][row])
+            assert torch.equal(data["obs.box"][row, t], before[at]["obs.box"][row])
             assert torch.equal(data["next", "obs.box"][row, t], steps[at].final_obs["obs.box"][row])
             assert data["next", "done"][row, t] == (t >= end)
             assert data["next", "reward"][row, t] == steps[at].reward[row]
 
 
-def test_a_row_that_stood_still_is_reset_with_all_others_only() -> None:
+def test_an_unstepped_row_can_only_be_reset_with_all_rows() -> None:
     env = TorchRLEnv(lockstep())
     state = env.rand_action(env.reset(seed=SEED))
     state["_step"] = torch.tensor([True, True, False, True])
@@ -50,17 +50,17 @@ def test_a_row_that_stood_still_is_reset_with_all_others_only() -> None:
     env.step(env.rand_action(TensorDict(batch_size=[4])))
 
 
-def test_a_full_reset_really_resets() -> None:
-    env, bare = TorchRLEnv(lockstep()), lockstep()
+def test_a_full_reset_resets_all_rows() -> None:
+    env, plain = TorchRLEnv(lockstep()), lockstep()
     first = env.reset(seed=SEED)["obs"]
-    assert torch.equal(first, bare.reset(SEED)["obs"])
-    for taken in (*actions(bare, 3), *actions(bare, 51)):
-        # Also after a step that has ended an episode, whose next one was never seen.
-        assert torch.equal(env.reset()["obs"], bare.reset()["obs"])
+    assert torch.equal(first, plain.reset(SEED)["obs"])
+    for taken in (*actions(plain, 3), *actions(plain, 51)):
+        # Also after a step that ended an episode, before the next one was stepped.
+        assert torch.equal(env.reset()["obs"], plain.reset()["obs"])
         env.step(TensorDict(taken, batch_size=[4]))
-        bare.step(taken)
-    everyone = TensorDict({"_reset": torch.ones(4, 1, dtype=torch.bool)}, batch_size=[4])
-    assert torch.equal(env.reset(everyone)["obs"], bare.reset()["obs"])
+        plain.step(taken)
+    all_rows = TensorDict({"_reset": torch.ones(4, 1, dtype=torch.bool)}, batch_size=[4])
+    assert torch.equal(env.reset(all_rows)["obs"], plain.reset()["obs"])
     assert torch.equal(env.reset(seed=SEED)["obs"], first)
     env.set_seed(SEED)
     assert torch.equal(env.reset()["obs"], first)
@@ -69,7 +69,7 @@ def test_a_full_reset_really_resets() -> None:
     env.set_seed(SEED)
     with pytest.raises(UsageError, match="set_seed must be followed by a reset"):
         env.step(state)
-    assert torch.equal(env.reset(everyone.set("_reset", torch.ones(4, 1).bool()))["obs"], first)
+    assert torch.equal(env.reset(all_rows.set("_reset", torch.ones(4, 1).bool()))["obs"], first)
 
 
 def test_a_row_in_the_middle_of_an_episode_cannot_be_reset_alone() -> None:
@@ -84,7 +84,7 @@ def test_a_row_in_the_middle_of_an_episode_cannot_be_reset_alone() -> None:
         env.reset(alone.clone(), seed=3)
 
 
-def test_a_limit_that_torchrl_sets_works_where_it_meets_all_rows_at_once() -> None:
+def test_torchrls_step_limit_works_if_all_rows_end_together() -> None:
     env = TransformedEnv(TorchRLEnv(lockstep()), StepCounter(max_steps=10))
     data = env.rollout(35, break_when_any_done=False)
     assert data["next", "truncated"].squeeze(-1).sum(1).tolist() == [3] * 4

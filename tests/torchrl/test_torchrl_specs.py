@@ -1,4 +1,4 @@
-"""Spaces as torchrl's specs, and the tensors that are in them."""
+"""Spaces as torchrl specs, and the tensors' encodings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ from torchrl.envs.utils import check_env_specs
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError
 from rlmem.torchrl import TorchRLEnv
-from tests.torchrl.common import ONE_HOT, SEED, actions, echo, irregular, lockstep, noted, replay
+from tests.torchrl.common import (
+    ONE_HOT,
+    SEED,
+    actions,
+    echo,
+    irregular,
+    lockstep,
+    replay,
+    with_previous_action,
+)
 
 
 @pytest.mark.parametrize("options", [{}, ONE_HOT], ids=["numbers", "one-hot"])
-@pytest.mark.parametrize("make", [irregular, lockstep, noted, echo])
-def test_specs_hold(make: Callable[[], VecEnv], options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("make", [irregular, lockstep, with_previous_action, echo])
+def test_data_are_within_their_specs(make: Callable[[], VecEnv], options: dict[str, Any]) -> None:
     env = TorchRLEnv(make(), **options)
     check_env_specs(env, break_when_any_done="both")
     check_env_specs(env, seed=3)
@@ -32,7 +41,7 @@ def test_specs_hold(make: Callable[[], VecEnv], options: dict[str, Any]) -> None
         assert env.observation_spec.contains(step["next"].select(*env.observation_keys))
 
 
-def test_specs_by_hand() -> None:
+def test_specs_of_every_kind_of_leaf() -> None:
     env = TorchRLEnv(irregular(), categorical_action_encoding=False)
     assert env.batch_size == torch.Size([4])
     assert {
@@ -60,20 +69,21 @@ def test_specs_by_hand() -> None:
     assert flags == dict.fromkeys(("done", "terminated", "truncated"), ((4, 1), torch.bool))
 
 
-def test_one_hot_is_another_writing_of_the_same() -> None:
-    taken = actions(noted(), 60)
+def test_one_hot_and_integer_encodings_agree() -> None:
+    taken = actions(with_previous_action(), 60)
     hot = [{"action": torch.nn.functional.one_hot(each["action"], 4).bool()} for each in taken]
-    plain, other = TorchRLEnv(noted()), TorchRLEnv(noted(), **ONE_HOT)
+    integer = TorchRLEnv(with_previous_action())
+    one_hot = TorchRLEnv(with_previous_action(), **ONE_HOT)
     data = []
-    for env, those in ((plain, taken), (other, hot)):
+    for env, encoded in ((integer, taken), (one_hot, hot)):
         env.set_seed(SEED)
-        data.append(env.rollout(60, replay(those), break_when_any_done=False))
+        data.append(env.rollout(60, replay(encoded), break_when_any_done=False))
     for key in ("obs", "previous_action", "start"):
         assert torch.equal(data[0]["next", key], data[1]["next", key].long().argmax(-1))
     assert torch.equal(data[0]["next", "reward"], data[1]["next", "reward"])
 
 
-def test_several_numbers_are_one_hot_side_by_side() -> None:
+def test_multi_discrete_leaves_are_concatenated_one_hot_vectors() -> None:
     env = TorchRLEnv(echo(), **ONE_HOT)
     state = env.rand_action(env.reset())
     numbers = torch.tensor([[0, 2, 1, 4], [1, 0, 3, 0]])
@@ -85,7 +95,7 @@ def test_several_numbers_are_one_hot_side_by_side() -> None:
     assert torch.equal(step["obs.nest.1.bits"], state["action.nest.1.bits"])
 
 
-def test_actions_of_other_peoples_agents_are_looked_at() -> None:
+def test_invalid_actions_are_errors() -> None:
     def step(env: TorchRLEnv, action: torch.Tensor) -> TensorDictBase:
         return env.step(env.reset().set("action", action))
 
@@ -102,14 +112,14 @@ def test_actions_of_other_peoples_agents_are_looked_at() -> None:
     ended = step(short, torch.zeros(1, dtype=torch.int64))
     with pytest.raises(UsageError, match="row 0 has ended"):
         short.step(ended)
-    unseen = TorchRLEnv(
+    unchecked = TorchRLEnv(
         "gym", num_envs=1, id="CartPole-v1", max_episode_steps=1, check_actions=False
     )
-    unseen.step(step(unseen, torch.zeros(1, dtype=torch.int64)))
+    unchecked.step(step(unchecked, torch.zeros(1, dtype=torch.int64)))
 
 
 @pytest.mark.gpu
-def test_tensors_live_on_the_device() -> None:
+def test_tensors_are_on_the_device() -> None:
     env = TransformedEnv(TorchRLEnv(lockstep(device="cuda"), **ONE_HOT), InitTracker())
     check_env_specs(env, break_when_any_done="both")
     assert env.rollout(60, break_when_any_done=False)["next", "obs"].is_cuda

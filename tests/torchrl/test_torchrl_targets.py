@@ -1,4 +1,4 @@
-"""Targets of recurrent off-policy losses: those of an agent that lives through what is replayed."""
+"""Targets of recurrent off-policy losses are identical to stepping through the replayed rows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def q_network(module: TensorDictModuleBase) -> TensorDictSequential:
 
 
 def played(net: TensorDictSequential) -> TensorDict:
-    """Rows [ENVS, TIME] of episodes much shorter than they."""
+    """A rollout [ENVS, TIME] with several episodes per row."""
     base = TorchRLEnv("masked", num_envs=ENVS, id="CartPole-v1")
     base.set_seed(0)
     env = TransformedEnv(base, Compose(InitTracker(), get_primers_from_module(net)))
@@ -72,7 +72,7 @@ def played(net: TensorDictSequential) -> TensorDict:
 
 
 def sampled(data: TensorDictBase, layout: str, *transforms: NextStarts) -> TensorDictBase:
-    """A batch: whole rows, or slices, as the flat batch that a sampler of slices gives."""
+    """A sampled batch: whole rows, or a flat batch of slices."""
     options: dict[str, Any] = {"storage": LazyTensorStorage(ENVS), "batch_size": ENVS}
     if layout == "slices":
         sampler = SliceSampler(num_slices=SLICES, end_key=("next", "done"))
@@ -86,17 +86,18 @@ def sampled(data: TensorDictBase, layout: str, *transforms: NextStarts) -> Tenso
 
 
 def rows(batch: TensorDictBase) -> TensorDictBase:
+    """The batch with a time dimension."""
     return batch if batch.ndim == 2 else batch.reshape(SLICES, LENGTH)
 
 
 @torch.no_grad()
-def lived(net: TensorDictSequential, batch: TensorDictBase, value: str) -> Tensor:
-    """Values [B, T] of all next observations, one step at a time, from the first stored state."""
+def stepped(net: TensorDictSequential, batch: TensorDictBase, value: str) -> Tensor:
+    """Values [B, T] of all next observations, step by step from the first stored state."""
     keys = [key for key in net.in_keys if key not in ("obs", "is_init")]
     now = batch[:, 0].select("obs", *keys)
     values = []
     for t in range(batch.shape[1]):
-        # A slice goes on with its first state, whether or not an episode begins there.
+        # A slice continues from its first state, also if an episode begins there.
         begins = batch["begins"][:, t] if t else torch.zeros_like(batch["begins"][:, 0])
         now = net(now.set("obs", batch["obs"][:, t]).set("is_init", begins))["next"].select(*keys)
         ahead = now.clone().set("obs", batch["next", "obs"][:, t])
@@ -115,60 +116,60 @@ def q_targets(net: TensorDictSequential, batch: TensorDictBase) -> Tensor:
     estimator, got = loss_module.value_estimator, []
     estimate = estimator.value_estimate
 
-    def watched(*args: Any, **kwargs: Any) -> Tensor:
+    def recorded(*args: Any, **kwargs: Any) -> Tensor:
         got.append(estimate(*args, **kwargs))
         return got[-1]
 
-    estimator.value_estimate = watched
+    estimator.value_estimate = recorded
     with set_recurrent_mode(True), torch.no_grad():
         loss_module(batch.clone())
     return got[0]
 
 
-def errors(name: str, layout: str, mended: bool) -> Tensor:
-    """How far the targets of `DQNLoss` are from those lived through."""
-    net = q_network(memory(name, keep=mended))
+def errors(name: str, layout: str, corrected: bool) -> Tensor:
+    """Absolute errors of the targets of `DQNLoss`, compared with stepping through the batch."""
+    net = q_network(memory(name, keep=corrected))
     length = LENGTH if layout == "slices" else None
-    batch = sampled(played(net), layout, *[NextStarts(slice_len=length)] * mended)
-    want = target(rows(batch), lived(net, rows(batch), "action_value"))
+    batch = sampled(played(net), layout, *[NextStarts(slice_len=length)] * corrected)
+    want = target(rows(batch), stepped(net, rows(batch), "action_value"))
     error = (rows(q_targets(net, batch).reshape(batch.shape)).unsqueeze(-1) - want).abs()
     return error[~rows(batch)["next", "terminated"]]
 
 
 @pytest.mark.parametrize("layout", ["rows", "slices"])
 @pytest.mark.parametrize("name", EXACT)
-def test_mended_targets_are_those_lived_through(name: str, layout: str) -> None:
-    assert errors(name, layout, mended=True).max() < 1e-5
+def test_corrected_targets_equal_stepping_through_the_batch(name: str, layout: str) -> None:
+    assert errors(name, layout, corrected=True).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", TORCHRL)
 def test_most_targets_are_wrong_with_torchrl_alone(name: str) -> None:
-    """The fault, as large as the page tells; where this fails torchrl has mended it."""
+    """Wrong targets are as frequent as docs/torchrl.md says; fails if torchrl fixes the fault."""
     row = re.search(rf"^\| `{name}` \| (\d+) % \| (\d+) % \|$", PAGE, re.M)
     assert row
-    for layout, told in zip(("rows", "slices"), row.groups(), strict=True):
-        wrong = (errors(name, layout, mended=False) > 1e-5).float().mean().item()
-        assert abs(100 * wrong - int(told)) < 12
+    for layout, percent in zip(("rows", "slices"), row.groups(), strict=True):
+        wrong = (errors(name, layout, corrected=False) > 1e-5).float().mean().item()
+        assert abs(100 * wrong - int(percent)) < 12
 
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("name", ["LSTMModule", "ffm"])
-def test_values_of_one_network_need_the_marks_alone(name: str, keep: bool) -> None:
-    """`TD0Estimator` does not run over the root first, so that nothing is overwritten."""
+def test_td0_targets_need_only_next_starts(name: str, keep: bool) -> None:
+    """`TD0Estimator` does not run over the root first, so no state is overwritten."""
     net = TensorDictSequential(
         memory(name, keep), ValueOperator(MLP(HIDDEN, 1, num_cells=[]), in_keys=["memory"])
     )
     data = played(q_network(net[0]))
     estimator = TD0Estimator(gamma=GAMMA, value_network=net)
-    for mended in (False, True):
-        batch = sampled(data, "rows", *[NextStarts()] * mended)
-        want = target(batch, lived(net, batch, "state_value"))
+    for corrected in (False, True):
+        batch = sampled(data, "rows", *[NextStarts()] * corrected)
+        want = target(batch, stepped(net, batch, "state_value"))
         with set_recurrent_mode(True), torch.no_grad():
             wrong = (estimator.value_estimate(batch) - want).abs() > 1e-5
-        assert wrong.any() != mended
+        assert wrong.any() != corrected
 
 
-def test_next_starts_are_marked() -> None:
+def test_next_starts_sets_the_flags() -> None:
     start = torch.zeros(8, 1, dtype=torch.bool)
     start[5] = True
     batch = TensorDict({"is_init": start, ("next", "is_init"): torch.zeros_like(start)}, [8])
@@ -184,9 +185,9 @@ def test_next_starts_are_marked() -> None:
     assert torch.equal(NextStarts()(batch)["next", "is_init"], start)
 
 
-def test_what_does_not_fit_is_said() -> None:
+def test_invalid_use_of_next_starts_is_a_usage_error() -> None:
     batch = TensorDict({"is_init": torch.zeros(8, 1, dtype=torch.bool)}, [8])
-    with pytest.raises(UsageError, match="8 steps are no slices of slice_len=3"):
+    with pytest.raises(UsageError, match="8 steps cannot be divided into slices of slice_len=3"):
         NextStarts(slice_len=3)(batch)
     with pytest.raises(UsageError, match="slice_len must be an integer of at least 1, not 0"):
         NextStarts(slice_len=0)
@@ -194,7 +195,7 @@ def test_what_does_not_fit_is_said() -> None:
         NextStarts()(batch.exclude("is_init"))
 
 
-def test_states_that_are_not_stored_are_left_to_the_module() -> None:
+def test_keep_next_states_leaves_missing_states_to_the_module() -> None:
     module = LSTMModule(**KEYS)
     batch = TensorDict(
         {"obs": torch.randn(2, 5, 2), "is_init": torch.zeros(2, 5, 1).bool()}, [2, 5]

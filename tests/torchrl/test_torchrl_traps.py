@@ -1,4 +1,4 @@
-"""What docs/torchrl.md says of torchrl and of ours: where one fails, torchrl has mended it."""
+"""The statements of docs/torchrl.md about torchrl: a test fails if torchrl fixes a fault."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ STATES = ("recurrent_state_h", "recurrent_state_c")
 
 
 def batch(time: int = 6) -> TensorDict:
-    """Two rows in which an episode begins at step 3, with states of an LSTM."""
+    """Two rows with an episode start at step 3, and states of an LSTM."""
     start = torch.zeros(2, time, 1, dtype=torch.bool)
     start[:, 3] = True
     states = {key: torch.randn(2, time, 1, 4) for key in STATES}
     return TensorDict({"obs": torch.randn(2, time, 2), "is_init": start, **states}, [2, time])
 
 
-def test_without_a_primer_torchrl_forgets_and_ours_complains() -> None:
+def test_without_a_primer_torchrl_forgets_and_memory_module_raises() -> None:
     def rollout(module: TensorDictModuleBase) -> TensorDict:
         base = TorchRLEnv("masked", num_envs=3, id="CartPole-v1")
         base.set_seed(0)
@@ -83,11 +83,11 @@ def test_modes_disagree_about_starts_and_next_states_are_zeros() -> None:
         assert empty[0].tolist() == [True, True, False, True, True, False]
 
 
-def test_marks_of_slices_come_after_transforms() -> None:
-    seen: list[Tensor] = []
+def test_slice_flags_are_written_after_transforms() -> None:
+    flags: list[Tensor] = []
 
-    def watch(sample: TensorDict) -> TensorDict:
-        seen.append(sample["is_init"].clone())
+    def record(sample: TensorDict) -> TensorDict:
+        flags.append(sample["is_init"].clone())
         return sample
 
     buffer = TensorDictReplayBuffer(
@@ -95,22 +95,22 @@ def test_marks_of_slices_come_after_transforms() -> None:
         sampler=SliceSampler(num_slices=4, end_key=("next", "done")),
         batch_size=8,
     )
-    buffer.append_transform(watch)
+    buffer.append_transform(record)
     data = TensorDict({"is_init": torch.zeros(2, 20, 1, dtype=torch.bool)}, [2, 20])
     data["next"] = TensorDict({"done": torch.zeros(2, 20, 1, dtype=torch.bool)}, [2, 20])
     buffer.extend(data)
     assert buffer.sample()["is_init"].squeeze(-1).tolist() == [True, False] * 4
-    assert not seen[0].any()
+    assert not flags[0].any()
 
 
 @pytest.mark.parametrize("kind", [LSTMModule, GRUModule])
-def test_advantages_map_the_network_which_only_ours_endures(kind: type) -> None:
+def test_only_memory_module_supports_the_vmap_of_gae(kind: type) -> None:
     def advantage(module: TensorDictModuleBase, data: TensorDict) -> Tensor:
         net = TensorDictSequential(module, ValueOperator(MLP(4, 1, num_cells=[]), ["memory"]))
         with set_recurrent_mode(True):
             return GAE(gamma=0.9, lmbda=0.9, value_network=net)(data)["advantage"]
 
-    def following(data: TensorDict) -> TensorDict:
+    def with_next(data: TensorDict) -> TensorDict:
         flags = {key: torch.zeros_like(data["is_init"]) for key in ("done", "terminated")}
         reward = {"reward": torch.ones(*data.shape, 1)}
         return data.set("next", data.clone().update({**flags, **reward}))
@@ -119,13 +119,13 @@ def test_advantages_map_the_network_which_only_ours_endures(kind: type) -> None:
     if kind is LSTMModule:
         data = batch()
     with pytest.raises(RuntimeError, match="data-dependent control flow"):
-        advantage(kind(**KEYS), following(data))
+        advantage(kind(**KEYS), with_next(data))
     ours = MemoryModule("gru", **KEYS)
     data = batch().select("obs", "is_init").update(ours.state_spec.expand(2, 6).zero())
-    assert advantage(ours, following(data)).isfinite().all()
+    assert advantage(ours, with_next(data)).isfinite().all()
 
 
-def test_modules_of_torchrl_share_default_keys_and_ours_do_not() -> None:
+def test_default_keys_are_shared_in_torchrl_and_unique_in_memory_module() -> None:
     first, second = LSTMModule(**KEYS), LSTMModule(**{**KEYS, "out_key": "other"})
     assert first.in_keys == second.in_keys
     assert first.out_keys[1:] == second.out_keys[1:]
@@ -133,14 +133,14 @@ def test_modules_of_torchrl_share_default_keys_and_ours_do_not() -> None:
     assert not set(ours[0].state_keys) & set(ours[1].state_keys)
 
 
-def test_one_critic_is_drawn_anew_and_several_are_kept() -> None:
+def test_torchrl_redraws_one_critic_and_keeps_a_list_of_critics() -> None:
     def critic() -> TensorDictSequential:
         memory = MemoryModule("s5", 16, 16, in_key="obs", out_key="memory")
         value = ValueOperator(MLP(18, 1, num_cells=[]), ["memory", "action"], ["q"])
         return TensorDictSequential(memory, value)
 
-    def parameter(name: str, given: Any) -> Tensor:
-        loss_module = SACLoss(actor, given, num_qvalue_nets=2, target_entropy=-1.0)
+    def parameter(name: str, critics: Any) -> Tensor:
+        loss_module = SACLoss(actor, critics, num_qvalue_nets=2, target_entropy=-1.0)
         return loss_module.qvalue_network_params["module", "0", "core", name]
 
     loc = TensorDictModule(NormalParamExtractor(), ["obs"], ["loc", "scale"])
@@ -155,7 +155,7 @@ def test_one_critic_is_drawn_anew_and_several_are_kept() -> None:
             assert drawn[0].std() > 1.5 * want[0].std()
 
 
-def test_the_table_says_what_is_stored() -> None:
+def test_the_table_has_the_sizes_of_stored_states() -> None:
     table = PAGE.partition("\n## Cores\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+?`) \| (\d+) \|", table, re.M)
     assert len(rows) > 10

@@ -1,4 +1,4 @@
-"""Copy: see symbols, wait, and say them in the order in which they came."""
+"""Copy: remember symbols over a delay and repeat them in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from rlmem.envs.base import register
 from rlmem.envs.classics.tokens import TokenEnv
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import Script
 from rlmem.errors import at_least, positive
 
@@ -14,15 +14,15 @@ from rlmem.errors import at_least, positive
 @register("copy")
 class Copy(TokenEnv):
     """The copy task (Hochreiter and Schmidhuber 1997; Arjovsky et al. 2016, "Unitary evolution
-    recurrent neural networks") with an agent that is paid for every symbol.
+    recurrent neural networks") as an RL task with a reward for every symbol.
 
-    An episode shows `length` symbols, each drawn from `symbols` of them, then `delay` blanks, then
-    `length` blanks with `obs.asked` set: the action taken on the i-th of these is to be symbol i.
-    Where the papers announce the end of the wait by one delimiter, here every step that counts
-    says so. Actions taken before are free.
+    An episode shows `length` random symbols out of `symbols`, then `delay` blanks, then `length`
+    blanks with `obs.asked` set. The action at the i-th of these must be symbol i. The papers mark
+    the end of the delay by one delimiter; here every rewarded step is marked. Earlier actions do
+    not count.
 
-    Return: 1 at the optimum. Every symbol is as likely as another in every place, so random play
-    and the best play without memory both get 2 / symbols - 1.
+    Return: 1 at the optimum. All symbols are equally likely everywhere, so random play and the best
+    play without memory both get 2 / symbols - 1.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Copy(TokenEnv):
             device=device,
         )
 
-    def write(self, draws: Draws) -> Script:
-        """Draw the symbols of an episode for each environment."""
+    def initial_state(self, draws: RandomDraws) -> Script:
+        """Scripts with random symbols."""
         symbols = draws.below(self.symbols, self.count)
         wait = self.blanks(self.delay + self.count)
         return self.script_of(torch.cat([symbols, wait]), symbols)

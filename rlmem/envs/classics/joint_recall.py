@@ -1,4 +1,4 @@
-"""Joint recall: what a key means depends on the context it is given in."""
+"""Joint recall: the value of a key depends on its context."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from rlmem.envs.base import register
 from rlmem.envs.classics.mqar import interleave
 from rlmem.envs.classics.tokens import TokenEnv
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import Script
 from rlmem.errors import UsageError, at_least, positive
 
@@ -19,15 +19,14 @@ class JointRecall(TokenEnv):
     """Multi-query joint recall (Zhan et al. 2025, "Overcoming long-context limitations of
     state-space models via context-dependent sparse attention", arXiv 2507.00449) as an RL task.
 
-    Every context has a value for every key, drawn independently. An episode shows the contexts one
-    after the other in random order: the context's token, then all keys in an order drawn anew,
-    each followed by its value. `delay` blanks follow, and then `queries` questions of two steps, a
-    context and then a key, with `obs.asked` set at the key; the action then is to be the number of
-    the value. No question is asked twice. Tokens: the contexts, the keys, the values, the blank.
+    Every context has an independent random value for every key. An episode shows the contexts one
+    after the other in random order: the context's token, then all keys in a new random order, each
+    followed by its value. Then come `delay` blanks, then `queries` questions of two steps, a
+    context and a key, with `obs.asked` set at the key. The action there must be the number of the
+    value. No question is repeated. Tokens: contexts, keys, values, blank.
 
-    The paper says what is to be computed, the value given to a key in a context. That every key
-    occurs in every context, the order of what is shown, and the form of the questions are chosen
-    here.
+    The paper defines the function to compute: the value of a key in a context. The rest is chosen
+    here: every key occurs in every context, the order, and the form of the questions.
 
     Return: 1 at the optimum; random play and the best play without memory get 2 / values - 1.
     """
@@ -58,8 +57,8 @@ class JointRecall(TokenEnv):
             device=device,
         )
 
-    def write(self, draws: Draws) -> Script:
-        """Draw the table of values and the questions for each environment."""
+    def initial_state(self, draws: RandomDraws) -> Script:
+        """Scripts with a random table of values and random questions."""
         table = draws.below(self.values, self.contexts * self.keys)
         order = draws.shuffle(self.contexts).long()
         shown = [self._show(draws, context, table) for context in order]
@@ -69,16 +68,16 @@ class JointRecall(TokenEnv):
         return self.script_of(tokens, table.gather(0, asked))
 
     def _show(
-        self, draws: Draws, context: Int[Tensor, "N"], table: Int[Tensor, "cells N"]
+        self, draws: RandomDraws, context: Int[Tensor, "N"], table: Int[Tensor, "cells N"]
     ) -> Int[Tensor, "shown N"]:
-        """A context's token and its pairs."""
+        """The token of a context, then its keys and values."""
         keys = draws.shuffle(self.keys).long()
         values = table.gather(0, context * self.keys + keys)
         first = self.contexts + self.keys
         return torch.cat([context[None], interleave(keys + self.contexts, values + first)])
 
     def describe_token(self, token: int) -> str:
-        """Such as `c1` for a context, `k3` for a key and `v5` for a value."""
+        """`c1` for a context, `k3` for a key, `v5` for a value."""
         if token < self.contexts:
             return f"c{token}"
         key = token - self.contexts

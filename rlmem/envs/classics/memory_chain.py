@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors, register
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import LockstepEnv
 from rlmem.errors import positive
 
 
+class Chain(NamedTuple):
+    """The bits of an episode, and the index of the bit that is asked for."""
+
+    bits: Int[Tensor, "size N"]
+    query: Int[Tensor, "1 N"]
+
+
 @register("memory-chain")
-class MemoryChain(LockstepEnv):
+class MemoryChain(LockstepEnv[Chain]):
     """bsuite's memory_len (`length` varies, `size` = 1) and memory_size (`size` varies, `length`
     = 2) (Osband et al. 2020, "Behaviour suite for reinforcement learning", arXiv 1908.03568).
 
-    An episode has length + 1 steps, of which only the last counts: 1 where the action is the bit
-    asked for, -1 where it is not. Observed are size + 2 numbers, as bsuite lays them out (but for
-    its leading axis of 1): the time 1 - k / length, the number of the bit that is asked for (0 as
-    long as none is), and the bits as -1 and 1 (later 0). As in bsuite, k is 0 in the first two
-    observations, so that the bits are seen twice, and the question comes with k = length - 1,
-    before the last action; the final observation has k = length.
+    An episode has length + 1 steps. Only the last one is rewarded: 1 if the action is the queried
+    bit, -1 otherwise. Observations are size + 2 numbers in the layout of bsuite (without its
+    leading axis of 1): the time 1 - k / length, the index of the queried bit (0 before the query),
+    and the bits as -1 and 1 (0 after the start). As in bsuite, k is 0 in the first two
+    observations, so the bits are seen twice. The query comes with k = length - 1, before the last
+    action. The final observation has k = length.
 
-    Return: 1 at the optimum. Random play and the best play without memory get 0; the exception is
-    `length` = 1, where question and bits are seen together and no memory is needed.
+    Return: 1 at the optimum. Random play and the best play without memory get 0, except with
+    `length` = 1, where query and bits are seen together and no memory is needed.
     """
 
     def __init__(
@@ -50,31 +59,31 @@ class MemoryChain(LockstepEnv):
             device=device,
         )
 
-    def begin(self, draws: Draws) -> Tensors:
-        """Draw the bits and the question."""
-        self.bits = draws.below(2, self.size)
-        self.query = draws.below(self.size, 1)
-        return self._see(0)
+    def initial_state(self, draws: RandomDraws) -> Chain:
+        """Random bits and a random query."""
+        bits = draws.below(2, self.size)
+        return Chain(bits, draws.below(self.size, 1))
 
-    def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
-        """Only the last action counts."""
-        obs = self._see(t)
+    def transition(self, state: Chain, t: int, action: Tensors) -> tuple[Chain, Float[Tensor, "N"]]:
+        """Only the last action is rewarded."""
         if t < self.chain:
-            return obs, torch.zeros(self.num_envs, device=self.device)
-        right = action["action"] == self.bits.gather(0, self.query)[0]
-        return obs, right.to(torch.float32) * 2 - 1
+            return state, torch.zeros(self.num_envs, device=self.device)
+        right = action["action"] == state.bits.gather(0, state.query)[0]
+        return state, right.to(torch.float32) * 2 - 1
 
-    def _see(self, k: int) -> Tensors:
+    def observe(self, state: Chain, t: int) -> Tensors:
+        """The time; the bits at the start; the query before the last action."""
+        k = max(t - 1, 0)
         obs = torch.zeros(self.num_envs, self.size + 2, device=self.device)
         obs[:, 0] = 1 - k / self.chain
         if k == self.chain - 1:
-            obs[:, 1] = self.query[0]
+            obs[:, 1] = state.query[0]
         if k == 0:
-            obs[:, 2:] = 2 * self.bits.T - 1
+            obs[:, 2:] = 2 * state.bits.T - 1
         return {"obs": obs}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The time left, and the bits and the question where they are seen."""
+        """The remaining steps, and the bits and the query if visible."""
         time, query, *bits = obs["obs"][row].tolist()
         shown = "".join("1" if bit > 0 else "0" for bit in bits) if bits[0] else ""
         steps = round(time * self.chain)
@@ -82,6 +91,6 @@ class MemoryChain(LockstepEnv):
         return f"{steps} left" + (f" bits {shown}" if shown else "") + asked
 
     def reveal(self, row: int) -> str:
-        """The bits, and which of them is asked for."""
-        bits = "".join(str(bit) for bit in self.bits[:, row].tolist())
-        return f"bits {bits}, bit {int(self.query[0, row])} is asked for"
+        """The bits, and the queried one."""
+        bits = "".join(str(bit) for bit in self.state.bits[:, row].tolist())
+        return f"bits {bits}, bit {int(self.state.query[0, row])} is asked for"

@@ -1,4 +1,4 @@
-"""MiniGrid-Memory: see an object, walk down a hallway, and go to the same object at its end."""
+"""MiniGrid-Memory: see an object, walk down a hallway, and find the same object at its end."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def make_minigrid_memory(
     `minigrid`): `size` 7, 9, 11, 13 or 17 is its MiniGrid-MemoryS7-v0 and so on, with
     `random_length` its S13Random and S17Random.
 
-    Observed are the 7 x 7 cells in front of the agent as the package encodes them (`obs.image`,
-    uint8 [N, 7, 7, 3]: object, colour, state; walls hide what is behind them) and where it looks
-    (`obs.direction`); the mission, which is always the same words, is left out. Seven actions:
-    turn left, turn right, go forward, and four that do nothing of use here.
+    Observations are the 7 x 7 cells in front of the agent as the package encodes them (`obs.image`,
+    uint8 [N, 7, 7, 3]: object, colour, state; walls block the view) and the direction of view
+    (`obs.direction`). The mission is left out: its words are always the same. Seven actions: turn
+    left, turn right, go forward, and four without use here.
 
-    Reward: 1 - 0.9 k / max_steps for going in step k to the object that was seen at the start, 0
-    for going to the other one or for none in `max_steps` (None: 5 size^2) steps, after which the
-    episode is truncated. Without memory one goes wrong every other time.
+    Reward: 1 - 0.9 k / max_steps for reaching, in step k, the object that was seen at the start; 0
+    for reaching the other one, or none in `max_steps` (None: 5 size^2) steps, after which the
+    episode is truncated. Without memory every second choice is wrong.
 
-    Raises `UsageError` where the package is missing, or `size` is not an odd number from 7 on.
+    Raises `UsageError` if the package is missing, or if `size` is not an odd number of at least 7.
     """
     require("minigrid", "env 'minigrid-memory'")
     if size < 7 or size % 2 == 0:

@@ -1,4 +1,4 @@
-"""MQAR: pairs of keys and values are shown, and then some keys whose values are to be said."""
+"""MQAR: remember pairs of keys and values, then give the values of queried keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlmem.envs.base import register
 from rlmem.envs.classics.tokens import TokenEnv
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import Script
 from rlmem.errors import UsageError, at_least, positive
 
@@ -18,14 +18,14 @@ class Mqar(TokenEnv):
     """Multi-query associative recall (Arora et al. 2023, "Zoology", arXiv 2312.04927), as an RL
     task.
 
-    An episode shows `pairs` pairs, key and value one after the other, then `delay` blanks, then
-    `queries` keys with `obs.asked` set, each to be answered at once with the number of its value.
-    The keys of an episode are different ones out of `keys`; no pair is asked for twice.
-    Tokens: the keys 0..keys-1, the values, the blank.
+    An episode shows `pairs` pairs, each a key followed by its value, then `delay` blanks, then
+    `queries` keys with `obs.asked` set. The action at a queried key must be the number of its
+    value. The keys of an episode are distinct, out of `keys`; no pair is queried twice. Tokens: the
+    keys 0..keys-1, the values, the blank.
 
-    The paper leaves open what is between the pairs and a query (its data sets spread the queries
-    by a power law): here they come one after the other, and values are drawn independently, so
-    that no answer can be found by elimination.
+    The paper does not fix the tokens between pairs and queries (its data sets spread the queries by
+    a power law). Here the queries follow each other, and values are drawn independently, so that no
+    answer can be found by elimination.
 
     Return: 1 at the optimum; random play and the best play without memory get 2 / values - 1.
     """
@@ -57,8 +57,8 @@ class Mqar(TokenEnv):
             device=device,
         )
 
-    def write(self, draws: Draws) -> Script:
-        """Draw pairs and queries for each environment."""
+    def initial_state(self, draws: RandomDraws) -> Script:
+        """Scripts with random pairs and queries."""
         keys = draws.shuffle(self.keys, self.pairs).long()
         values = draws.below(self.values, self.pairs)
         asked = draws.shuffle(self.pairs, self.queries).long()
@@ -67,10 +67,10 @@ class Mqar(TokenEnv):
         return self.script_of(tokens, values.gather(0, asked))
 
     def describe_token(self, token: int) -> str:
-        """Such as `k3` for a key and `v5` for a value."""
+        """`k3` for a key, `v5` for a value."""
         return f"k{token}" if token < self.keys else f"v{token - self.keys}"
 
 
-def interleave(*parts: Int[Tensor, "n N"]) -> Int[Tensor, "m N"]:
-    """Row 0 of each part, then row 1 of each, and so on."""
-    return torch.stack(parts, dim=1).flatten(0, 1)
+def interleave(*tensors: Int[Tensor, "n N"]) -> Int[Tensor, "m N"]:
+    """Row 0 of each tensor, then row 1 of each, and so on."""
+    return torch.stack(tensors, dim=1).flatten(0, 1)

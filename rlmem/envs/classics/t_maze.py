@@ -1,37 +1,48 @@
-"""T-mazes: the way to take at the junction is told at the other end of a corridor."""
+"""T-mazes: a cue at one end of a corridor tells which way to turn at the other end."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors, register
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import LockstepEnv
 from rlmem.errors import UsageError, at_least, positive
 
 
-class TMaze(LockstepEnv):
-    """A corridor x = 0..end with the oracle at x = 0; at `end` one may turn to y = 1 or y = -1.
+class Walk(NamedTuple):
+    """The goal (-1 or 1), the position, whether the oracle was visited, the visible cue (or 0)."""
 
-    The agent starts at x = oracle_length and moves by one cell or, against a wall, not at all. An
-    episode has corridor_length + 2 * oracle_length + 1 steps: enough to visit the oracle, walk to
-    the junction and turn, with none to spare. What is hidden is the goal, -1 or 1: it is seen in
-    the first observation at x = 0 only.
+    goal: Int[Tensor, "N"]
+    x: Int[Tensor, "N"]
+    y: Int[Tensor, "N"]
+    visited: Bool[Tensor, "N"]
+    cue: Int[Tensor, "N"]
 
-    Observed: at x = 0 (0, goal or 0), elsewhere in the corridor (0, 0), at the junction and
-    beyond it (1, y). With `ambiguous_position` off: (x, y, goal or 0). `expose_goal` (needs that)
-    goes on showing the goal once it has been seen: a control that needs no memory.
-    `add_timestep` adds the number of steps played.
 
-    Reward: at the last step `goal_reward` where y is the goal. In the steps t = 1, 2, .. before,
-    `penalty` (at most 0) where x < t - oracle_length, that is where the agent lags behind one that
-    lost no step, and `distract_reward` where x = 0.
+class TMaze(LockstepEnv[Walk]):
+    """A corridor x = 0..end with the oracle at x = 0 and the junction at `end`, next to y = 1 and
+    -1.
+
+    The agent starts at x = oracle_length. It moves by one cell, or not at all against a wall. An
+    episode has corridor_length + 2 * oracle_length + 1 steps: just enough to visit the oracle, walk
+    to the junction and turn. Hidden is the goal, -1 or 1. It is visible only in the first
+    observation at x = 0.
+
+    Observations: (0, goal or 0) at x = 0, (0, 0) elsewhere in the corridor, (1, y) at the junction
+    and beyond. Without `ambiguous_position`: (x, y, goal or 0). `expose_goal` (needs that) keeps
+    showing the goal after the first visit: a control that needs no memory. `add_timestep` adds the
+    number of steps taken.
+
+    Reward: `goal_reward` at the last step if y is the goal. In the steps t = 1, 2, .. before,
+    `penalty` (at most 0) if x < t - oracle_length, that is, if the agent lags behind one that lost
+    no step; and `distract_reward` if x = 0.
     """
 
     MOVES: ClassVar = ("→", "↑", "←", "↓")
@@ -68,50 +79,51 @@ class TMaze(LockstepEnv):
             **options,
         )
 
-    def begin(self, draws: Draws) -> Tensors:
-        """Draw the goals."""
-        self.goal = 2 * draws.below(2, 1)[0] - 1
-        self.x = torch.full_like(self.goal, self.oracle_length)
-        self.y = torch.zeros_like(self.goal)
-        self.visited = self._flags(False)
-        return self._see(0)
+    def initial_state(self, draws: RandomDraws) -> Walk:
+        """Random goals."""
+        goal = 2 * draws.below(2, 1)[0] - 1
+        x = torch.full_like(goal, self.oracle_length)
+        return self._arrive(goal, x, torch.zeros_like(goal), self._flags(False))
 
-    def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
-        """Move, and be paid for where that leads."""
+    def transition(self, state: Walk, t: int, action: Tensors) -> tuple[Walk, Float[Tensor, "N"]]:
+        """A move, and the reward of the new position."""
         move = action["action"]
         right, up = (move == 0).long() - (move == 2).long(), (move == 1).long() - (move == 3).long()
-        at_end = self.x == self.end
-        self.x = torch.where(self.y == 0, (self.x + right).clamp(0, self.end), self.x)
-        self.y = torch.where(at_end, (self.y + up).clamp(-1, 1), self.y)
+        x = torch.where(state.y == 0, (state.x + right).clamp(0, self.end), state.x)
+        y = torch.where(state.x == self.end, (state.y + up).clamp(-1, 1), state.y)
         t += 1
         if t == self.length:
-            reward = (self.y == self.goal) * self.goal_reward
+            reward = (y == state.goal) * self.goal_reward
         else:
-            reward = (self.x < t - self.oracle_length) * self.penalty
-            reward = reward + (self.x == 0) * self.distract_reward
-        return self._see(t), reward.to(torch.float32)
+            reward = (x < t - self.oracle_length) * self.penalty
+            reward = reward + (x == 0) * self.distract_reward
+        return self._arrive(state.goal, x, y, state.visited), reward.to(torch.float32)
 
-    def _see(self, t: int) -> Tensors:
-        at_oracle = self.x == 0
-        told = torch.where(at_oracle & ~self.visited, self.goal, 0)
-        self.visited = self.visited | at_oracle
+    def _arrive(self, goal: Tensor, x: Tensor, y: Tensor, visited: Tensor) -> Walk:
+        at_oracle = x == 0
+        cue = torch.where(at_oracle & ~visited, goal, 0)
+        visited = visited | at_oracle
         if self.expose_goal:
-            told = torch.where(self.visited, self.goal, 0)
-        seen = [self.x, self.y, told]
+            cue = torch.where(visited, goal, 0)
+        return Walk(goal, x, y, visited, cue)
+
+    def observe(self, state: Walk, t: int) -> Tensors:
+        """The position as far as it is visible, the cue, and perhaps the time."""
+        seen = [state.x, state.y, state.cue]
         if self.ambiguous:
-            # At the oracle y is 0, elsewhere nothing is told.
-            seen = [self.x == self.end, self.y + told]
+            # y is 0 at the oracle, and the cue is 0 elsewhere.
+            seen = [state.x == self.end, state.y + state.cue]
         if self.add_timestep:
-            seen.append(torch.full_like(self.x, t))
+            seen.append(torch.full_like(state.x, t))
         return {"obs": torch.stack(seen, dim=1).to(torch.float32)}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """Where the agent knows itself to be, and what the oracle says."""
+        """The visible position, and the cue."""
         seen = [round(number) for number in obs["obs"][row].tolist()]
         time = f" t={seen.pop()}" if self.add_timestep else ""
         if not self.ambiguous:
-            x, y, told = seen
-            return f"x={x} y={y}" + (f" goal {_side(told)}" if told else "") + time
+            x, y, cue = seen
+            return f"x={x} y={y}" + (f" goal {_side(cue)}" if cue else "") + time
         junction, side = seen
         if junction:
             return ("junction" if side == 0 else f"{_side(side)} of the junction") + time
@@ -122,8 +134,8 @@ class TMaze(LockstepEnv):
         return self.MOVES[int(action["action"][row])]
 
     def reveal(self, row: int) -> str:
-        """The goal, and where the agent is."""
-        return f"goal {_side(int(self.goal[row]))}, x={int(self.x[row])} of {self.end}"
+        """The goal and the position."""
+        return f"goal {_side(int(self.state.goal[row]))}, x={int(self.state.x[row])} of {self.end}"
 
 
 def _side(y: int) -> str:
@@ -133,8 +145,8 @@ def _side(y: int) -> str:
 @register("tmaze-passive")
 class TMazePassive(TMaze):
     """The passive T-maze of Ni et al. 2023, "When do transformers shine in RL?", arXiv 2307.03864:
-    the agent starts at the oracle, so that it must remember but need not look. See `TMaze`; with
-    `penalty` null it is -1 / corridor_length as in the paper, so that standing still costs 1.
+    the agent starts at the oracle, so it must remember the cue but need not look for it. See
+    `TMaze`. `penalty` null is -1 / corridor_length as in the paper: standing still costs 1.
 
     Return: 1 at the optimum (right corridor_length times, then turn to the goal), 0.5 without
     memory, -0.97 for random play in the default corridor.
@@ -171,13 +183,13 @@ class TMazePassive(TMaze):
 @register("tmaze-active")
 class TMazeActive(TMaze):
     """The active T-maze of Ni et al. 2023, "When do transformers shine in RL?", arXiv 2307.03864:
-    the agent starts `oracle_length` cells (1 in the paper) to the right of the oracle and has to
-    walk there first, though nothing but the end of the episode pays for it. See `TMaze`; with
-    `penalty` null it is -1 / corridor_length as in the paper.
+    the agent starts `oracle_length` cells (1 in the paper) to the right of the oracle. It has to
+    walk there first, and is rewarded for it only at the end of the episode. See `TMaze`. `penalty`
+    null is -1 / corridor_length as in the paper.
 
     Return: 1 at the optimum (left to the oracle, right to the junction, turn to the goal), 0.5 for
-    an agent that walks to the junction at once or forgets what it was told, -0.97 for random play
-    in the default corridor.
+    an agent that walks to the junction at once or forgets the cue, -0.97 for random play in the
+    default corridor.
     """
 
     def __init__(

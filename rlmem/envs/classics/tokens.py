@@ -1,4 +1,4 @@
-"""Tasks in which tokens are shown and later asked for."""
+"""Base class of tasks that show tokens and ask for them later."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 
 class TokenEnv(ScriptedEnv):
-    """Observes `obs.token`, and in `obs.asked` whether the next action counts.
+    """Observations are `obs.token` and `obs.asked`, which marks the steps whose action counts.
 
-    `asked` says so for every step of an episode. An answer earns 1/q where it is right and -1/q
-    where it is wrong, q being the number of questions: between -1 and 1 an episode. The last of
-    the `num_tokens` is the blank.
+    `asked` has one flag for each step of an episode. With q questions, a right answer earns 1/q and
+    a wrong one -1/q, so a return is between -1 and 1. The last of the `num_tokens` tokens is the
+    blank.
     """
 
     def __init__(
@@ -37,29 +37,29 @@ class TokenEnv(ScriptedEnv):
         self.reward = 1 / len(questions)
         self._asked = list(asked)
         flags = torch.tensor([*asked, False], dtype=torch.int64, device=self.device)
-        self._flags_seen = flags[:, None].expand(-1, self.num_envs)
+        self._asked_obs = flags[:, None].expand(-1, self.num_envs)
 
     def asked(self, t: int) -> bool:
-        """Whether step t counts."""
+        """Whether the action of step t is rewarded."""
         return self._asked[t]
 
     def script_of(self, tokens: Int[Tensor, "length N"], answers: Int[Tensor, "q N"]) -> Script:
         """The script that shows `tokens` and expects `answers` to its questions."""
         shown = torch.cat([tokens, self.blanks(1)])
         answer = torch.full_like(tokens, -1).index_copy_(0, self.questions, answers)
-        return Script({"obs.token": shown, "obs.asked": self._flags_seen}, answer)
+        return Script({"obs.token": shown, "obs.asked": self._asked_obs}, answer)
 
     def blanks(self, count: int) -> Int[Tensor, "count N"]:
-        """So many blank tokens for each environment."""
+        """`count` blank tokens for each environment."""
         shape = (count, self.num_envs)
         return torch.full(shape, self.blank, dtype=torch.int64, device=self.device)
 
     def describe_token(self, token: int) -> str:
-        """A token that is not the blank, for a person to read."""
+        """A token other than the blank in words."""
         return str(token)
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The token, and a question mark where an answer is due."""
+        """The token, with a question mark if an answer is due."""
         token = int(obs["obs.token"][row])
         name = "_" if token == self.blank else self.describe_token(token)
         return f"{name} ?" if obs["obs.asked"][row] else name
@@ -67,5 +67,5 @@ class TokenEnv(ScriptedEnv):
     def reveal(self, row: int) -> str:
         """The answer that is due."""
         if self.t < self.length and self.asked(self.t):
-            return str(int(self.script.answer[self.t][row]))
+            return str(int(self.state.answer[self.t][row]))
         return ""

@@ -1,4 +1,4 @@
-"""Control tasks written in tensors: `CONTROLS` has each by its name."""
+"""Control tasks on tensors; `CONTROLS` maps names to tasks."""
 
 from rlmem.envs.control.acrobot import Acrobot
 from rlmem.envs.control.ball_balance import BallBalance

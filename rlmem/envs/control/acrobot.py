@@ -1,4 +1,4 @@
-"""Acrobot of Gymnasium (Sutton 1996): swing up two links by a torque at the joint between them."""
+"""Gymnasium's Acrobot (Sutton 1996): swing two links up with a torque at their joint."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from rlmem.envs.control.base import Control, between, runge_kutta, third, wrapped
 from rlmem.envs.control.grid import Axis, Grid
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 
-# Links have length 1, mass 1 and inertia 1, and their mass halfway along.
+# Links have length 1, mass 1 and inertia 1, with the centre of mass in the middle.
 GRAVITY, SECONDS, SPINS = 9.8, 0.2, (4 * pi, 9 * pi)
-# It swings up without ever being as fast as it may be.
+# A swing-up does not need the highest speeds, so the grid is narrower.
 GRID = Grid(
     (
         Axis(-pi, pi, 25, circle=True),
@@ -29,7 +29,7 @@ GRID = Grid(
 
 
 def slope(state: Float64[Tensor, "4 N"], torque: Float64[Tensor, "N"]) -> Float64[Tensor, "4 N"]:
-    """How angles and spins change (Sutton and Barto 1998, figure 11.4)."""
+    """Time derivatives of angles and velocities (Sutton and Barto 1998, figure 11.4)."""
     upper, lower, spin, bend = state.unbind()
     cosine, sine = lower.cos(), lower.sin()
     inertia, coupling = cosine + 3.5, 0.5 * cosine + 1.25
@@ -43,10 +43,11 @@ def slope(state: Float64[Tensor, "4 N"], torque: Float64[Tensor, "N"]) -> Float6
 
 
 class Acrobot(Control):
-    """Angles of the upper link (0 hangs) and of the lower one to it, then their velocities.
+    """The state is the angle of the upper link (0 hangs), that of the lower link relative to it,
+    and both velocities.
 
-    The torque is -1, 0 or 1. A step is worth the height of the end as a share of the highest; an
-    end that is a link's length above the joint solves it.
+    The torque is -1, 0 or 1. A step is worth the height of the tip as a fraction of the highest. A
+    tip one link length above the fixed joint solves the task.
     """
 
     numbers = 4
@@ -54,14 +55,14 @@ class Acrobot(Control):
     shortest = 8
     solved = True
 
-    def start(self, draws: Draws) -> Float64[Tensor, "4 M"]:
+    def initial_state(self, draws: RandomDraws) -> Float64[Tensor, "4 M"]:
         """Hanging nearly straight, almost at rest."""
         return between(draws, *[(-0.1, 0.1)] * 4)
 
-    def move(
+    def transition(
         self, state: Float64[Tensor, "4 N"], control: Float64[Tensor, "1 N"]
     ) -> tuple[Float64[Tensor, "4 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
-        """A torque."""
+        """Apply a torque."""
         torque = third(control[0])
         state = runge_kutta(lambda s: slope(s, torque), state, SECONDS)
         state[:2] = wrapped(state[:2])
@@ -70,7 +71,7 @@ class Acrobot(Control):
         height = (state[0] + state[1]).cos_().add_(state[0].cos()).neg_()
         return state, height.add(2).mul_(0.25), height > 1
 
-    def see(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "6 N"]:
+    def observe(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "6 N"]:
         """Cosine and sine of both angles, then both velocities."""
         upper, lower = state[:2].unbind()
         return torch.cat(

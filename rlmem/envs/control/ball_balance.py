@@ -1,4 +1,4 @@
-"""Ball balance: keep a ball in the middle of a plate that can be tilted both ways."""
+"""Ball balance: keep a ball in the middle of a plate by tilting it in two directions."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from rlmem.envs.control.base import Control, approach, between, near
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 
 GRAVITY, SECONDS = 9.8, 0.02
-# A rolling ball has 2/5 of its mass times the square of its radius as inertia: it falls slower.
+# A rolling ball has the inertia 2/5 m r^2, so it accelerates by only 5/7 of a sliding one.
 ROLLING = 5 / 7
-# Half of the plate's side; how far and how fast the plate may be tilted.
+# Half the side of the plate; the largest tilt and tilt rate. HALF: distance with worth 1/2.
 EDGE, TILT, RATE = 1.0, 0.25, 1.5
 HALF = 0.25
-# To brake with, the steepest tilt but for what it takes to tilt back; found by trial, as are the
-# slope of `approach` and how much harder to roll for each m/s that is missing.
+# Constants of the law, found by trial: the deceleration, lower than at the largest tilt because
+# tilting back takes time; the slope of `approach`; the gain on missing speed.
 BRAKE, SLOPE, HASTE = 0.7 * ROLLING * GRAVITY * sin(TILT), 4.0, 8.0
 
 
 def slope(
     place: Float64[Tensor, "2 N"], tilt: Float64[Tensor, "2 N"], rate: Float64[Tensor, "2 N"]
 ) -> Float64[Tensor, "2 N"]:
-    """The ball's acceleration: 5/7 (w (w . x) - g sin(tilt)), w being the rates of the tilts.
+    """The ball's acceleration: 5/7 (w (w . x) - g sin(tilt)), with the tilt rates w.
 
-    The plate carries it outward where it turns (Awtar et al. 2002, "Mechatronic design of a
-    ball-on-plate balancing system").
+    The first term is the centrifugal acceleration of the turning plate (Awtar et al. 2002,
+    "Mechatronic design of a ball-on-plate balancing system").
     """
     along = (rate * place).sum(0)
     return rate.mul(along).sub_(tilt.sin(), alpha=GRAVITY).mul_(ROLLING)
 
 
 class BallBalance(Control):
-    """The ball's place and velocity on the plate, and the plate's tilts.
+    """The state is the position and velocity of the ball on the plate, and the tilts of the plate.
 
-    Controls say how fast the tilts change. A step is worth more the nearer the ball is to the
-    middle; a ball that falls off the plate ends the episode.
+    Controls are tilt rates. A step is worth more the closer the ball is to the middle. If the ball
+    falls off the plate, the episode ends.
     """
 
     numbers = 6
     scale = (0.5, 0.5, 1.0, 1.0, 0.2, 0.2)
     controls = 2
-    # At most 2 m/s^2 from at most 0.5 m and 0.2 m/s, all directed outward.
+    # From 0.5 m and 0.2 m/s with an acceleration of at most 2 m/s^2, all directed outward.
     shortest = 20
 
-    def start(self, draws: Draws) -> Float64[Tensor, "6 M"]:
-        """Somewhere between middle and edge, rolling slowly, on a plate that is nearly level."""
+    def initial_state(self, draws: RandomDraws) -> Float64[Tensor, "6 M"]:
+        """Within half the distance to the edge, rolling slowly, on a nearly level plate."""
         bounds = [(-0.5, 0.5)] * 2 + [(-0.2, 0.2)] * 2 + [(-0.05, 0.05)] * 2
         return between(draws, *bounds)
 
-    def move(
+    def transition(
         self, state: Float64[Tensor, "6 N"], control: Float64[Tensor, "2 N"]
     ) -> tuple[Float64[Tensor, "6 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
-        """A change of the tilts, then a step of the semi-implicit method of Euler."""
+        """Change the tilts, then one semi-implicit Euler step."""
         place, speed, tilt = state.split(2)
         before = tilt.clone()
         tilt.add_(control, alpha=RATE * SECONDS).clamp_(-TILT, TILT)
@@ -64,12 +64,12 @@ class BallBalance(Control):
         worth = near(torch.linalg.vector_norm(place, dim=0), HALF)
         return state, worth, (place.abs() > EDGE).any(0)
 
-    def see(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "6 N"]:
-        """All six numbers."""
+    def observe(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "6 N"]:
+        """The state itself."""
         return state.clone()
 
     def steer(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "2 N"]:
-        """Each axis by itself: the speed of `approach`, by the tilt that it takes."""
+        """For each axis: the speed of `approach`, and the tilt needed to reach it."""
         place, speed, tilt = state.split(2)
         force = HASTE * (approach(-place, BRAKE, SLOPE) - speed)
         steep = (force / (-ROLLING * GRAVITY)).clamp_(-TILT, TILT)

@@ -1,4 +1,4 @@
-"""Control tasks as functions on tensors, for many at once: how they begin, move and are seen."""
+"""Base class of control tasks: initial states, dynamics and observations on batches."""
 
 from __future__ import annotations
 
@@ -10,52 +10,51 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 
 # More steps than any episode has.
 NEVER = 1 << 30
 
 
 class Control(ABC):
-    """The dynamics of one task. Numbers come first, environments last: states are float64 [S, N].
+    """The dynamics of one task, and a control law that knows them (`steer`).
 
-    Controls are [controls, N] in [-1, 1]; a task of few actions reads them off the control's sign.
-    Each step is worth between 0, the worst, and 1, so that episodes of equal length compare.
-
-    A task is one file: how it moves, and how one who knows that steers it (`steer`).
+    The batch is the last dimension: states are float64 [S, N]. Controls are [controls, N] in
+    [-1, 1]; a task with few actions derives them from the sign of the control. The reward of a
+    step, its worth, is between 0, the worst, and 1, so that episodes of equal length compare.
     """
 
-    # How many numbers make a state; of what size those that are seen are; how many controls.
+    # Size of a state, typical magnitudes of the observed numbers, number of controls.
     numbers: ClassVar[int]
     scale: ClassVar[tuple[float, ...]]
     controls: ClassVar[int] = 1
-    # No episode ends before so many steps.
+    # No episode ends in fewer steps.
     shortest: ClassVar[int] = NEVER
-    # Whether what ends an episode solves it, so that the steps that are left are worth 1 each;
-    # elsewhere it is a failure, and they are worth nothing.
+    # Whether the end of an episode means success, so that each remaining step is worth 1. Otherwise
+    # it means failure, and the remaining steps are worth 0.
     solved: ClassVar[bool] = False
 
     @abstractmethod
-    def start(self, draws: Draws) -> Float64[Tensor, "S M"]:
-        """States in which episodes begin."""
+    def initial_state(self, draws: RandomDraws) -> Float64[Tensor, "S M"]:
+        """Random initial states of episodes."""
 
     @abstractmethod
-    def move(
+    def transition(
         self, state: Float64[Tensor, "S N"], control: Float64[Tensor, "C N"]
     ) -> tuple[Float64[Tensor, "S N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
-        """The next state (it may be the old one, changed), a step's worth, and where it ends."""
+        """Next state (may be `state`, changed in place), worth of the step, end of the episode."""
 
     @abstractmethod
-    def see(self, state: Float64[Tensor, "S N"]) -> Float64[Tensor, "O N"]:
-        """What is seen of states, as Gymnasium shows it where it has the task; a new tensor."""
+    def observe(self, state: Float64[Tensor, "S N"]) -> Float64[Tensor, "O N"]:
+        """Observations of states, a new tensor; as in Gymnasium for the tasks that it has."""
 
     @abstractmethod
     def steer(self, state: Float64[Tensor, "S N"]) -> Float64[Tensor, "C N"]:
-        """Controls near the best ones, of states that stay as they are: a new tensor in [-1, 1]."""
+        """Near-optimal controls, a new tensor in [-1, 1]; `state` is not changed."""
 
 
-def between(draws: Draws, *bounds: tuple[float, float]) -> Float64[Tensor, "S M"]:
-    """For each pair of bounds, numbers that lie evenly between them."""
+def between(draws: RandomDraws, *bounds: tuple[float, float]) -> Float64[Tensor, "S M"]:
+    """Uniform random numbers between each pair of bounds."""
     low, high = torch.tensor(bounds, dtype=torch.float64, device=draws.device).T[..., None]
     return torch.lerp(low, high, draws.uniform64(len(bounds)))
 
@@ -66,24 +65,24 @@ def near(distance: Float64[Tensor, "N"], half: float) -> Float64[Tensor, "N"]:
 
 
 def approach(error: Float64[Tensor, "*N"], brake: float, slope: float) -> Float64[Tensor, "*N"]:
-    """How fast to go to where `error` leads: as fast as one who decelerates by `brake` can stop.
+    """The speed for a distance `error`: the highest from which deceleration `brake` can still stop.
 
-    Near by it is `slope` times the error instead, lest the control should switch in each step: the
-    proximate time-optimal servo (Workman 1987).
+    Close to the target it is `slope` times the error instead, so that the control does not switch
+    in every step: the proximate time-optimal servo (Workman 1987).
     """
     distance = error.abs()
     return torch.minimum(distance * slope, (2 * brake * distance).sqrt()) * error.sign()
 
 
 def third(control: Float64[Tensor, "N"]) -> Float64[Tensor, "N"]:
-    """The nearest of three actions, -1, 0 and 1: a third of what a control may be for each."""
+    """One of the three actions -1, 0 and 1, each for a third of the range of controls."""
     return control.mul(1.5).round_().clamp_(-1, 1)
 
 
 def runge_kutta(
     slope: Callable[[Tensor], Tensor], state: Float[Tensor, "S N"], seconds: float
 ) -> Float[Tensor, "S N"]:
-    """One step of the classical method of fourth order."""
+    """One step of the classical fourth-order Runge-Kutta method."""
     first = slope(state)
     second = slope(torch.add(state, first, alpha=seconds / 2))
     third = slope(torch.add(state, second, alpha=seconds / 2))
@@ -93,5 +92,5 @@ def runge_kutta(
 
 
 def wrapped(angle: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """The same angles between -pi and pi."""
+    """Angles wrapped to between -pi and pi."""
     return torch.add(angle, angle.div(2 * torch.pi).round_(), alpha=-2 * torch.pi)

@@ -1,4 +1,4 @@
-"""The cart and the pole of Gymnasium (Barto, Sutton and Anderson 1983), one step of them."""
+"""Dynamics of Gymnasium's cart-pole (Barto, Sutton and Anderson 1983)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor
 
 GRAVITY, POLE_MASS, MASS, HALF_LENGTH, PUSH, SECONDS = 9.8, 0.1, 1.1, 0.5, 10.0, 0.02
 LEVER = HALF_LENGTH * 4 / 3
-# Where the cart leaves the track, and the pole counts as fallen; what is seen may be twice as far.
+# The end of the track, and the angle of a fallen pole; observation spaces are twice as large.
 LIMITS = (2.4, 12 / 360 * TURN)
-# What a full push costs whoever plans how to balance; a tenth or ten times as much does as well.
+# The cost of a full push in the regulator; a tenth or ten times as much works as well.
 PUSHING = 0.03
 
 
 def push(
     motion: Float64[Tensor, "4 N"], pushed: Float64[Tensor, "N"], lever: Float64[Tensor, "N"]
 ) -> Float64[Tensor, "2 N"]:
-    """A step of Euler's method; `motion` and `pushed` are changed.
+    """One step of Euler's method; changes `motion` and `pushed`, returns position and angle.
 
-    `motion` is position and angle (0 is upright), then their velocities, of which the first two are
-    returned. `pushed` is the force over MASS, and `lever` is LEVER everywhere.
+    `motion` is position, angle (0 is upright) and their velocities. `pushed` is the force divided
+    by MASS. `lever` is LEVER in every entry.
     """
     places, speeds = motion.split(2)
     _, angle, speed, spin = motion.unbind()
     sine, cosine = angle.sin(), angle.cos()
-    # The acceleration that the cart would have if the pole did not swing back.
+    # The acceleration of the cart without the reaction of the pole.
     pushed.addcmul_(spin * spin, sine, value=POLE_MASS * HALF_LENGTH / MASS)
     lever = lever.addcmul(cosine, cosine, value=-HALF_LENGTH * POLE_MASS / MASS)
     turn = sine.mul_(GRAVITY).addcmul_(cosine, pushed, value=-1).div_(lever)
@@ -41,15 +41,16 @@ def push(
 
 @cache
 def gains() -> tuple[float, ...]:
-    """What a full push is to be of each of the four numbers, to keep cart and pole upright.
+    """Gains of a balancing law on the four numbers, in full pushes.
 
-    The linear-quadratic regulator (Anderson and Moore 1990) of a step near the top. What is lost
-    there is what `SwingUp` loses, place^2 / (2 LIMITS[0]^2) + angle^2 / 4, and PUSHING for pushes.
+    The linear-quadratic regulator (Anderson and Moore 1990) of one step near the top. Its loss is
+    that of `SwingUp` near the top, place^2 / (2 LIMITS[0]^2) + angle^2 / 4, plus PUSHING times the
+    squared push.
     """
     from scipy.linalg import solve_discrete_are
 
     swing = HALF_LENGTH * POLE_MASS / MASS
-    # Accelerations by angle and push.
+    # Accelerations per angle and per push.
     turn = np.array([GRAVITY, -PUSH / MASS]) / (LEVER - swing)
     drift = np.array([0, PUSH / MASS]) - swing * turn
     step, pushed = np.eye(4), np.zeros((4, 1))
@@ -62,5 +63,5 @@ def gains() -> tuple[float, ...]:
 
 
 def balance(motion: Float64[Tensor, "4 N"]) -> Float64[Tensor, "1 N"]:
-    """Pushes that keep cart and pole upright, 1 being a full one; they may be more."""
+    """Pushes that balance the pole and keep the cart in the middle; 1 is a full push."""
     return motion.new_tensor(gains())[None] @ motion

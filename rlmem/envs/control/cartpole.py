@@ -1,4 +1,4 @@
-"""CartPole of Gymnasium: balance a pole by pushes to the left and to the right."""
+"""Gymnasium's CartPole: balance a pole by pushing its cart left or right."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from torch import Tensor
 
 from rlmem.envs.control.base import Control, between
 from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, balance, push
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 
 
 class CartPole(Control):
-    """Position and angle, then their velocities. A step is worth 1; the fall of the pole ends it.
+    """The state is position, angle and their velocities. A step is worth 1; a fallen pole, or
+    leaving the track, ends the episode.
 
     A control below 0 pushes to the left, any other to the right.
     """
 
     numbers = 4
     scale = (1.0, 1.0, 0.1, 1.0)
-    # From the worst start, pushed one way only, the pole falls in step 8.
+    # From the worst start, with pushes in one direction, the pole falls in step 8.
     shortest = 8
 
-    def start(self, draws: Draws) -> Float64[Tensor, "4 M"]:
+    def initial_state(self, draws: RandomDraws) -> Float64[Tensor, "4 M"]:
         """Cart and pole near the middle, almost at rest."""
         return between(draws, *[(-0.05, 0.05)] * 4)
 
-    def move(
+    def transition(
         self, state: Float64[Tensor, "4 N"], control: Float64[Tensor, "1 N"]
     ) -> tuple[Float64[Tensor, "4 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
-        """A push."""
+        """Push the cart."""
         pushed = (control[0] >= 0).to(state.dtype).mul_(2).sub_(1).mul_(PUSH / MASS)
         lost, fallen = push(state, pushed, torch.full_like(pushed, LEVER)).abs().unbind()
         return state, torch.ones_like(pushed), (lost > LIMITS[0]) | (fallen > LIMITS[1])
 
-    def see(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "4 N"]:
+    def observe(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "4 N"]:
         """Position, its velocity, angle, its velocity."""
         place, angle, speed, spin = state.unbind()
         return torch.stack((place, speed, angle, spin))
 
     def steer(self, state: Float64[Tensor, "4 N"]) -> Float64[Tensor, "1 N"]:
-        """To the side to which the best linear law would push."""
+        """The sign of the control is that of the best linear law."""
         return balance(state).clamp_(-1, 1)

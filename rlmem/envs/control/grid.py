@@ -1,4 +1,4 @@
-"""Dynamic programming on a grid of states, for tasks of a few numbers and one control."""
+"""Dynamic programming on a grid of states, for tasks with small states and one control."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from rlmem.envs.control.base import Control
 
-# How many steps are planned for.
+# The horizon of dynamic programming, in steps.
 STEPS = 200
 
 
 class Axis(NamedTuple):
-    """Where nodes lie along one number of the state; the two ends of a circle are one place."""
+    """The grid nodes along one number of the state; on a circle both ends are the same point."""
 
     low: float
     high: float
@@ -25,17 +25,17 @@ class Axis(NamedTuple):
 
     @property
     def step(self) -> float:
-        """From one node to the next."""
+        """The distance between neighbouring nodes."""
         return (self.high - self.low) / (self.size - (not self.circle))
 
 
 class Grid(NamedTuple):
-    """How finely to plan: nodes, controls to choose from, and how far to look ahead of a state.
+    """A grid of states, the candidate controls, and the depth of the search.
 
-    The best plan from a state holds each of `depth` controls for `hold` steps and goes on as is
-    best from where they lead. What that is worth is known at the nodes, backwards from the end of
-    an episode (Bellman 1957), and between them it is the mean of those around, with which the
-    recursion is stable (Gordon 1995, "Stable function approximation in dynamic programming").
+    From a state, the law searches all sequences of `depth` controls, each held for `hold` steps,
+    followed by the value of the final state. Values are computed at the nodes by backward induction
+    (Bellman 1957). Between nodes they are averages of the surrounding ones, which keeps the
+    recursion stable (Gordon 1995, "Stable function approximation in dynamic programming").
     """
 
     axes: tuple[Axis, ...]
@@ -44,17 +44,17 @@ class Grid(NamedTuple):
     depth: int = 1
 
     def steer(self, task: Control, state: Float64[Tensor, "S N"]) -> Float64[Tensor, "1 N"]:
-        """The first control of the best plan."""
+        """The first control of the best sequence."""
         choices = state.new_tensor(self.choices)
         ends, loss = state, torch.zeros_like(state[0])
         over = loss.bool()
         for _ in range(self.depth):
-            ends, loss, over = (repeat(part, len(choices)) for part in (ends, loss, over))
+            ends, loss, over = (repeat(leaf, len(choices)) for leaf in (ends, loss, over))
             control = choices.repeat_interleave(ends.shape[1] // len(choices))[None]
             ends, loss, over = hold(task, control, self.hold, ends, loss, over)
         left = mean(losses(self, task, state.device), *self.around(ends))
         loss += torch.where(over, gone(task, STEPS), left)
-        # The last choices of a plan come first, as whatever was there was copied for each of them.
+        # Each repetition adds an outer dimension, so the first choice is the innermost one.
         count = len(choices)
         best = loss.view(count ** (self.depth - 1), count, state.shape[1]).amin(0).argmin(0)
         return choices[best][None]
@@ -70,9 +70,9 @@ class Grid(NamedTuple):
     def around(
         self, state: Float64[Tensor, "S N"]
     ) -> tuple[Int32[Tensor, "P N"], Float32[Tensor, "P N"]]:
-        """The nodes around states, and the share of each; what lies outside counts as the rim."""
+        """The nodes around states and their weights; states outside the grid count as its rim."""
         index = torch.zeros_like(state[:1], dtype=torch.int32)
-        share = torch.ones_like(state[:1], dtype=torch.float32)
+        weight = torch.ones_like(state[:1], dtype=torch.float32)
         for axis, number in zip(self.axes, state, strict=True):
             place = (number - axis.low) / axis.step
             place = place % axis.size if axis.circle else place.clamp(0, axis.size - 1)
@@ -80,24 +80,24 @@ class Grid(NamedTuple):
             upper = (place - below).float()
             pair = torch.stack((below, (below + 1) % axis.size)).to(torch.int32)
             index = (index * axis.size + pair[:, None]).flatten(0, 1)
-            share = (share * torch.stack((1 - upper, upper))[:, None]).flatten(0, 1)
-        return index, share
+            weight = (weight * torch.stack((1 - upper, upper))[:, None]).flatten(0, 1)
+        return index, weight
 
 
 @cache
 def losses(grid: Grid, task: Control, device: torch.device) -> Float32[Tensor, "K"]:
-    """What the best episode loses from each node on, of steps that might all be worth 1."""
+    """The loss of the best episode from each node on, compared with steps that are all worth 1."""
     nodes = grid.nodes(device)
     none = torch.zeros_like(nodes[0])
-    plans = []
+    outcomes = []
     for choice in grid.choices:
         control = torch.full_like(nodes[:1], choice)
         ends, loss, over = hold(task, control, grid.hold, nodes, none, none.bool())
-        plans.append((grid.around(ends), loss.float(), over))
+        outcomes.append((grid.around(ends), loss.float(), over))
     lost = none.float()
     for steps in range(0, STEPS, grid.hold):
         rest = gone(task, steps)
-        each = [loss + torch.where(over, rest, mean(lost, *ends)) for ends, loss, over in plans]
+        each = [loss + torch.where(over, rest, mean(lost, *ends)) for ends, loss, over in outcomes]
         lost = torch.stack(each).amin(0)
     return lost
 
@@ -110,30 +110,30 @@ def hold(
     loss: Float64[Tensor, "N"],
     over: Bool[Tensor, "N"],
 ) -> tuple[Float64[Tensor, "S N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
-    """Where a control leads, what has been lost by then, and which episodes are over."""
+    """Hold a control for `steps` steps: final states, accumulated losses, ended episodes."""
     for _ in range(steps):
-        state, worth, ended = task.move(state.clone(), control)
-        # What solves a task loses nothing itself, but the step of a failure has its worth.
+        state, worth, ended = task.transition(state.clone(), control)
+        # The step that solves a task loses nothing; the step of a failure counts with its worth.
         loss = loss + torch.where(over | ended if task.solved else over, gone(task, 1), 1 - worth)
         over = over | ended
     return state, loss, over
 
 
 def gone(task: Control, steps: int) -> float:
-    """What so many steps after the end of an episode lose."""
+    """The loss of `steps` steps after the end of an episode."""
     return 0.0 if task.solved else float(steps)
 
 
 def mean(
-    value: Float32[Tensor, "K"], index: Int32[Tensor, "P N"], share: Float32[Tensor, "P N"]
+    value: Float32[Tensor, "K"], index: Int32[Tensor, "P N"], weight: Float32[Tensor, "P N"]
 ) -> Float32[Tensor, "N"]:
-    """The mean of nodes by their shares."""
-    sum = torch.zeros_like(share[0])
-    for place, part in zip(index, share, strict=True):
-        sum.addcmul_(value.index_select(0, place), part)
+    """Weighted means of node values."""
+    sum = torch.zeros_like(weight[0])
+    for node, factor in zip(index, weight, strict=True):
+        sum.addcmul_(value.index_select(0, node), factor)
     return sum
 
 
-def repeat(part: Tensor, count: int) -> Tensor:
-    """Copies beside each other along the last axis."""
-    return torch.cat([part] * count, -1)
+def repeat(leaf: Tensor, count: int) -> Tensor:
+    """`count` copies concatenated along the last axis."""
+    return torch.cat([leaf] * count, -1)

@@ -1,4 +1,4 @@
-"""Reacher: bring the hand of an arm of two links to a target in the plane."""
+"""Reacher: move the hand of a two-link arm to a target in the plane."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from rlmem.envs.control.base import Control, approach, between, near, wrapped
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 
-# Of each link: a rod of length 1 and mass 1, as MuJoCo would have it, in units of its own.
+# Each link is a rod of length 1 and mass 1, in units of its own.
 TORQUE, DAMPING, SECONDS = 2.0, 1.0, 0.05
-# How far from the shoulder a target may be, and at which distance of the hand a step is worth 1/2.
+# Distances of targets from the shoulder; the distance of the hand at which a step is worth 1/2.
 TARGETS, HALF = (0.4, 1.8), 0.3
-# Of the law, found by trial: how each joint brakes, the slope of `approach`, how much harder to
-# turn for what is missing of its speed, and how many seconds of the present spins count as done.
+# Constants of the law, found by trial: the deceleration of each joint, the slope of `approach`, the
+# gain on missing speed, and the number of seconds by which present velocities are extrapolated.
 BRAKES, SLOPE, HASTE, AHEAD = (1.2, 4.0), 4.5, 9.0, 0.3
 
 
 def slope(
     motion: Float64[Tensor, "4 N"], torque: Float64[Tensor, "2 N"], damping: float = DAMPING
 ) -> Float64[Tensor, "4 N"]:
-    """How angles and spins change: M(q) q'' + C(q, q') = torque - damping q' (no gravity).
+    """Time derivatives of angles and spins: M(q) q'' + C(q, q') = torque - damping q' (no gravity).
 
-    For rods M = [[5/3 + c, 1/3 + c/2], [1/3 + c/2, 1/3]] and C = s/2 [-b (2a + b), a^2], c and s
-    being cosine and sine of the elbow's angle, a and b the spins of shoulder and elbow.
+    For rods M = [[5/3 + c, 1/3 + c/2], [1/3 + c/2, 1/3]] and C = s/2 [-b (2a + b), a^2], with
+    cosine c and sine s of the elbow's angle, and spins a of the shoulder and b of the elbow.
     """
     _, elbow, spin, bend = motion.unbind()
     cosine, sine = elbow.cos(), elbow.sin()
@@ -43,7 +43,7 @@ def slope(
 def momentum(
     elbow: Float64[Tensor, "N"], spins: Float64[Tensor, "2 *B N"]
 ) -> Float64[Tensor, "2 *B N"]:
-    """M(q) q', the M of `slope`."""
+    """M(q) q', with the M of `slope`."""
     cosine = elbow.cos()
     spin, bend = spins
     coupling = 0.5 * cosine + 1 / 3
@@ -51,57 +51,57 @@ def momentum(
 
 
 def postures(target: Float64[Tensor, "2 N"]) -> Float64[Tensor, "2 2 N"]:
-    """Both pairs of angles, the second number, that bring the hand to a target in reach."""
+    """The two pairs of angles that put the hand on a target in reach: [angle, solution, N]."""
     bend = 2 * torch.linalg.vector_norm(target, dim=0).div(2).clamp(max=1).acos()
     bends = torch.stack((bend, -bend))
     return torch.stack((torch.atan2(target[1], target[0]) - bends / 2, bends))
 
 
 def hand(shoulder: Float64[Tensor, "N"], elbow: Float64[Tensor, "N"]) -> Float64[Tensor, "2 N"]:
-    """Where the hand is; the shoulder is at the origin."""
+    """The position of the hand; the shoulder is at the origin."""
     both = shoulder + elbow
     return torch.stack((shoulder.cos() + both.cos(), shoulder.sin() + both.sin()))
 
 
 class Reacher(Control):
-    """Angles of shoulder and elbow, their velocities, and the target's place.
+    """The state is the angles of shoulder and elbow, their velocities, and the target's position.
 
-    A control turns each joint. A step is worth more the nearer the hand is; nothing ends it.
+    Each joint has a control. A step is worth more the closer the hand is. Episodes never end.
     """
 
     numbers = 6
     scale = (1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 1.0, 1.0)
     controls = 2
 
-    def start(self, draws: Draws) -> Float64[Tensor, "6 M"]:
+    def initial_state(self, draws: RandomDraws) -> Float64[Tensor, "6 M"]:
         """Any angles, at rest; a target in reach, in any direction."""
         state = between(draws, (-pi, pi), (-pi, pi), (0.0, 0.0), (0.0, 0.0), TARGETS, (0.0, tau))
         distance, angle = state[4:].clone().unbind()
         state[4], state[5] = distance * angle.cos(), distance * angle.sin()
         return state
 
-    def move(
+    def transition(
         self, state: Float64[Tensor, "6 N"], control: Float64[Tensor, "2 N"]
     ) -> tuple[Float64[Tensor, "6 N"], Float64[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Torques at both joints, for a step of the semi-implicit method of Euler."""
+        """Apply torques at both joints for one semi-implicit Euler step."""
         angles, spins = state[:2], state[2:4]
         spins.add_(slope(state[:4], control * TORQUE)[2:], alpha=SECONDS)
         angles.add_(spins, alpha=SECONDS)
         worth = near(torch.linalg.vector_norm(state[4:] - hand(state[0], state[1]), dim=0), HALF)
         return state, worth, torch.zeros_like(worth, dtype=torch.bool)
 
-    def see(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "8 N"]:
-        """Cosines and sines of both angles, both velocities, and the way from hand to target."""
+    def observe(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "8 N"]:
+        """Cosines and sines of both angles, both velocities, and the vector from hand to target."""
         shoulder, elbow = state[:2].unbind()
         turned = torch.stack((shoulder.cos(), shoulder.sin(), elbow.cos(), elbow.sin()))
         return torch.cat((turned, state[2:4], state[4:] - hand(shoulder, elbow)))
 
     def steer(self, state: Float64[Tensor, "6 N"]) -> Float64[Tensor, "2 N"]:
-        """To the nearer of both postures: the spins of `approach`, by computed torque."""
+        """Move to the closer of both postures with the spins of `approach`, by computed torque."""
         angles, spins, target = state.split(2)
         errors = wrapped(postures(target) - angles[:, None])
-        # By the energy of the spins that would lead there in a second: no push at one joint makes
-        # the other posture the nearer one, as by angles it can.
+        # "Closer" is measured by the energy of the spins that would lead there in one second. By
+        # angles alone, a torque at one joint could make the other posture the closer one.
         rest = errors - AHEAD * spins[:, None]
         energy = (rest * momentum(angles[1], rest)).sum(0)
         error = torch.where(energy[0] <= energy[1], errors[:, 0], errors[:, 1])

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlmem.envs.meta.arms import ArmsEnv
+from rlmem.envs.counter_rng import RandomDraws, RandomSteps, uniform
+from rlmem.envs.meta.arms import BanditTasks
 from rlmem.envs.meta.splits import Instances, Values, pairs
 from rlmem.envs.meta.task_env import meta
-from rlmem.envs.streams import Draws, uniform
 from rlmem.errors import positive
 
 
-class BernoulliArms(ArmsEnv):
-    """Each arm pays 1 with a chance of its own, drawn from Beta(a, b), else 0."""
+class BernoulliArms(BanditTasks):
+    """Each arm pays 1 with its own chance, drawn from Beta(a, b), else 0."""
 
     worst = 0.0
 
@@ -31,8 +31,8 @@ class BernoulliArms(ArmsEnv):
             **options,
         )
 
-    def values(self, prior: Int[Tensor, "M 2"], draws: Draws) -> Float[Tensor, "M A"]:
-        """Chances."""
+    def values(self, prior: Int[Tensor, "M 2"], draws: RandomDraws) -> Float[Tensor, "M A"]:
+        """The chance of each arm."""
         domain = self.domains["prior"]
         assert isinstance(domain, Values)
         chance = torch.zeros(self.arms, draws.size, device=draws.device)
@@ -41,14 +41,14 @@ class BernoulliArms(ArmsEnv):
             chance = torch.where(chosen, beta(a, b, self.arms, draws), chance)
         return chance.T.contiguous()
 
-    def pay(self, value: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-        """1 with that chance; the same luck for whatever arm is pulled."""
-        return (uniform(self.steps.bits()[0]) < value).float()
+    def pay(self, value: Float[Tensor, "N"], random_steps: RandomSteps) -> Float[Tensor, "N"]:
+        """1 with that chance, else 0; the random number does not depend on the arm."""
+        return (uniform(random_steps.bits()[0]) < value).float()
 
 
 @meta("meta-bandit", episodes=100)
 class Bandit(BernoulliArms):
-    """Bernoulli bandits as in RL^2; see `ArmsEnv`. By default 10 arms with uniform chances."""
+    """Bernoulli bandits as in RL^2; see `BanditTasks`. By default 10 arms with uniform chances."""
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Bandit(BernoulliArms):
         super().__init__(prior, heldout_prior, arms=arms, heldout_arms=heldout_arms, **options)
 
 
-def beta(a: int, b: int, count: int, draws: Draws) -> Float[Tensor, "count M"]:
-    """Numbers of the distribution Beta(a, b): each the a-th least of a + b - 1 uniform ones."""
+def beta(a: int, b: int, count: int, draws: RandomDraws) -> Float[Tensor, "count M"]:
+    """Samples of Beta(a, b): the a-th smallest of a + b - 1 uniform numbers."""
     numbers = draws.uniform((a + b - 1) * count).unflatten(0, (a + b - 1, count))
     return numbers[0] if a == b == 1 else numbers.kthvalue(a, 0).values
 

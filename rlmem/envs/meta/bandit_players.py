@@ -1,4 +1,4 @@
-"""Players of bandits: optimism, posterior sampling, and Gittins' index."""
+"""Reference players of bandits: UCB, Thompson sampling, Gittins' index."""
 
 from __future__ import annotations
 
@@ -12,48 +12,49 @@ from torch import Tensor
 
 from rlmem import tree
 from rlmem.envs.base import Tensors
-from rlmem.envs.meta.arms import ArmsEnv
-from rlmem.envs.meta.bandit import BernoulliArms
+from rlmem.envs.meta.arms import BanditTasks
 from rlmem.envs.meta.gaussian_bandit import GaussianBandit
 from rlmem.envs.meta.players import Choice, Player
 from rlmem.envs.meta.splits import Values
 from rlmem.envs.meta.switching_bandit import SwitchingBandit
+from rlmem.envs.meta.task_env import TaskEnv
 
-# Between which Gittins' indices are interpolated.
+# The number of points between which Gittins' indices are interpolated.
 GRID = 256
 
 
 class Record(NamedTuple):
-    """How often each arm has been pulled, and what it has paid in all; may fade."""
+    """The number of pulls and the total payout of each arm; may be discounted."""
 
     pulls: Float[Tensor, "N A"]
     paid: Float[Tensor, "N A"]
 
 
 class ArmPlayer(Player):
-    """Pulls the arm of the highest index; a subclass says what that is."""
+    """Pulls the arm of the highest index, which a subclass defines."""
 
-    def __init__(self, env: ArmsEnv) -> None:
-        self.env = env
+    def __init__(self, env: TaskEnv, tasks: BanditTasks) -> None:
+        """`tasks` is the distribution of `env`."""
+        self.env, self.tasks = env, tasks
 
     @abstractmethod
     def index(self, record: Record) -> Float[Tensor, "N A"]:
-        """What is thought of each arm."""
+        """The index of each arm."""
 
     def keep(self) -> Float[Tensor, "N"] | float:
-        """How much of a record is left after a pull."""
+        """The factor by which older pulls are discounted after a pull."""
         return 1.0
 
     def initial_state(self, batch_size: int) -> Record:
-        """Nothing has been pulled."""
-        none = torch.zeros(batch_size, self.env.arms, device=self.env.device)
+        """No pulls."""
+        none = torch.zeros(batch_size, self.tasks.arms, device=self.env.device)
         return Record(none, none.clone())
 
     def act(
         self, obs: Tensors, state: Record, start: Bool[Tensor, "N"], deterministic: bool = False
     ) -> Choice:
-        """Read what the last pull paid; pull the best arm."""
-        arm = torch.nn.functional.one_hot(obs["previous_action"], self.env.arms)
+        """Record the last payout; pull the arm of the highest index."""
+        arm = torch.nn.functional.one_hot(obs["previous_action"], self.tasks.arms)
         keep = torch.as_tensor(self.keep(), device=start.device).reshape(-1, 1)
         pulls = state.pulls * keep + arm
         paid = state.paid * keep + arm * obs["previous_reward"][:, None]
@@ -65,12 +66,12 @@ class ArmPlayer(Player):
 class UCB1(ArmPlayer):
     """Auer et al. 2002, "Finite-time analysis of the multiarmed bandit problem", figure 1.
 
-    The mean plus `scale` sqrt(2 log t / pulls), after one pull of each arm; scale 1 is for rewards
-    in [0, 1], and the noise's deviation is for Gaussian ones.
+    The mean plus `scale` sqrt(2 log t / pulls), after one pull of each arm. `scale` is 1 for
+    rewards in [0, 1], and the deviation of the noise for Gaussian rewards.
     """
 
-    def __init__(self, env: ArmsEnv, scale: float = 1.0) -> None:
-        super().__init__(env)
+    def __init__(self, env: TaskEnv, tasks: BanditTasks, scale: float = 1.0) -> None:
+        super().__init__(env, tasks)
         self.scale = scale
 
     def index(self, record: Record) -> Float[Tensor, "N A"]:
@@ -81,40 +82,36 @@ class UCB1(ArmPlayer):
 
 
 class BetaThompson(ArmPlayer):
-    """Thompson sampling from the posterior of the prior that chances were drawn from: the arm
-    that is best in a sample of it (Thompson 1933; Chapelle and Li 2011).
+    """Thompson sampling with the true prior of the chances: the best arm of a sample from the
+    posterior (Thompson 1933; Chapelle and Li 2011).
     """
 
-    env: BernoulliArms
-
     def index(self, record: Record) -> Float[Tensor, "N A"]:
-        """Chances as they may be."""
+        """Chances sampled from the posterior."""
         a, b = self.env.task.prior.float()[:, :, None].unbind(1)
         return torch.distributions.Beta(a + record.paid, b + record.pulls - record.paid).sample()
 
 
 class FadingThompson(BetaThompson):
-    """Thompson sampling for bandits that switch: pulls count (1 - hazard)^age (Raj and Kalyani
-    2017, arXiv 1707.09727); it knows how likely switches are, and not when.
+    """Thompson sampling for switching bandits: pulls count (1 - hazard)^age (Raj and Kalyani 2017,
+    arXiv 1707.09727). It knows the probability of switches, but not their times.
     """
 
-    env: SwitchingBandit
-
     def keep(self) -> Float[Tensor, "N"]:
-        """How likely there was no switch."""
+        """The probability that there was no switch."""
         return 1 - self.env.task.hazard
 
 
 class GaussThompson(ArmPlayer):
     """Thompson sampling for Gaussian arms of known prior and noise."""
 
-    env: GaussianBandit
+    tasks: GaussianBandit
 
     def index(self, record: Record) -> Float[Tensor, "N A"]:
-        """Means as they may be."""
+        """Means sampled from the posterior."""
         mean, deviation = self.env.task.prior[:, :, None].unbind(1)
-        # Without noise one pull tells all.
-        noise = max(self.env.noise, 1e-4) ** 2
+        # At least 1e-4: without noise one pull would make the precision infinite.
+        noise = max(self.tasks.noise, 1e-4) ** 2
         precision = deviation**-2 + record.pulls / noise
         center = (mean * deviation**-2 + record.paid / noise) / precision
         return center + torch.randn_like(center) * precision.rsqrt()
@@ -125,14 +122,12 @@ class Gittins(ArmPlayer):
     finite-horizon Gittins index strategy for multi-armed bandits"; see `gittins`).
     """
 
-    env: BernoulliArms
-
     def index(self, record: Record) -> Float[Tensor, "N A"]:
-        """Indices at the number of pulls that are left."""
+        """Indices for the number of remaining pulls."""
         won = record.paid.round().long()
         lost = (record.pulls - record.paid).round().long()
         left = self.env.episodes - (won + lost).sum(1, keepdim=True)
-        domain, prior = self.env.domains["prior"], self.env.task.prior
+        domain, prior = self.tasks.domains["prior"], self.env.task.prior
         assert isinstance(domain, Values)
         index = torch.zeros_like(record.paid)
         for a, b in domain.values:
@@ -146,13 +141,13 @@ class Gittins(ArmPlayer):
 def gittins(horizon: int, a: int, b: int) -> Float[Tensor, "left won lost"]:
     """Indices of a Bernoulli arm with prior Beta(a, b): [horizon + 1, horizon, horizon].
 
-    With r pulls left, an arm that has won s times and lost f times is worth in company of one that
-    surely pays x in each pull
+    With r remaining pulls, an arm with s wins and f losses, beside an arm that always pays x, has
+    the value
 
         V_r(s, f) = max(r x, p (1 + V_{r-1}(s + 1, f)) + (1 - p) V_{r-1}(s, f + 1))
 
-    with p = (a + s) / (a + b + s + f), and its index is the x at which both are equal. The two are
-    computed on a grid of x, between whose points their difference is taken to be linear.
+    with p = (a + s) / (a + b + s + f). The index is the x at which both arguments are equal. They
+    are computed on a grid of x, and their difference is interpolated linearly between grid points.
     """
     sure = torch.linspace(0, 1, GRID)
     index = torch.zeros(horizon + 1, horizon, horizon)
@@ -169,26 +164,27 @@ def gittins(horizon: int, a: int, b: int) -> Float[Tensor, "left won lost"]:
 
 
 def _zero(gain: Float[Tensor, "S S X"], sure: Float[Tensor, "X"]) -> Float[Tensor, "S S"]:
-    """Where a falling function, given at points of [0, 1], is 0."""
+    """The zero of a decreasing function, given at points of [0, 1]."""
     above = (gain > 0).sum(-1, keepdim=True).clamp(1, len(sure) - 1)
     low, high = gain.gather(-1, above - 1), gain.gather(-1, above)
-    share = low / (low - high)
-    return (sure[above - 1] + share * (sure[1] - sure[0])).squeeze(-1)
+    fraction = low / (low - high)
+    return (sure[above - 1] + fraction * (sure[1] - sure[0])).squeeze(-1)
 
 
-# Horizons up to which Gittins' indices take seconds and not minutes.
+# Up to this horizon Gittins' indices take seconds, beyond it minutes.
 GITTINS = 200
 
 
-def bandit_players(env: ArmsEnv) -> dict[str, Player]:
-    """The players that fit a bandit, by name."""
-    if isinstance(env, GaussianBandit):
-        return {"ucb": UCB1(env, env.noise), "thompson": GaussThompson(env)}
-    if isinstance(env, SwitchingBandit):
-        return {
-            "ucb": UCB1(env),
-            "thompson": BetaThompson(env),
-            "fading-thompson": FadingThompson(env),
-        }
-    found: dict[str, Player] = {"ucb": UCB1(env), "thompson": BetaThompson(env)}
-    return found | ({"gittins": Gittins(env)} if env.episodes <= GITTINS else {})
+def bandit_players(env: TaskEnv) -> dict[str, Player]:
+    """The players that fit the bandits of `env`, by name; none if its tasks are no bandits."""
+    tasks = env.distribution
+    if not isinstance(tasks, BanditTasks):
+        return {}
+    if isinstance(tasks, GaussianBandit):
+        return {"ucb": UCB1(env, tasks, tasks.noise), "thompson": GaussThompson(env, tasks)}
+    found: dict[str, Player] = {"ucb": UCB1(env, tasks), "thompson": BetaThompson(env, tasks)}
+    if isinstance(tasks, SwitchingBandit):
+        found["fading-thompson"] = FadingThompson(env, tasks)
+    elif env.episodes <= GITTINS:
+        found["gittins"] = Gittins(env, tasks)
+    return found

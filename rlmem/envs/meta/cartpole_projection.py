@@ -1,4 +1,4 @@
-"""A cart-pole seen and handled through random matrices."""
+"""A cart-pole behind random matrices on observations and actions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlmem.envs.meta.task_env import meta
 
 @meta("meta-cartpole-projection", episodes=8, stop_returns=True)
 class CartPoleProjection(Projection):
-    """CartPole with other matrices in each trial; held out are other matrices."""
+    """CartPole with new matrices in each trial; held out are other matrices."""
 
     def __init__(
         self,

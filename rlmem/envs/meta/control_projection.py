@@ -1,4 +1,4 @@
-"""Several control tasks seen and handled through random matrices."""
+"""Several control tasks behind random matrices on observations and actions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlmem.envs.meta.task_env import meta
 
 @meta("meta-control-projection", episodes=4, stop_returns=True)
 class ControlProjection(Projection):
-    """One of several control tasks in each trial, and other matrices.
+    """One of several control tasks in each trial, with new matrices.
 
     Held out are other matrices (split `heldout`) and other tasks (`heldout-families`).
     """

@@ -1,4 +1,4 @@
-"""Dark Key-to-Door: find a key and then a door, neither of which can be seen."""
+"""Dark Key-to-Door: find an invisible key and then an invisible door."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.meta.dark_room import MOVES, cells, move, towards
 from rlmem.envs.meta.splits import Splits, hold_out
-from rlmem.envs.meta.task_env import TaskEnv, meta
-from rlmem.envs.streams import Draws
+from rlmem.envs.meta.task_distribution import SolvableTasks, never
+from rlmem.envs.meta.task_env import meta
 from rlmem.errors import positive
 
 
 class KeyDoor(NamedTuple):
-    """Where the key and the door are."""
+    """The cells of the key and the door."""
 
     key: Int[Tensor, "N 2"]
     door: Int[Tensor, "N 2"]
 
 
 class Search(NamedTuple):
-    """Where the agent is, whether it has the key, and how many steps it has made."""
+    """The agent's position, whether it has the key, and the number of steps taken."""
 
     position: Int[Tensor, "N 2"]
     has_key: Bool[Tensor, "N"]
@@ -33,15 +34,15 @@ class Search(NamedTuple):
 
 
 @meta("meta-dark-key-door", episodes=10)
-class DarkKeyDoor(TaskEnv[KeyDoor, Search]):
+class DarkKeyDoor(SolvableTasks[KeyDoor, Search]):
     """Dark Key-to-Door of Laskin et al. 2022, "In-context reinforcement learning with algorithm
-    distillation", arXiv 2210.14215: a room (there of 9x9 cells) where the first step onto the key
-    is paid 1 and, with the key, the first step onto the door another 1, which ends the episode.
+    distillation", arXiv 2210.14215: a room (there of 9x9 cells). The first step onto the key earns
+    1. With the key, the first step onto the door earns another 1 and ends the episode.
 
-    Seen is the agent's own cell, not even whether it has the key. An episode has at most `length`
-    steps and begins anywhere; the moves are those of Dark Room. Held out are a share of the cells
-    as places of the key and as many as places of the door: no task of the split has its key or its
-    door where one of training has it.
+    The observation is the agent's own cell, not whether it has the key. An episode has at most
+    `length` steps and begins in a random cell; the actions are those of Dark Room. Held out is a
+    fraction of the cells for the key, and of the cells for the door: no held-out task has its key
+    or its door in a cell of training.
     """
 
     spares = 2
@@ -65,33 +66,33 @@ class DarkKeyDoor(TaskEnv[KeyDoor, Search]):
             **options,
         )
 
-    def draw_task(self, draws: Draws) -> KeyDoor:
-        """Places of the split."""
+    def draw_task(self, draws: RandomDraws) -> KeyDoor:
+        """Keys and doors of the split."""
         return KeyDoor(self.drawn("key", draws), self.drawn("door", draws))
 
-    def begin(self, task: KeyDoor, draws: Draws) -> Search:
-        """Anywhere, without the key."""
+    def initial_state(self, task: KeyDoor, draws: RandomDraws) -> Search:
+        """A random cell, without the key."""
         position = draws.below(self.size, 2).T.contiguous()
         t = torch.zeros_like(position[:, 0])
         return Search(position, t.bool(), t)
 
-    def play(
-        self, task: KeyDoor, state: Search, action: Tensors
+    def transition(
+        self, task: KeyDoor, state: Search, action: Tensors, random_steps: RandomSteps
     ) -> tuple[Search, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Move; the key pays where it lay, and the door if the agent came with the key."""
+        """Move; finding the key earns 1, and reaching the door with the key another 1."""
         position, t = move(state.position, action["action"], self.size), state.t + 1
         found = (position == task.key).all(1) & ~state.has_key
         opened = (position == task.door).all(1) & state.has_key
         reward = found.float() + opened.float()
         after = Search(position, state.has_key | found, t)
-        return after, reward, opened | (t == self.length), self._flags(False)
+        return after, reward, opened | (t == self.length), never(t)
 
-    def see(self, task: KeyDoor, state: Search) -> Tensors:
+    def observe(self, task: KeyDoor, state: Search) -> Tensors:
         """The agent's own cell."""
         return {"obs": state.position.clone()}
 
     def best_action(self, plan: Any, task: KeyDoor, state: Search) -> Tensors:
-        """The shortest way to the key, then to the door."""
+        """The shortest path to the key, then to the door."""
         target = torch.where(state.has_key[:, None], task.door, task.key)
         return {"action": towards(state.position, target)}
 
@@ -103,8 +104,8 @@ class DarkKeyDoor(TaskEnv[KeyDoor, Search]):
         """An arrow."""
         return MOVES[int(action["action"][row])]
 
-    def reveal(self, row: int) -> str:
-        """Where key and door are."""
-        key, door = (leaf[row].tolist() for leaf in self.task)
-        held = "has" if self.state.state.has_key[row] else "needs"
+    def reveal(self, task: KeyDoor, state: Search, row: int) -> str:
+        """The cells of key and door."""
+        key, door = (leaf[row].tolist() for leaf in task)
+        held = "has" if state.has_key[row] else "needs"
         return f"{held} the key of ({key[0]}, {key[1]}), door ({door[0]}, {door[1]})"

@@ -1,4 +1,4 @@
-"""Dark Room: find a goal that cannot be seen, and return to it in the next episode."""
+"""Dark Room: find an invisible goal, and return to it in later episodes."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.meta.splits import Splits, hold_out
-from rlmem.envs.meta.task_env import TaskEnv, meta
-from rlmem.envs.streams import Draws
+from rlmem.envs.meta.task_distribution import SolvableTasks, never
+from rlmem.envs.meta.task_env import meta
 from rlmem.errors import positive
 
 MOVES = ("stay", "←", "→", "↑", "↓")
 
 
 class Goal(NamedTuple):
-    """What a dark room hides."""
+    """The hidden goal."""
 
     goal: Int[Tensor, "N 2"]
 
 
 class Walk(NamedTuple):
-    """Where the agent is, and how many steps it has made."""
+    """The agent's position, and the number of steps taken."""
 
     position: Int[Tensor, "N 2"]
     t: Int[Tensor, "N"]
 
 
 @meta("meta-dark-room", episodes=10)
-class DarkRoom(TaskEnv[Goal, Walk]):
+class DarkRoom(SolvableTasks[Goal, Walk]):
     """Dark Room of Laskin et al. 2022, "In-context reinforcement learning with algorithm
-    distillation", arXiv 2210.14215: a room of 9x9 cells, in which every step that ends at the
-    goal is paid 1.
+    distillation", arXiv 2210.14215: a room of 9x9 cells. Every step that ends at the goal earns 1.
 
-    Seen is the agent's own cell, nothing else. An episode has `length` steps and begins in the
-    middle. The actions are to stay and to move left, right, up and down; walls stop. Held out is
-    a share of the cells, chosen by `split_seed`.
+    The observation is the agent's own cell. An episode has `length` steps and begins in the middle.
+    Actions are to stay and to move left, right, up and down; walls block. Held out is a fraction
+    of the cells, chosen by `split_seed`.
     """
 
     def __init__(
@@ -60,28 +60,28 @@ class DarkRoom(TaskEnv[Goal, Walk]):
             **options,
         )
 
-    def draw_task(self, draws: Draws) -> Goal:
+    def draw_task(self, draws: RandomDraws) -> Goal:
         """Goals of the split."""
         return Goal(self.drawn("goal", draws))
 
-    def begin(self, task: Goal, draws: Draws) -> Walk:
+    def initial_state(self, task: Goal, draws: RandomDraws) -> Walk:
         """The middle of the room."""
         return Walk(torch.full_like(task.goal, self.size // 2), torch.zeros_like(task.goal[:, 0]))
 
-    def play(
-        self, task: Goal, state: Walk, action: Tensors
+    def transition(
+        self, task: Goal, state: Walk, action: Tensors, random_steps: RandomSteps
     ) -> tuple[Walk, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Move; the goal pays."""
+        """Move; the goal earns 1."""
         position, t = move(state.position, action["action"], self.size), state.t + 1
         reward = (position == task.goal).all(1).float()
-        return Walk(position, t), reward, t == self.length, self._flags(False)
+        return Walk(position, t), reward, t == self.length, never(t)
 
-    def see(self, task: Goal, state: Walk) -> Tensors:
+    def observe(self, task: Goal, state: Walk) -> Tensors:
         """The agent's own cell."""
         return {"obs": state.position.clone()}
 
     def best_action(self, plan: Any, task: Goal, state: Walk) -> Tensors:
-        """The shortest way to the goal; there, stay."""
+        """The shortest path to the goal; at the goal, stay."""
         return {"action": towards(state.position, task.goal)}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
@@ -92,9 +92,9 @@ class DarkRoom(TaskEnv[Goal, Walk]):
         """An arrow."""
         return MOVES[int(action["action"][row])]
 
-    def reveal(self, row: int) -> str:
-        """Where the goal is."""
-        return "goal ({}, {})".format(*self.task.goal[row].tolist())
+    def reveal(self, task: Goal, state: Walk, row: int) -> str:
+        """The goal."""
+        return "goal ({}, {})".format(*task.goal[row].tolist())
 
 
 def cells(size: int) -> list[tuple[int, int]]:
@@ -110,7 +110,7 @@ def move(position: Int[Tensor, "N 2"], action: Int[Tensor, "N"], size: int) -> I
 
 
 def towards(position: Int[Tensor, "N 2"], target: Int[Tensor, "N 2"]) -> Int[Tensor, "N"]:
-    """A move on a shortest way to `target`, first along x."""
+    """A move on a shortest path to `target`, first along x."""
     x, y = (target - position).sign().unbind(1)
     across = torch.where(x == 0, 0, torch.where(x > 0, 2, 1))
     along = torch.where(y == 0, 0, torch.where(y > 0, 4, 3))

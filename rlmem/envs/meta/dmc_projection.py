@@ -1,8 +1,8 @@
-"""The DeepMind control suite, seen and handled through random matrices."""
+"""The DeepMind control suite behind random matrices on observations and actions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,14 +12,14 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from rlmem.envs.base import VecEnv, register
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.gym_env import require
-from rlmem.envs.meta.packaged import Tasked, in_trials
+from rlmem.envs.meta.packaged import Simulator, in_trials
 from rlmem.envs.meta.projection import GAIN, orthogonal
-from rlmem.envs.meta.splits import TRAIN, Domain, Instances, Splits, Values
-from rlmem.envs.streams import Draws
+from rlmem.envs.meta.splits import TRAIN, Instances, Splits, Values
 from rlmem.errors import UsageError, positive, unknown
 
-# Those of the suite with at most 12 numbers to see and 2 to control.
+# The tasks of the suite with at most 12 observed numbers and 2 controls.
 FAMILIES = (
     "cartpole-balance",
     "cartpole-swingup",
@@ -31,30 +31,27 @@ FAMILIES = (
 HELDOUT_FAMILIES = ("acrobot-swingup", "ball_in_cup-catch")
 
 
-class DMCProjection(Tasked):
-    """Tasks of the suite through matrices as those of `Projection`, but for the scale: numbers are
-    seen as the suite gives them. Rewards are the suite's, in [0, 1], over `length`.
+class DMCProjection(Simulator):
+    """Tasks of the suite behind the matrices of `Projection`, without scaling of the observations.
+
+    Rewards are those of the suite, in [0, 1], divided by `length`.
     """
 
     def __init__(
         self,
-        domains: Mapping[str, Domain],
-        split: str,
-        episodes: int,
         names: Sequence[str],
         obs_dim: int,
         act_dim: int,
         length: int,
     ) -> None:
-        super().__init__(domains, split, episodes)
         self.names, self.length = names, length
         self.obs_dim, self.act_dim = obs_dim, act_dim
         self.observation_space = Box(-np.inf, np.inf, (obs_dim,), np.float32)
         self.action_space = Box(-1.0, 1.0, (act_dim,), np.float32)
         self.suite: dict[str, Any] = {}
 
-    def take(self, task: dict[str, Any], draws: Draws) -> None:
-        """Another task of the suite, and other matrices."""
+    def set_task(self, task: dict[str, Any], draws: RandomDraws) -> None:
+        """Set a task of the suite, with new matrices."""
         name = self.names[task["family"]]
         if name not in self.suite:
             self.suite[name] = _load(name)
@@ -64,24 +61,26 @@ class DMCProjection(Tasked):
         self.sight = GAIN * orthogonal(draws, self.obs_dim, seen)[0].numpy()
         self.grip = GAIN * orthogonal(draws, self.act_dim, self.control.shape[0])[0].numpy()
 
-    def begin(self, seed: int) -> NDArray[Any]:
-        """As the suite begins with this seed."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """The initial state of the suite for this seed."""
         self.steps = 0
         self.env.task.random.seed(seed)
-        return self._see(self.env.reset())
+        return self._observe(self.env.reset()), {}
 
-    def play(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool]:
-        """One control step of the suite; its own limit of time truncates as `length` does."""
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """One control step of the suite. Its own time limit and `length` truncate."""
         self.steps += 1
         low, high = self.control.minimum, self.control.maximum
-        share = (np.clip(action @ self.grip, -1, 1) + 1) / 2
-        step = self.env.step(low + share * (high - low))
+        fraction = (np.clip(action @ self.grip, -1, 1) + 1) / 2
+        step = self.env.step(low + fraction * (high - low))
         failed = step.last() and step.discount == 0
         late = self.steps == self.length or step.last()
-        return self._see(step), step.reward / self.length, failed, late and not failed
+        return self._observe(step), step.reward / self.length, failed, late and not failed, {}
 
-    def _see(self, step: Any) -> NDArray[Any]:
-        seen = np.concatenate([np.ravel(part) for part in step.observation.values()])
+    def _observe(self, step: Any) -> NDArray[Any]:
+        seen = np.concatenate([np.ravel(leaf) for leaf in step.observation.values()])
         return (self.sight @ seen).astype(np.float32)
 
 
@@ -115,10 +114,11 @@ def make_dmc_projection(
     vectorization: str = "sync",
     device: torch.device | str = "cpu",
 ) -> VecEnv:
-    """Tasks of the suite (Tassa et al. 2018, arXiv 1801.00690) with other matrices in each trial,
-    after Lu et al. 2023; held out are other matrices (`heldout`) and tasks (`heldout-families`).
+    """Tasks of the suite (Tassa et al. 2018, arXiv 1801.00690) with new matrices in each trial,
+    after Lu et al. 2023. Held out are other matrices (`heldout`) and other tasks
+    (`heldout-families`).
 
-    Raises `UsageError` where `dm_control` is missing or a task unknown.
+    Raises `UsageError` if `dm_control` is missing or a task is unknown.
     """
     require("dm_control", "env 'meta-dmc-projection'", extra="dmc")
     train = list(FAMILIES if families is None else families)

@@ -1,4 +1,4 @@
-"""Meta-FrozenLake: cross a frozen lake whose holes are elsewhere in each trial."""
+"""Meta-FrozenLake: cross a frozen lake with other hidden holes in each trial."""
 
 from __future__ import annotations
 
@@ -10,43 +10,45 @@ from gymnasium.spaces import Discrete
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlmem.envs import streams
+from rlmem.envs import counter_rng
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws, RandomSteps, below
 from rlmem.envs.meta.planning import finite_horizon
 from rlmem.envs.meta.splits import Splits, Values
-from rlmem.envs.meta.task_env import TaskEnv, meta
-from rlmem.envs.streams import Draws, below
+from rlmem.envs.meta.task_distribution import SolvableTasks
+from rlmem.envs.meta.task_env import meta
 from rlmem.errors import UsageError, at_least, positive
 
 MOVES = ("←", "↓", "→", "↑")
-# How often as many candidates are drawn as maps are wanted, before it is said that there are none.
+# The number of rounds of drawing as many candidates as maps are needed, before giving up.
 ROUNDS = 200
-# What the planner pays for a step: less than any chance is worth, so that ways are short.
+# The planner's cost of a step: too small to change the chance of crossing, but makes paths short.
 STEP = 1e-6
 
 
 class Lake(NamedTuple):
-    """Where the holes are: 1, elsewhere 0; row after row."""
+    """The cells, row by row: 1 for a hole, else 0."""
 
     holes: Int[Tensor, "N C"]
 
 
 class Crossing(NamedTuple):
-    """The agent's cell, and how many steps it has made."""
+    """The agent's cell, and the number of steps taken."""
 
     cell: Int[Tensor, "N"]
     t: Int[Tensor, "N"]
 
 
 @meta("meta-frozen-lake", episodes=10)
-class FrozenLake(TaskEnv[Lake, Crossing]):
-    """Gymnasium's FrozenLake on random maps that are not seen: only the own cell is.
+class FrozenLake(SolvableTasks[Lake, Crossing]):
+    """Gymnasium's FrozenLake on random maps; the observation is the agent's own cell only.
 
-    From the upper left to the lower right cell, which pays 1 and ends the episode; so does a hole,
-    unpaid. After `length` steps it is truncated. With `slippery` a move goes where it should and to
-    either side of that with equal chances. Each cell but those two is frozen with probability
-    `frozen`. The first `maps` different maps that can be crossed, in a stream of random ones that
-    depends on `split_seed`, are those of training, and the next `heldout_maps` are held out.
+    The agent walks from the upper left to the lower right cell, which earns 1 and ends the episode.
+    A hole ends it without reward, and `length` steps truncate it. With `slippery` a move goes in
+    its direction or to either side of it, with equal chances. Each cell except start and goal is
+    frozen with probability `frozen`. `split_seed` determines a stream of random maps. Of its
+    different maps that can be crossed, the first `maps` are for training, and the next
+    `heldout_maps` are held out.
     """
 
     spares = 2
@@ -70,33 +72,33 @@ class FrozenLake(TaskEnv[Lake, Crossing]):
         super().__init__(splits, Discrete(size * size), Discrete(4), **options)
         self._next_cell = neighbours(size).to(self.device)
 
-    def draw_task(self, draws: Draws) -> Lake:
+    def draw_task(self, draws: RandomDraws) -> Lake:
         """Maps of the split."""
         return Lake(self.drawn("holes", draws))
 
-    def begin(self, task: Lake, draws: Draws) -> Crossing:
+    def initial_state(self, task: Lake, draws: RandomDraws) -> Crossing:
         """The upper left cell."""
         cell = torch.zeros_like(task.holes[:, 0])
         return Crossing(cell, cell.clone())
 
-    def play(
-        self, task: Lake, state: Crossing, action: Tensors
+    def transition(
+        self, task: Lake, state: Crossing, action: Tensors, random_steps: RandomSteps
     ) -> tuple[Crossing, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
         """Move, or slip."""
         move = action["action"].long()
         if self.slippery:
-            move = (move + below(self.steps.bits()[0], 3) - 1) % 4
+            move = (move + below(random_steps.bits()[0], 3) - 1) % 4
         cell, t = self._next_cell[state.cell, move], state.t + 1
         crossed = cell == self.size * self.size - 1
         over = crossed | (task.holes.gather(1, cell[:, None])[:, 0] == 1)
         return Crossing(cell, t), crossed.float(), over, ~over & (t == self.length)
 
-    def see(self, task: Lake, state: Crossing) -> Tensors:
-        """The own cell."""
+    def observe(self, task: Lake, state: Crossing) -> Tensors:
+        """The agent's cell."""
         return {"obs": state.cell.clone()}
 
     def plan(self, task: Lake) -> Int[Tensor, "N length S"]:
-        """For each step and cell the move that most likely leads over the lake in time."""
+        """For each step and cell, the move with the best chance of crossing in time."""
         count = self.size * self.size
         move = torch.zeros(count, 4, count, dtype=torch.float64, device=self.device)
         for slip in (-1, 0, 1) if self.slippery else (0,):
@@ -110,7 +112,7 @@ class FrozenLake(TaskEnv[Lake, Crossing]):
         )[0]
 
     def best_action(self, plan: Any, task: Lake, state: Crossing) -> Tensors:
-        """What the plan says."""
+        """The planned move."""
         return {"action": plan[torch.arange(len(plan), device=plan.device), state.t, state.cell]}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
@@ -121,17 +123,17 @@ class FrozenLake(TaskEnv[Lake, Crossing]):
         """An arrow."""
         return MOVES[int(action["action"][row])]
 
-    def reveal(self, row: int) -> str:
-        """The map, with the agent on it."""
-        tiles = ["·O"[hole] for hole in self.task.holes[row].tolist()]
+    def reveal(self, task: Lake, state: Crossing, row: int) -> str:
+        """The map with the agent."""
+        tiles = ["·O"[hole] for hole in task.holes[row].tolist()]
         tiles[-1] = "G"
-        tiles[int(self.state.state.cell[row])] = "@"
+        tiles[int(state.cell[row])] = "@"
         lines = (tiles[i : i + self.size] for i in range(0, len(tiles), self.size))
         return "\n".join(map("".join, lines))
 
 
 def neighbours(size: int) -> Int[Tensor, "C 4"]:
-    """The cell to the left of each, below, to the right and above; itself at the edge."""
+    """For each cell the one to the left, below, to the right and above; itself at the edge."""
     row = torch.arange(size)[:, None].expand(size, size).reshape(-1)
     column = torch.arange(size).repeat(size)
     moves = ((0, -1), (1, 0), (0, 1), (-1, 0))
@@ -140,14 +142,14 @@ def neighbours(size: int) -> Int[Tensor, "C 4"]:
 
 
 def random_maps(size: int, frozen: float, count: int, seed: int) -> Int[Tensor, "count C"]:
-    """The first `count` different maps that can be crossed, 1 where there is a hole.
+    """The first `count` different maps that can be crossed; 1 is a hole.
 
-    Raises `UsageError` where there seem to be no more of them.
+    Raises `UsageError` if `ROUNDS` rounds of candidates do not contain enough of them.
     """
-    numbers = streams.keys([seed]).expand(count)
+    numbers = counter_rng.keys([seed]).expand(count)
     found: dict[bytes, list[int]] = {}
     for i in range(ROUNDS):
-        draws = Draws(numbers, torch.arange(count) + i * count)
+        draws = RandomDraws(numbers, torch.arange(count) + i * count)
         holes = (draws.uniform(size * size) >= frozen).T.to(torch.uint8)
         holes[:, [0, -1]] = 0
         for row in holes[crossable(holes, size)].numpy():
@@ -161,20 +163,20 @@ def random_maps(size: int, frozen: float, count: int, seed: int) -> Int[Tensor, 
 
 
 def crossable(holes: Tensor, size: int) -> Bool[Tensor, "M"]:
-    """Which maps [M, C] have a way over the lake."""
+    """Which maps [M, C] have a path from start to goal."""
     free = holes == 0
     reached = torch.zeros_like(free)
     reached[:, 0] = True
     ways = neighbours(size)
-    # No way that visits no cell twice is longer.
+    # A shortest path visits no cell twice.
     for _ in range(size * size):
         reached |= reached[:, ways].any(2) & free
     return reached[:, -1]
 
 
-# One environment is often made after another, and the maps take longer than all the rest.
+# Cached, since environments are often made repeatedly, and the maps take most of the time.
 @lru_cache(maxsize=8)
 def _lakes(size: int, frozen: float, count: int, heldout: int, seed: int) -> tuple[Values, Values]:
-    """The maps of training, and those that are held out."""
+    """The maps of training, and the held-out ones."""
     maps = [tuple(row) for row in random_maps(size, frozen, count + heldout, seed).tolist()]
     return Values(tuple(maps[:count])), Values(tuple(maps[count:]))

@@ -9,19 +9,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlmem.envs import streams
-from rlmem.envs.meta.arms import ArmsEnv
+from rlmem.envs import counter_rng
+from rlmem.envs.counter_rng import RandomDraws, RandomSteps
+from rlmem.envs.meta.arms import BanditTasks
 from rlmem.envs.meta.splits import Instances, Values, pairs
 from rlmem.envs.meta.task_env import meta
-from rlmem.envs.streams import Draws
 from rlmem.errors import UsageError
 
 
 @meta("meta-gaussian-bandit", episodes=100)
-class GaussianBandit(ArmsEnv):
-    """Each arm pays a mean of its own and Gaussian noise of deviation `noise`; see `ArmsEnv`.
+class GaussianBandit(BanditTasks):
+    """Each arm pays its own mean plus Gaussian noise of deviation `noise`; see `BanditTasks`.
 
-    Means are normally distributed: a prior is (mean, deviation). What is no arm pays three
+    Means are normally distributed: a prior is (mean, deviation). Actions that are no arms pay three
     deviations less than the mean of the worst prior.
     """
 
@@ -48,14 +48,14 @@ class GaussianBandit(ArmsEnv):
             **options,
         )
 
-    def values(self, prior: Float[Tensor, "M 2"], draws: Draws) -> Float[Tensor, "M A"]:
-        """Means."""
-        normal = streams.normals(draws.bits(-(-self.arms // 2))).flatten(0, 1)[: self.arms]
+    def values(self, prior: Float[Tensor, "M 2"], draws: RandomDraws) -> Float[Tensor, "M A"]:
+        """The mean of each arm."""
+        normal = counter_rng.normals(draws.bits(-(-self.arms // 2))).flatten(0, 1)[: self.arms]
         return torch.addcmul(prior[:, :1], prior[:, 1:], normal.T)
 
-    def pay(self, value: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-        """The mean and noise; the same noise for whatever arm is pulled."""
-        return torch.add(value, self.steps.normals()[0], alpha=self.noise)
+    def pay(self, value: Float[Tensor, "N"], random_steps: RandomSteps) -> Float[Tensor, "N"]:
+        """The mean plus noise; the noise does not depend on the arm."""
+        return torch.add(value, random_steps.normals()[0], alpha=self.noise)
 
 
 def _priors(values: Sequence[Sequence[float]]) -> Values:

@@ -1,8 +1,7 @@
-"""HalfCheetahVel: run at a speed that only the reward tells."""
+"""HalfCheetahVel: run at a hidden speed, which only the reward depends on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,39 +9,38 @@ import torch
 from numpy.typing import NDArray
 
 from rlmem.envs.base import VecEnv, register
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.gym_env import registered, require
-from rlmem.envs.meta.packaged import Tasked, evenly, in_trials
-from rlmem.envs.meta.splits import TRAIN, Domain, Instances, Splits, Values
-from rlmem.envs.streams import Draws
+from rlmem.envs.meta.packaged import Simulator, evenly, in_trials
+from rlmem.envs.meta.splits import TRAIN, Instances, Splits, Values
 from rlmem.errors import UsageError, positive
 
 ID, COST = "HalfCheetah-v5", 0.05
 
 
-class HalfCheetahVel(Tasked):
+class HalfCheetahVel(Simulator):
     """Gymnasium's HalfCheetah; a step earns -|velocity - goal| - 0.05 |action|^2."""
 
-    def __init__(
-        self, domains: Mapping[str, Domain], split: str, episodes: int, length: int = 200
-    ) -> None:
-        super().__init__(domains, split, episodes)
+    def __init__(self, length: int = 200) -> None:
         self.env = registered(ID, length, {"ctrl_cost_weight": COST})()
         self.observation_space = self.env.observation_space
         self.action_space = self.env.action_space
 
-    def take(self, task: dict[str, Any], draws: Draws) -> None:
-        """Another velocity."""
+    def set_task(self, task: dict[str, Any], draws: RandomDraws) -> None:
+        """Set the goal velocity."""
         self.goal = task["velocity"]
 
-    def begin(self, seed: int) -> NDArray[Any]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """At rest."""
-        return self.env.reset(seed=seed)[0]
+        return self.env.reset(seed=seed)
 
-    def play(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool]:
-        """The package's step, and another reward."""
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """The package's step with the task's reward."""
         obs, _, terminated, truncated, info = self.env.step(action)
         reward = float(info["reward_ctrl"]) - abs(float(info["x_velocity"]) - self.goal)
-        return obs, reward, terminated, truncated
+        return obs, reward, terminated, truncated, {}
 
     def close(self) -> None:
         """Close the package's environment."""
@@ -65,9 +63,9 @@ def make_half_cheetah_vel(
     vectorization: str = "sync",
     device: torch.device | str = "cpu",
 ) -> VecEnv:
-    """Goal velocities, `tasks` for training and `heldout_tasks` others, drawn evenly by
-    `tasks_seed` as in Finn et al. 2017 (MAML), with the range and the episodes' length of Rakelly
-    et al. 2019 (PEARL, arXiv 1903.08254). Raises `UsageError` where `mujoco` is missing.
+    """Uniform random goal velocities, `tasks` for training and `heldout_tasks` others, determined
+    by `tasks_seed`, as in Finn et al. 2017 (MAML). The range and the episode length are those of
+    Rakelly et al. 2019 (PEARL, arXiv 1903.08254). Raises `UsageError` if `mujoco` is missing.
     """
     require("mujoco", "env 'meta-half-cheetah-vel'")
     if slowest >= fastest:

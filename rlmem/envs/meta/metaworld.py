@@ -1,8 +1,7 @@
-"""Meta-World: one arm, and tasks of manipulation whose goals are not seen (ML1 and ML10)."""
+"""Meta-World: manipulation tasks with hidden goals (ML1 and ML10)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -12,34 +11,30 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from rlmem.envs.base import VecEnv, register
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.gym_env import require
-from rlmem.envs.meta.packaged import Tasked, in_trials
-from rlmem.envs.meta.splits import TRAIN, Domain, Instances, Splits, Values
-from rlmem.envs.streams import Draws
+from rlmem.envs.meta.packaged import Simulator, in_trials
+from rlmem.envs.meta.splits import TRAIN, Instances, Splits, Values
 from rlmem.errors import UsageError, positive, unknown
 
 BENCHMARKS = ("ml1", "ml10")
-# Of the package; rewards of a step are between 0 and 10, episodes have at most 500 steps.
+# The package's sizes. Rewards of a step are between 0 and 10; episodes have at most 500 steps.
 NUMBERS, CONTROLS, LONGEST = 39, 4, 500
 
 
-class MetaWorld(Tasked):
-    """Tasks of a benchmark, by their place in its lists: those of training, then those of test.
+class MetaWorld(Simulator):
+    """Tasks of a benchmark by index: first its training tasks, then its test tasks.
 
     Rewards, observations (with zeros in place of the goal) and actions are the package's.
     """
 
     def __init__(
         self,
-        domains: Mapping[str, Domain],
-        split: str,
-        episodes: int,
         benchmark: str,
         name: str,
         tasks_seed: int,
         length: int,
     ) -> None:
-        super().__init__(domains, split, episodes)
         self.observation_space = Box(-np.inf, np.inf, (NUMBERS,), np.float32)
         self.action_space = Box(-1.0, 1.0, (CONTROLS,), np.float32)
         self.benchmark = _benchmark(benchmark, name, tasks_seed)
@@ -47,24 +42,28 @@ class MetaWorld(Tasked):
         self.length = length
         self.envs: dict[str, Any] = {}
 
-    def take(self, task: dict[str, Any], draws: Draws) -> None:
-        """Another goal, of this or another task."""
+    def set_task(self, task: dict[str, Any], draws: RandomDraws) -> None:
+        """Set a goal of a task."""
         chosen = [*self.benchmark.train_tasks, *self.benchmark.test_tasks][task["task"]]
         if chosen.env_name not in self.envs:
             self.envs[chosen.env_name] = self.classes[chosen.env_name]()
         self.env = self.envs[chosen.env_name]
         self.env.set_task(chosen)
 
-    def begin(self, seed: int) -> NDArray[Any]:
-        """The arm at rest; where things lie belongs to the task."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """The arm at rest. Positions of objects belong to the task."""
         self.steps = 0
-        return self.env.reset(seed=seed)[0]
+        obs, _ = self.env.reset(seed=seed)
+        return obs, {}
 
-    def play(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool]:
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """The package's step."""
         self.steps += 1
         obs, reward, terminated, truncated, _ = self.env.step(action)
-        return obs, float(reward), bool(terminated), bool(truncated) or self.steps == self.length
+        late = bool(truncated) or self.steps == self.length
+        return obs, float(reward), bool(terminated), late, {}
 
     def close(self) -> None:
         """Close the package's environments."""
@@ -93,10 +92,10 @@ def make_metaworld(
     vectorization: str = "sync",
     device: torch.device | str = "cpu",
 ) -> VecEnv:
-    """Meta-World (Yu et al. 2019, arXiv 1910.10897): `ml1` trains on 50 goals of `task` and holds
-    50 others out, `ml10` trains on 10 tasks and holds 5 out, with 50 goals each.
+    """Meta-World (Yu et al. 2019, arXiv 1910.10897). `ml1` trains on 50 goals of `task` and holds
+    out 50 others; `ml10` trains on 10 tasks and holds out 5 others, with 50 goals each.
 
-    `tasks_seed` decides the goals. Raises `UsageError` where `metaworld` is missing.
+    `tasks_seed` determines the goals. Raises `UsageError` if `metaworld` is missing.
     """
     require("metaworld", "env 'meta-metaworld'")
     if benchmark not in BENCHMARKS:
@@ -109,9 +108,9 @@ def make_metaworld(
         raise UsageError(f"length must be at most {LONGEST}, not {length}")
     found = _benchmark(benchmark, task, tasks_seed)
     count, whole = len(found.train_tasks), len(found.train_tasks) + len(found.test_tasks)
-    what = (benchmark, task if benchmark == "ml1" else "", tasks_seed, length)
+    parameters = (benchmark, task if benchmark == "ml1" else "", tasks_seed, length)
     splits = Splits(
-        {"task": Values(tuple(range(count))), "benchmark": Instances("metaworld", what)},
+        {"task": Values(tuple(range(count))), "benchmark": Instances("metaworld", parameters)},
         heldout={"task": Values(tuple(range(count, whole)))},
     )
     make = partial(MetaWorld, benchmark=benchmark, name=task, tasks_seed=tasks_seed, length=length)

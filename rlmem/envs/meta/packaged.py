@@ -1,4 +1,4 @@
-"""Environments of packages, one at a time, that hide a task for the episodes of a trial."""
+"""Trials in the simulators of other packages, which run one at a time."""
 
 from __future__ import annotations
 
@@ -12,47 +12,62 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlmem.envs import streams
+from rlmem.envs import counter_rng
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.gym_env import GymVecEnv
-from rlmem.envs.meta.splits import Domain, Ranges, Splits, Values
+from rlmem.envs.meta.splits import Domain, DrawsTasks, Ranges, Splits, Values
 from rlmem.envs.meta.task_env import draw_ids, draws_of
-from rlmem.envs.streams import Draws
 from rlmem.envs.trials import Trials
 from rlmem.errors import positive
 
+Array = NDArray[Any]
 
-class Tasked(gym.Env[NDArray[Any], NDArray[Any]], ABC):
-    """Draws a task as `TaskEnv` does, keeps it for `episodes` episodes, and then draws another one.
 
-    A subclass takes a task on (`take`), begins an episode of it (`begin`) and plays it (`play`).
-    Tasks and episodes are functions of the seed and their numbers.
+class Simulator(gym.Env[Array, Array], ABC):
+    """A Gymnasium environment whose task can be set."""
+
+    @abstractmethod
+    def set_task(self, task: dict[str, Any], draws: RandomDraws) -> None:
+        """Use this task from the next reset on.
+
+        `task` has the parameters of the splits that have values; others can be drawn from `draws`.
+        """
+
+    @abstractmethod
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode, which depends on `seed` and the task only."""
+
+    @abstractmethod
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """One step of the task."""
+
+
+class TaskedSimulator(gym.Wrapper[Array, Array, Array, Array]):
+    """Draws tasks for a simulator as `TaskEnv` does, and keeps each for `episodes` episodes.
+
+    Tasks and initial states are functions of the seed and of the numbers of trial and episode.
     """
 
-    def __init__(self, domains: Mapping[str, Domain], split: str, episodes: int) -> None:
+    env: Simulator
+
+    def __init__(
+        self, env: Simulator, domains: Mapping[str, Domain], split: str, episodes: int
+    ) -> None:
+        super().__init__(env)
         self.domains, self.split, self.episodes = domains, split, episodes
         self.key: torch.Tensor | None = None
         self.ended = False
 
-    @abstractmethod
-    def take(self, task: dict[str, Any], draws: Draws) -> None:
-        """Play this task from now on; its parameters are those of the splits that have values."""
-
-    @abstractmethod
-    def begin(self, seed: int) -> NDArray[Any]:
-        """Begin an episode; its first observation."""
-
-    @abstractmethod
-    def play(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool]:
-        """Observation, reward, terminated and truncated after one step."""
-
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Begin the next episode where one has ended, and a new trial where none has."""
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start the next episode if one has ended, otherwise a new trial."""
         if seed is None and self.key is None:
             seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
         if seed is not None:
-            self.key, self.trial = streams.keys([seed]), 0
+            self.key, self.trial = counter_rng.keys([seed]), 0
             self._draw()
         elif not self.ended or self.episode + 1 == self.episodes:
             self.trial += 1
@@ -60,34 +75,35 @@ class Tasked(gym.Env[NDArray[Any], NDArray[Any]], ABC):
         else:
             self.episode += 1
         self.ended = False
-        seed = int(draws_of(self.id, torch.tensor([self.episode])).below(1 << 30, 1))
-        return self.begin(seed), {}
+        draws = draws_of(self.id, torch.tensor([self.episode]))
+        obs, _ = self.env.reset(seed=int(draws.below(1 << 30, 1)))
+        return obs, {}
 
-    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """One step of the task."""
-        obs, reward, terminated, truncated = self.play(action)
+        obs, reward, terminated, truncated, _ = self.env.step(action)
         self.ended = terminated or truncated
         return obs, reward, terminated, truncated, {}
 
     def _draw(self) -> None:
         assert self.key is not None
         self.episode = 0
-        self.id = draw_ids(Draws(self.key, torch.tensor([self.trial])), self.split)
+        self.id = draw_ids(RandomDraws(self.key, torch.tensor([self.trial])), self.split)
         draws = draws_of(self.id, torch.tensor([-1]))
         self.task = {
             name: domain.draw(draws).tolist()[0]
             for name, domain in self.domains.items()
             if isinstance(domain, Values | Ranges)
         }
-        self.take(self.task, draws)
+        self.env.set_task(self.task, draws)
 
 
-class Packaged(GymVecEnv):
-    """Several `Tasked` environments, with the splits of which they draw their tasks."""
+class Packaged(GymVecEnv, DrawsTasks):
+    """Several `TaskedSimulator`s as a `VecEnv`, with the splits of their tasks."""
 
     def __init__(
         self,
-        env_fn: Callable[[], Tasked],
+        make: Callable[[], Simulator],
         splits: Splits,
         split: str,
         episodes: int,
@@ -95,12 +111,19 @@ class Packaged(GymVecEnv):
         vectorization: str,
         device: torch.device | str,
     ) -> None:
+        env_fn = partial(_tasked, make, splits[split], split, positive("episodes", episodes))
         super().__init__([env_fn] * positive("num_envs", num_envs), vectorization, device)
         self.splits, self.split, self.episodes = splits, split, episodes
 
 
+def _tasked(
+    make: Callable[[], Simulator], domains: Mapping[str, Domain], split: str, episodes: int
+) -> gym.Env:
+    return TaskedSimulator(make(), domains, split, episodes)
+
+
 def in_trials(
-    make: Callable[[Mapping[str, Domain], str, int], Tasked],
+    make: Callable[[], Simulator],
     splits: Splits,
     split: str,
     episodes: int,
@@ -110,13 +133,12 @@ def in_trials(
     vectorization: str,
     device: torch.device | str,
 ) -> Trials:
-    """Trials in the environments that `make` makes of domains, split and number of episodes."""
-    env_fn = partial(make, splits[split], split, positive("episodes", episodes))
-    env = Packaged(env_fn, splits, split, episodes, num_envs, vectorization, device)
+    """Trials in `num_envs` simulators made by `make`."""
+    env = Packaged(make, splits, split, episodes, num_envs, vectorization, device)
     return Trials(env, episodes, horizon, stop_returns)
 
 
 def evenly(count: int, low: float, high: float, seed: int) -> tuple[float, ...]:
-    """`count` numbers between `low` and `high`, all different, which only `seed` decides."""
-    draws = Draws(streams.keys([seed]), torch.zeros(1, dtype=torch.int64))
+    """`count` different uniform random numbers between `low` and `high`, determined by `seed`."""
+    draws = RandomDraws(counter_rng.keys([seed]), torch.zeros(1, dtype=torch.int64))
     return tuple((draws.uniform64(count)[:, 0] * (high - low) + low).tolist())

@@ -1,4 +1,4 @@
-"""The best policy of a known Markov decision process, for many of them at once."""
+"""Optimal policies of batches of known Markov decision processes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 def finite_horizon(
     transition: Float[Tensor, "N S A S"], reward: Float[Tensor, "N S A"], length: int
 ) -> tuple[Int[Tensor, "N length S"], Float[Tensor, "N S"]]:
-    """Backward induction (Puterman 1994, section 4.5), in float64 inside.
+    """Backward induction (Puterman 1994, section 4.5), computed in float64.
 
         V[length] = 0,  Q[t] = reward + transition V[t + 1],  V[t] = max_a Q[t]
 
-    Returns the best action for each step t and state, and the values V[0]. Rows of `transition`
-    that do not add up to 1 end the episode with what is missing.
+    Returns the best action for each step t and state, and the values V[0]. If a row of `transition`
+    sums to less than 1, the missing probability ends the episode.
     """
     transition, reward = transition.double(), reward.double()
     value = torch.zeros_like(reward[..., 0])

@@ -1,4 +1,4 @@
-"""Players to compare agents with: they act as policies do, and need no training."""
+"""Reference players: baselines with the interface of policies, without training."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from torch import Tensor
 
 from rlmem import tree
 from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.meta.task_distribution import SolvableTasks
 from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.errors import UsageError
 
 
 class Choice(NamedTuple):
-    """What a player does in one time step, and what it remembers of it."""
+    """A player's actions in one time step, and its next state."""
 
     action: Tensors
     state: Any
 
 
 class Player(ABC):
-    """Acts on what is observed through `Trials`, and on what it may know of the hidden tasks.
+    """Acts on observations of `Trials`, and on knowledge of the hidden tasks, if it has any.
 
-    What it draws comes from torch's global generator, as what a policy draws does.
+    Like policies, players draw from torch's global generator.
     """
 
     def initial_state(self, batch_size: int) -> Any:
-        """What it remembers before a trial's first observation."""
+        """The player's state before a trial's first observation."""
         return ()
 
     @abstractmethod
     def act(
         self, obs: Tensors, state: Any, start: Bool[Tensor, "N"], deterministic: bool = False
     ) -> Choice:
-        """One time step of N environments; whether `deterministic` changes nothing."""
+        """Actions for one time step of N environments; `deterministic` is ignored."""
 
 
-class Random(Player):
-    """Any action, each as likely as the others; in boxes without bounds standard normal ones."""
+class RandomPlayer(Player):
+    """Uniform random actions; standard normal ones in boxes without bounds."""
 
     def __init__(self, env: VecEnv) -> None:
         self.env = env
@@ -49,32 +50,28 @@ class Random(Player):
     def act(
         self, obs: Tensors, state: Any, start: Bool[Tensor, "N"], deterministic: bool = False
     ) -> Choice:
-        """A sample of the action space."""
+        """Samples of the action space."""
         rows, device = len(start), start.device
         spaces = self.env.action_space.items()
         return Choice({key: _sample(space, rows, device) for key, space in spaces}, state)
 
 
 class Oracle(Player):
-    """Knows the task: the best that can be done without having to find out (`best_action`)."""
+    """Knows the task, and plays the best actions (`SolvableTasks.best_action`)."""
 
-    def __init__(self, env: TaskEnv[Any, Any]) -> None:
-        self.env = env
+    def __init__(self, env: TaskEnv, tasks: SolvableTasks[Any, Any]) -> None:
+        """`tasks` is the distribution of `env`."""
+        self.env, self.tasks = env, tasks
 
     def act(
         self, obs: Tensors, state: Any, start: Bool[Tensor, "N"], deterministic: bool = False
     ) -> Choice:
-        """The best action, by a plan that is made at the start of a trial."""
-        env = self.env
+        """The best actions; the precomputation happens at the start of a trial."""
+        env, tasks = self.env, self.tasks
         if start.any():
-            plan = env.plan(env.task)
+            plan = tasks.plan(env.task)
             state = plan if start.all() else tree.select(start, plan, state)
-        return Choice(env.best_action(state, env.task, env.state.state), state)
-
-
-def knows_best(env: TaskEnv[Any, Any]) -> bool:
-    """Whether the environment has an `Oracle`."""
-    return type(env).best_action is not TaskEnv.best_action
+        return Choice(tasks.best_action(state, env.task, env.state.state), state)
 
 
 def _sample(space: Space, rows: int, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""A point that flies over a plane; what is hidden is where to, or what blows it away."""
+"""Base class of tasks that move a point in the plane, with a hidden goal or wind."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.meta.splits import Splits
-from rlmem.envs.meta.task_env import TaskEnv
-from rlmem.envs.streams import Draws
+from rlmem.envs.meta.task_distribution import SolvableTasks, never
 from rlmem.errors import UsageError, positive
 
 
 class Flight(NamedTuple):
-    """Where the point is, and how many steps it has made."""
+    """The point's position, and the number of steps taken."""
 
     position: Float[Tensor, "N 2"]
     t: Int[Tensor, "N"]
 
 
-class PointEnv(TaskEnv[Any, Flight]):
-    """An action in [-1, 1]^2 moves the point by `speed` times that, and its drift is added.
+class PointTasks(SolvableTasks[Any, Flight]):
+    """An action in [-1, 1]^2 moves the point by `speed` times the action, plus a drift.
 
-    An episode has `length` steps and begins at (0, 0). A step is paid minus the distance to the
-    goal, or with `sparse` 1 minus the distance within `goal_radius` and else 0. Seen is the
+    An episode has `length` steps and begins at (0, 0). A step earns minus the distance to the goal.
+    With `sparse` it earns 1 minus the distance within `goal_radius`, else 0. The observation is the
     position.
     """
 
@@ -53,37 +53,37 @@ class PointEnv(TaskEnv[Any, Flight]):
 
     @abstractmethod
     def goal(self, task: Any) -> Float[Tensor, "N 2"]:
-        """Where to."""
+        """The goal."""
 
     @abstractmethod
     def drift(self, task: Any) -> Float[Tensor, "N 2"] | float:
-        """What each step adds to the position."""
+        """The displacement added in each step."""
 
-    def begin(self, task: Any, draws: Draws) -> Flight:
+    def initial_state(self, task: Any, draws: RandomDraws) -> Flight:
         """At the origin."""
         position = torch.zeros(draws.size, 2, device=draws.device)
         return Flight(position, torch.zeros(draws.size, dtype=torch.int64, device=draws.device))
 
-    def play(
-        self, task: Any, state: Flight, action: Tensors
+    def transition(
+        self, task: Any, state: Flight, action: Tensors, random_steps: RandomSteps
     ) -> tuple[Flight, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Fly."""
+        """Move the point."""
         push = action["action"].float().clamp(-1, 1)
         position, t = state.position + self.speed * push + self.drift(task), state.t + 1
         distance = (position - self.goal(task)).norm(dim=1)
         reward = -distance
         if self.sparse:
             reward = torch.where(distance <= self.goal_radius, 1 - distance, 0)
-        return Flight(position, t), reward, t == self.length, self._flags(False)
+        return Flight(position, t), reward, t == self.length, never(t)
 
-    def see(self, task: Any, state: Flight) -> Tensors:
+    def observe(self, task: Any, state: Flight) -> Tensors:
         """The position."""
         return {"obs": state.position.clone()}
 
     def best_action(self, plan: Any, task: Any, state: Flight) -> Tensors:
-        """Straight to the goal, against the drift; there, stay."""
+        """Straight to the goal, compensating the drift; at the goal, stay."""
         way = (self.goal(task) - state.position - self.drift(task)) / self.speed
-        # The direction is kept where the way is longer than a step.
+        # Scaled down to a full step if the goal is further away.
         return {"action": way / way.abs().amax(1, keepdim=True).clamp(min=1)}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
@@ -91,7 +91,7 @@ class PointEnv(TaskEnv[Any, Flight]):
         return "({:.2f}, {:.2f})".format(*obs["obs"][row].tolist())
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """The push."""
+        """The action."""
         return "({:.2f}, {:.2f})".format(*action["action"][row].tolist())
 
 

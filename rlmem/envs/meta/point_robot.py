@@ -1,4 +1,4 @@
-"""Point robot: fly to a goal that is somewhere on a half circle."""
+"""Point robot: move to a hidden goal on a half circle."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from rlmem.envs.meta.point import PointEnv, polar
+from rlmem.envs.counter_rng import RandomDraws
+from rlmem.envs.meta.point import Flight, PointTasks, polar
 from rlmem.envs.meta.splits import Ranges, Splits
 from rlmem.envs.meta.task_env import meta
-from rlmem.envs.streams import Draws
 
 
 class Target(NamedTuple):
-    """Where the goal is."""
+    """The hidden goal."""
 
     angle: Float[Tensor, "N"]
     goal: Float[Tensor, "N 2"]
 
 
 @meta("meta-point-robot", episodes=5)
-class PointRobot(PointEnv):
+class PointRobot(PointTasks):
     """Goals at distance 1 on a half circle, as in Rakelly et al. 2019, "Efficient off-policy
     meta-reinforcement learning via probabilistic context variables", arXiv 1903.08254; see
-    `PointEnv`. Angles are in half turns from the x axis; held out are sectors of them.
+    `PointTasks`. Angles are in half turns from the x axis; held out are intervals of them.
     """
 
     def __init__(
@@ -41,19 +41,19 @@ class PointRobot(PointEnv):
         splits = Splits({"angle": Ranges.of(angle)}, {"angle": Ranges.of(heldout_angle)})
         super().__init__(splits, length, speed, sparse, goal_radius, **options)
 
-    def draw_task(self, draws: Draws) -> Target:
+    def draw_task(self, draws: RandomDraws) -> Target:
         """Goals of the split."""
         angle = self.drawn("angle", draws)
         return Target(angle, polar(1.0, angle))
 
     def goal(self, task: Target) -> Float[Tensor, "N 2"]:
-        """The task's."""
+        """The goal of the task."""
         return task.goal
 
     def drift(self, task: Target) -> float:
-        """None."""
+        """No drift."""
         return 0.0
 
-    def reveal(self, row: int) -> str:
-        """Where the goal is."""
-        return "goal ({:.2f}, {:.2f})".format(*self.task.goal[row].tolist())
+    def reveal(self, task: Target, state: Flight, row: int) -> str:
+        """The goal."""
+        return "goal ({:.2f}, {:.2f})".format(*task.goal[row].tolist())

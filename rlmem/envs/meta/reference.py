@@ -1,31 +1,33 @@
-"""What agents are compared with, for every environment that draws tasks."""
+"""Reference players of an environment that draws tasks."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from rlmem.envs.base import VecEnv, inside
-from rlmem.envs.meta.arms import ArmsEnv
+from rlmem.envs.base import VecEnv, find_wrapped
 from rlmem.envs.meta.bandit_players import bandit_players
-from rlmem.envs.meta.players import Oracle, Player, Random, knows_best
+from rlmem.envs.meta.players import Oracle, Player, RandomPlayer
 from rlmem.envs.meta.posterior_sampling import PSRL
 from rlmem.envs.meta.tabular_mdp import TabularMDP
+from rlmem.envs.meta.task_distribution import SolvableTasks
 from rlmem.envs.meta.task_env import TaskEnv
 
 
 def references(env: VecEnv) -> dict[str, Player]:
-    """Players of `env`, by name, from the worst to the best: always `random`, `oracle` where there
-    is one that knows the hidden task, and between them what is known to learn well.
+    """Reference players of `env` by name, from the worst to the best.
 
-    They observe `env`, which must be wrapped in `Trials`; those that know something of the hidden
-    tasks know those that it plays just now, and so play no other one.
+    `random` is always included, and `oracle` if the distribution has one (`SolvableTasks`). Between
+    them are learning algorithms made for such tasks, if any.
+
+    They act on the observations of `env`, which must be wrapped in `Trials`. Players that know the
+    hidden tasks read the present tasks of `env`, so they cannot play another environment.
     """
-    inner: TaskEnv[Any, Any] | None = inside(env, TaskEnv)
-    found: dict[str, Player] = {"random": Random(env)}
-    if isinstance(inner, ArmsEnv):
-        found |= bandit_players(inner)
-    if isinstance(inner, TabularMDP):
-        found["psrl"] = PSRL(inner)
-    if inner is not None and knows_best(inner):
-        found["oracle"] = Oracle(inner)
+    inner: TaskEnv | None = find_wrapped(env, TaskEnv)
+    found: dict[str, Player] = {"random": RandomPlayer(env)}
+    if inner is None:
+        return found
+    tasks = inner.distribution
+    found |= bandit_players(inner)
+    if isinstance(tasks, TabularMDP):
+        found["psrl"] = PSRL(inner, tasks)
+    if isinstance(tasks, SolvableTasks):
+        found["oracle"] = Oracle(inner, tasks)
     return found

@@ -1,4 +1,4 @@
-"""What tasks may be: domains of their parameters, for training and held out from it."""
+"""Splits of tasks: the domains of their parameters for training, and for held-out tasks."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from rlmem.envs import streams
-from rlmem.envs.streams import Draws
+from rlmem.envs import counter_rng
+from rlmem.envs.base import VecEnv, find_wrapped
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.errors import UsageError, unknown
 
 TRAIN, HELDOUT = "train", "heldout"
 
 
 class Domain(ABC):
-    """What one parameter of a task may be."""
+    """The possible values of one parameter of a task."""
 
     @abstractmethod
     def overlaps(self, other: Domain) -> bool:
-        """Whether a task of each could have this parameter in common."""
+        """Whether both domains contain a common value."""
 
     @abstractmethod
     def data(self) -> Any:
-        """All that defines it, as JSON can hold it."""
+        """The complete definition, serialisable as JSON."""
 
 
 @dataclass(frozen=True)
 class Values(Domain):
-    """A finite set: numbers, or equally long tuples of numbers; each is drawn equally often."""
+    """A finite set of numbers, or of tuples of numbers of equal length; drawn uniformly."""
 
     values: tuple[Any, ...]
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> Values:
-        """The set of what a list from YAML holds."""
+        """The set of the elements of a list from YAML."""
         return cls(_tuples(values))
 
     def __post_init__(self) -> None:
@@ -52,45 +53,45 @@ class Values(Domain):
             raise UsageError(f"values for tasks are not all different: {_short(self.values)}")
 
     def overlaps(self, other: Domain) -> bool:
-        """Whether a value is in both."""
+        """Whether both domains contain a common value."""
         if isinstance(other, Ranges):
             return other.overlaps(self)
         return isinstance(other, Values) and not set(self.values).isdisjoint(other.values)
 
     def data(self) -> Any:
-        """The values in order, as the index of each is what is drawn."""
+        """The values in order, since tasks are drawn by index."""
         return ["values", *self.values]
 
-    def draw(self, draws: Draws) -> Tensor:
-        """One of them for each environment, [M, ...], float32 or int64."""
+    def draw(self, draws: RandomDraws) -> Tensor:
+        """A random value for each environment, [M, ...], float32 or int64."""
         table = self._table.to(draws.device)
         return table.index_select(0, draws.below(len(self.values), 1)[0])
 
     def contains(self, drawn: Tensor) -> Bool[Tensor, "M"]:
-        """Which of `drawn` [M, ...] are in it."""
+        """Which of `drawn` [M, ...] are in the set."""
         same = self._table.to(drawn.device)[None] == drawn[:, None]
         return same.flatten(2).all(-1).any(1) if same.dim() > 2 else same.any(1)
 
     @cached_property
     def _table(self) -> Tensor:
-        # Integers are int64, floats float32, as torch has it.
+        # torch's defaults: int64 for integers, float32 for floats.
         return torch.tensor(self.values)
 
 
 @dataclass(frozen=True)
 class Ranges(Domain):
-    """Numbers of some intervals [low, high), uniformly over all of them."""
+    """A union of intervals [low, high); drawn uniformly."""
 
     intervals: tuple[tuple[float, float], ...]
 
     @classmethod
     def of(cls, intervals: Sequence[Any]) -> Ranges:
-        """The intervals of a list of pairs from YAML."""
+        """The union of the pairs of a list from YAML."""
         bounds = pairs("ranges for tasks are pairs [low, high]", intervals)
         return cls(tuple((float(low), float(high)) for low, high in bounds))
 
     def __post_init__(self) -> None:
-        # As they are drawn: a range may be too narrow for float32.
+        # In float32, as drawn: a range may be too narrow for it.
         bounds = torch.tensor(self.intervals).float()
         if not len(bounds) or (bounds[:, 0] >= bounds[:, 1]).any():
             raise UsageError(f"ranges for tasks need low < high, not {_short(self.intervals)}")
@@ -98,7 +99,7 @@ class Ranges(Domain):
             raise UsageError(f"ranges for tasks overlap: {_short(self.intervals)}")
 
     def overlaps(self, other: Domain) -> bool:
-        """Whether a number is in both."""
+        """Whether both domains contain a common number."""
         if isinstance(other, Values):
             return any(low <= v < high for v in other.values for low, high in self.intervals)
         return isinstance(other, Ranges) and any(
@@ -109,73 +110,75 @@ class Ranges(Domain):
         """The bounds."""
         return ["ranges", *self.intervals]
 
-    def draw(self, draws: Draws) -> Tensor:
-        """One number for each environment, float32 [M]."""
+    def draw(self, draws: RandomDraws) -> Tensor:
+        """A random number for each environment, float32 [M]."""
         low, high = torch.tensor(self.intervals, device=draws.device).unbind(1)
         ends = (high - low).cumsum(0)
         way = draws.uniform(1)[0] * ends[-1]
-        part = torch.searchsorted(ends, way, right=True).clamp(max=len(ends) - 1)
-        number = high[part] - (ends[part] - way)
-        # Rounding must not lead out of the interval.
-        return torch.minimum(number.maximum(low[part]), torch.nextafter(high, low)[part])
+        index = torch.searchsorted(ends, way, right=True).clamp(max=len(ends) - 1)
+        number = high[index] - (ends[index] - way)
+        # Rounding must not leave the interval.
+        return torch.minimum(number.maximum(low[index]), torch.nextafter(high, low)[index])
 
     def contains(self, drawn: Tensor) -> Bool[Tensor, "M"]:
-        """Which of `drawn` [M] are in it."""
+        """Which of `drawn` [M] are in one of the intervals."""
         low, high = torch.tensor(self.intervals, device=drawn.device).unbind(1)
         return ((drawn[:, None] >= low) & (drawn[:, None] < high)).any(1)
 
 
 @dataclass(frozen=True)
 class Instances(Domain):
-    """A distribution so wide that no two tasks are alike: splits differ in the tasks' ids.
+    """A distribution too wide for equal tasks: splits differ in the ids of tasks only.
 
-    `name` and `parameters` say which distribution it is; the environment draws from it.
+    `name` and `parameters` identify the distribution; the environment draws from it.
     """
 
     name: str
     parameters: tuple[Any, ...] = field(default=())
 
     def overlaps(self, other: Domain) -> bool:
-        """Never: a task is a function of its id, and no two splits have one in common."""
+        """False: tasks are functions of their ids, and splits have no ids in common."""
         return False
 
     def data(self) -> Any:
-        """The distribution."""
+        """The name and parameters of the distribution."""
         return ["instances", self.name, *self.parameters]
 
 
 def hold_out(values: Sequence[Any], share: float, seed: int) -> tuple[Values, Values]:
-    """Some values for training and, of all, a `share` that is held out, chosen by `seed`.
+    """The values for training, and the held-out ones: a fraction `share`, chosen by `seed`.
 
-    Raises `UsageError` where one of the two would be empty.
+    Raises `UsageError` if one of the two is empty.
     """
     cut = round(share * len(values))
     if not 0 < cut < len(values):
         raise UsageError(
-            f"a share of {share} held out of {len(values)} tasks leaves none on one of the sides"
+            f"holding out a fraction {share} of {len(values)} tasks leaves one side empty"
         )
-    order = Draws(streams.keys([seed]), torch.zeros(1, dtype=torch.int64)).shuffle(len(values))
+    order = RandomDraws(counter_rng.keys([seed]), torch.zeros(1, dtype=torch.int64)).shuffle(
+        len(values)
+    )
     chosen = set(order[:cut, 0].tolist())
-    parts = [[v for i, v in enumerate(values) if (i in chosen) == out] for out in (False, True)]
-    return Values.of(parts[0]), Values.of(parts[1])
+    sides = [[v for i, v in enumerate(values) if (i in chosen) == out] for out in (False, True)]
+    return Values.of(sides[0]), Values.of(sides[1])
 
 
 Domains = Mapping[str, Domain]
 
 
 class Splits:
-    """The domains of training tasks, and what held-out ones have instead.
+    """The domains of training tasks, and the changes of each held-out split.
 
-    A held-out split changes the domains of some parameters, and none that it changes may overlap
-    with training's. One that changes nothing holds out instances: there must be a parameter that
-    tells them apart. Raises `UsageError` for a split that overlaps with training.
+    A held-out split changes the domains of some parameters. A changed domain must not overlap with
+    that of training. A split without changes holds out instances, so one of the domains must be
+    `Instances`. Raises `UsageError` for a split that overlaps with training.
     """
 
     def __init__(self, train: Domains, heldout: Domains | None = None, **others: Domains) -> None:
         changes = {HELDOUT: heldout or {}, **others}
         self.domains = {TRAIN: dict(train)}
         for keyword, changed in changes.items():
-            # Names of splits are words of a command line.
+            # On the command line names of splits have hyphens.
             split = keyword.replace("_", "-")
             self.domains[split] = {**train, **changed}
             for name, domain in changed.items():
@@ -194,27 +197,34 @@ class Splits:
         return list(self.domains)
 
     def data(self) -> dict[str, dict[str, Any]]:
-        """All that defines them, as JSON can hold it."""
+        """The complete definition, serialisable as JSON."""
         return {
             split: {name: domain.data() for name, domain in domains.items()}
             for split, domains in self.domains.items()
         }
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits: the same just where all splits are defined the same."""
+        """16 hexadecimal digits of a hash of the complete definition."""
         text = json.dumps(self.data(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def splits_of(env: Any) -> Splits | None:
-    """The splits of an environment, or of the one that it wraps; None if it draws no tasks."""
-    while env is not None and not isinstance(getattr(env, "splits", None), Splits):
-        env = getattr(env, "env", None)
-    return None if env is None else env.splits
+class DrawsTasks:
+    """Base class of environments that draw tasks from a split, each for `episodes` episodes."""
+
+    splits: Splits
+    split: str
+    episodes: int
+
+
+def splits_of(env: VecEnv) -> Splits | None:
+    """The splits of an environment, or of one that it wraps; None if it draws no tasks."""
+    inner: DrawsTasks | None = find_wrapped(env, DrawsTasks)
+    return None if inner is None else inner.splits
 
 
 def pairs(what: str, values: Sequence[Any]) -> tuple[tuple[Any, Any], ...]:
-    """A list of pairs from YAML as tuples; if it is none, a `UsageError` says `what` they are."""
+    """A list of pairs from YAML as tuples; else a `UsageError` that starts with `what`."""
     found = _tuples(values)
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in found):
         raise UsageError(f"{what}, not {_short(found)}")

@@ -1,4 +1,4 @@
-"""Bandits that change: from time to time, untold, all arms get new chances."""
+"""Bandits that change: at unknown times all arms get new chances."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.meta.bandit import BernoulliArms
 from rlmem.envs.meta.splits import Ranges
-from rlmem.envs.meta.task_env import Trial, draws_of, meta
-from rlmem.envs.streams import Draws
+from rlmem.envs.meta.task_env import meta
 from rlmem.errors import UsageError
 
 
 class SwitchingArms(NamedTuple):
-    """What a switching bandit hides; `value` is what holds just now."""
+    """A hidden switching bandit; `value` are the present chances."""
 
     arms: Int[Tensor, "N"]
     prior: Int[Tensor, "N 2"]
@@ -28,12 +27,15 @@ class SwitchingArms(NamedTuple):
 
 @meta("meta-switching-bandit", episodes=200)
 class SwitchingBandit(BernoulliArms):
-    """A Bernoulli bandit that is stationary by pieces: after each pull all chances are drawn anew
-    with probability `hazard`, which is the task's own and not known, as are the moments.
+    """A piecewise stationary Bernoulli bandit: after each pull, with probability `hazard`, all
+    chances are drawn anew. Each task has its own hazard; hazard and switches are hidden.
 
-    Both are functions of the task and the number of the pull, whatever is pulled. The split
-    `heldout-hazard` has other hazards; for the others see `ArmsEnv`.
+    Switches and new chances are functions of the task and the number of the pull, independent of
+    the actions. The split `heldout-hazard` has other hazards; for the other splits see
+    `BanditTasks`.
     """
+
+    changes = True
 
     def __init__(
         self,
@@ -55,28 +57,21 @@ class SwitchingBandit(BernoulliArms):
             **options,
         )
 
-    def draw_task(self, draws: Draws) -> SwitchingArms:
-        """The first arms, and how often they change."""
+    def draw_task(self, draws: RandomDraws) -> SwitchingArms:
+        """The first chances, and the hazard."""
         hazard = self.drawn("hazard", draws)
         first = super().draw_task(draws)
         return SwitchingArms(first.arms, first.prior, hazard, first.value)
 
-    def advance(
-        self, state: Trial, action: Tensors
-    ) -> tuple[Trial, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Pull an arm; then the arms may change."""
-        trial, reward, terminated, truncated = super().advance(state, action)
-        task = trial.task
-        draws = draws_of(state.id, state.episode)
+    def next_task(self, task: SwitchingArms, draws: RandomDraws) -> SwitchingArms:
+        """New chances for some tasks."""
         switches = draws.uniform(1)[0] < task.hazard
         fresh = self._of_arms(task.arms, self.values(task.prior, draws))
-        value = torch.where(switches[:, None], fresh, task.value)
-        trial = trial._replace(task=task._replace(value=value))
-        return trial, reward, terminated, truncated
+        return task._replace(value=torch.where(switches[:, None], fresh, task.value))
 
-    def reveal(self, row: int) -> str:
-        """The chances just now, and how often they change."""
-        return f"{super().reveal(row)}, changes with {float(self.task.hazard[row]):.3f}"
+    def reveal(self, task: SwitchingArms, state: tuple[()], row: int) -> str:
+        """The present chances, and the hazard."""
+        return f"{super().reveal(task, state, row)}, changes with {float(task.hazard[row]):.3f}"
 
 
 def _hazards(ranges: Sequence[Sequence[float]]) -> Ranges:

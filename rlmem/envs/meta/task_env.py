@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import gymnasium as gym
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.envs import streams
+from rlmem.envs import counter_rng
 from rlmem.envs.base import Tensors, VecEnv, register
-from rlmem.envs.meta.splits import TRAIN, Ranges, Splits, Values
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
+from rlmem.envs.meta.splits import TRAIN, DrawsTasks
+from rlmem.envs.meta.task_distribution import TaskDistribution
 from rlmem.envs.tensor_env import StateEnv
 from rlmem.envs.trials import Trials
 from rlmem.errors import positive
+from rlmem.registry import options_of
 
-T = TypeVar("T")
-S = TypeVar("S")
-
-# Sets the numbers that tasks are made of apart from those that their ids are made of.
+# Separates the random numbers of tasks from those of their ids.
 _TASKS = 0x2545F4914F6CDD1D
 
 
 class Trial(NamedTuple):
-    """A task, where it is played, and how far: every leaf [N, ...]."""
+    """A task, the state of its present episode, and that episode's number; leaves are [N, ...]."""
 
     id: Int[Tensor, "N"]
     task: Any
@@ -37,81 +33,39 @@ class Trial(NamedTuple):
     episode: Int[Tensor, "N"]
 
 
-class TaskEnv(StateEnv[Trial], Generic[T, S]):
-    """Draws a task, keeps it for `episodes` episodes, and then draws another one.
+class TaskEnv(StateEnv[Trial], DrawsTasks):
+    """Draws tasks of a `TaskDistribution` and keeps each for `episodes` episodes.
 
-    A subclass draws tasks (`draw_task`), says how an episode begins (`begin`), advances it (`play`)
-    and says what is seen (`see`); tasks T and states S are trees of tensors [N, ...]. An episode
-    has at least `shortest_episode` steps.
-
-    A task is a function of its `id`, which is one of the seed, the number of the trial and whether
-    the split is `train`: ids of training are even, all others are odd. Beside it the domains of
-    the split may differ (`Splits`). So is the beginning of each episode a function of the id and
-    the episode's number; nothing depends on what is drawn or played beside it.
+    A task is a function of its `id`, a hash of the seed and the trial's number. Ids of the split
+    `train` are even, all others are odd. Besides, splits may differ in the domains of parameters
+    (see `Splits`). The initial state of an episode is a function of the task's id and the episode's
+    number. Nothing depends on the other environments of the batch.
     """
-
-    shortest_episode = 1
 
     def __init__(
         self,
-        splits: Splits,
-        observation_space: gym.Space,
-        action_space: gym.Space,
+        distribution: TaskDistribution[Any, Any],
         num_envs: int,
-        split: str = TRAIN,
         episodes: int = 1,
         check_actions: bool = False,
-        device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(num_envs, observation_space, action_space, device, check_actions)
-        self.splits, self.split = splits, split
-        self.domains = splits[split]
+        super().__init__(
+            num_envs,
+            distribution.observation_space,
+            distribution.action_space,
+            distribution.device,
+            check_actions,
+        )
+        self.distribution = distribution
+        self.splits, self.split = distribution.splits, distribution.split
         self.episodes = positive("episodes", episodes)
-        # Of a trial, which is to the class above what an episode is.
-        self.shortest = self.episodes * self.shortest_episode
-
-    @abstractmethod
-    def draw_task(self, draws: Draws) -> T:
-        """Tasks of `draws.size` trials; parameters of the splits are leaves by their names."""
-
-    @abstractmethod
-    def begin(self, task: T, draws: Draws) -> S:
-        """The states in which episodes of these tasks begin."""
-
-    @abstractmethod
-    def play(
-        self, task: T, state: S, action: Tensors
-    ) -> tuple[S, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """The next state (it may be the old one, changed), reward, terminated, truncated."""
-
-    @abstractmethod
-    def see(self, task: T, state: S) -> Tensors:
-        """What is seen of states [N, ...]; new tensors, which share no memory with the state."""
-
-    def drawn(self, name: str, draws: Draws) -> Tensor:
-        """The parameter `name` of `draws.size` tasks, from its domain in this split."""
-        domain = self.domains[name]
-        assert isinstance(domain, Values | Ranges)
-        return domain.draw(draws)
-
-    def plan(self, task: T) -> Any:
-        """What one who knows the tasks works out ahead: a tree of tensors [N, ...]."""
-        return ()
-
-    def best_action(self, plan: Any, task: T, state: S) -> Tensors:
-        """What one who knows the tasks does; `plan` is what `plan` gave for them.
-
-        Raises NotImplementedError where no such player is known.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no player that knows the task")
-
-    def kinds(self, task: T) -> list[str]:
-        """Of which kind each task is, for reports; none where all are of one kind."""
-        return []
+        # An episode of `StateEnv` is a trial here.
+        self.shortest = self.episodes * distribution.shortest_episode
+        self.spares = distribution.spares
 
     @property
-    def task(self) -> T:
-        """The hidden tasks, for those who may know; a tree of tensors [N, ...]."""
+    def task(self) -> Any:
+        """The hidden tasks; a tree of tensors [N, ...]."""
         return self.state.task
 
     @property
@@ -119,26 +73,44 @@ class TaskEnv(StateEnv[Trial], Generic[T, S]):
         """The ids of the hidden tasks."""
         return self.state.id
 
-    def draw(self, draws: Draws) -> Trial:
-        """Tasks and their first episodes."""
+    def initial_state(self, draws: RandomDraws) -> Trial:
+        """New tasks and their first episodes."""
         id = draw_ids(draws, self.split)
         episode = torch.zeros_like(id)
-        task = self.draw_task(draws_of(id, episode - 1))
-        return Trial(id, task, self._begin(task, id, episode), episode)
+        task = self.distribution.draw_task(draws_of(id, episode - 1))
+        state = self.distribution.initial_state(task, draws_of(id, episode))
+        return Trial(id, task, state, episode)
 
-    def advance(
+    def transition(
         self, state: Trial, action: Tensors
     ) -> tuple[Trial, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """One step of the episodes; trials are renewed elsewhere."""
-        inner, reward, terminated, truncated = self.play(state.task, state.state, action)
-        return state._replace(state=inner), reward, terminated, truncated
+        """One step of the episodes; `_renew` starts new episodes and trials."""
+        id, task, inner, episode = state
+        inner, reward, terminated, truncated = self.distribution.transition(
+            task, inner, action, self.random_steps
+        )
+        if self.distribution.changes:
+            task = self.distribution.next_task(task, draws_of(id, episode))
+        return Trial(id, task, inner, episode), reward, terminated, truncated
 
     def observe(self, state: Trial) -> Tensors:
-        """What is seen of trials."""
-        return self.see(state.task, state.state)
+        """Observations of the episodes."""
+        return self.distribution.observe(state.task, state.state)
+
+    def describe_obs(self, obs: Tensors, row: int) -> str:
+        """The observation of environment `row` in words."""
+        return self.distribution.describe_obs(obs, row)
+
+    def describe_action(self, action: Tensors, row: int) -> str:
+        """The action in environment `row` in words."""
+        return self.distribution.describe_action(action, row)
+
+    def reveal(self, row: int) -> str:
+        """The hidden task of environment `row` in words."""
+        return self.distribution.reveal(self.state.task, self.state.state, row)
 
     def _renew(self, done: Bool[Tensor, "N"]) -> bool:
-        """Give the ended episodes their next ones, and the ended trials theirs."""
+        """Start the next episodes after ended ones, and the next trials after ended ones."""
         episode = self.state.episode + done
         over = episode == self.episodes
         self.state = self.state._replace(episode=episode)
@@ -146,68 +118,62 @@ class TaskEnv(StateEnv[Trial], Generic[T, S]):
         return super()._renew(over) or begun
 
     def _begin_next(self, inner: Bool[Tensor, "N"]) -> bool:
-        """Begin the next episode of the same task; False if there was none for sure."""
+        """Start the next episode of the same task; False if certainly none has ended."""
         id, task, state, episode = self.state
         if not any(True for _ in tree.leaves(state)):
             return False
         if not self._may_ask:
-            fresh = self._begin(task, id, episode)
+            fresh = self.distribution.initial_state(task, draws_of(id, episode))
             self.state = self.state._replace(state=tree.select(inner, fresh, state))
             return True
         rows = inner.nonzero().squeeze(1)
         if len(rows) == 0:
             return False
-        some = tree.map(lambda leaf: leaf.index_select(0, rows), (task, id, episode))
-        tree.map(lambda leaf, new: leaf.index_copy_(0, rows, new), state, self._begin(*some))
+        id, task, episode = tree.map(lambda leaf: leaf.index_select(0, rows), (id, task, episode))
+        fresh = self.distribution.initial_state(task, draws_of(id, episode))
+        tree.map(lambda leaf, new: leaf.index_copy_(0, rows, new), state, fresh)
         return True
 
-    def _begin(self, task: T, id: Tensor, episode: Tensor) -> S:
-        return self.begin(task, draws_of(id, episode))
 
-
-def draw_ids(draws: Draws, split: str) -> Int[Tensor, "M"]:
-    """Ids of tasks: even ones for training, odd ones for any other split."""
+def draw_ids(draws: RandomDraws, split: str) -> Int[Tensor, "M"]:
+    """Ids of tasks: even for training, odd for any other split."""
     return draws.bits(1)[0].bitwise_and_(-2).bitwise_or_(int(split != TRAIN))
 
 
-def draws_of(id: Int[Tensor, "M"], episode: Int[Tensor, "M"]) -> Draws:
-    """The numbers that an episode of a task begins with; the task's own are those of -1."""
-    return Draws(streams.mix(id ^ _TASKS), episode + 1)
+def draws_of(id: Int[Tensor, "M"], episode: Int[Tensor, "M"]) -> RandomDraws:
+    """Random numbers for an episode of a task; number -1 is for the task itself."""
+    return RandomDraws(counter_rng.mix(id ^ _TASKS), episode + 1)
 
 
-Env = TypeVar("Env", bound=type[TaskEnv[Any, Any]])
+Distribution = TypeVar("Distribution", bound=type[TaskDistribution[Any, Any]])
 
 
-def meta(name: str, episodes: int, stop_returns: bool = False) -> Callable[[Env], Env]:
-    """Registers a `TaskEnv` as `name`, in such trials (see `Trials`) unless told otherwise.
+def meta(
+    name: str, episodes: int, stop_returns: bool = False
+) -> Callable[[Distribution], Distribution]:
+    """Decorator that registers trials on a `TaskDistribution` as the environment `name`.
 
-    Its options are those of its constructor, of `TaskEnv` but for the spaces, and of `Trials`.
+    `episodes` and `stop_returns` are defaults. Options are those of the distribution's constructor,
+    of `TaskEnv` and of `Trials`.
     """
+    trial_length, stop = episodes, stop_returns
 
-    def put(task_env: Env) -> Env:
-        def make(**options: Any) -> VecEnv:
-            given = {**defaults, **options}
-            trials = {key: given.pop(key) for key in ("horizon", "stop_returns")}
-            return Trials(task_env(**given), given["episodes"], **trials)
+    def put(distribution: Distribution) -> Distribution:
+        def make(
+            num_envs: int,
+            split: str = TRAIN,
+            episodes: int = trial_length,
+            horizon: int = trial_length,
+            stop_returns: bool = stop,
+            check_actions: bool = False,
+            device: torch.device | str = "cpu",
+            **own: Any,
+        ) -> VecEnv:
+            tasks = distribution(split=split, device=device, **own)
+            env = TaskEnv(tasks, num_envs, episodes, check_actions)
+            return Trials(env, episodes, horizon, stop_returns)
 
-        own = inspect.signature(task_env).parameters.values()
-        shared = inspect.signature(TaskEnv).parameters.values()
-        named = {p.name: p for p in [*own, *shared] if p.kind != p.VAR_KEYWORD}
-        for space in ("splits", "observation_space", "action_space"):
-            named.pop(space)
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        more = {"episodes": episodes, "horizon": episodes, "stop_returns": stop_returns}
-        for key, default in more.items():
-            named[key] = inspect.Parameter(key, keyword, default=default)
-        # Lists are what YAML has for tuples.
-        parameters = [p.replace(kind=keyword, default=_lists(p.default)) for p in named.values()]
-        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-        make.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        register(name)(make)
-        return task_env
+        register(name, options={**options_of(distribution), **options_of(make)})(make)
+        return distribution
 
     return put
-
-
-def _lists(value: Any) -> Any:
-    return [*map(_lists, value)] if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Wind: fly to a known goal through a wind that is not known."""
+"""Wind: move to a known goal through an unknown wind."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlmem.envs.meta.point import PointEnv, polar
+from rlmem.envs.counter_rng import RandomDraws
+from rlmem.envs.meta.point import Flight, PointTasks, polar
 from rlmem.envs.meta.splits import Ranges, Splits
 from rlmem.envs.meta.task_env import meta
-from rlmem.envs.streams import Draws
 
 
 class Air(NamedTuple):
-    """What blows."""
+    """The hidden wind."""
 
     direction: Float[Tensor, "N"]
     strength: Float[Tensor, "N"]
@@ -24,12 +24,12 @@ class Air(NamedTuple):
 
 
 @meta("meta-wind", episodes=5)
-class Wind(PointEnv):
+class Wind(PointTasks):
     """A goal at (0, 1), and a wind that moves the point in each step, as in Dorfman et al. 2021,
-    "Offline meta learning of exploration", arXiv 2008.02598; see `PointEnv`.
+    "Offline meta learning of exploration", arXiv 2008.02598; see `PointTasks`.
 
-    Directions are in half turns from the x axis. Held out are sectors of them (split `heldout`),
-    and strengths (`heldout-strength`).
+    Directions are in half turns from the x axis. Held out are intervals of directions (split
+    `heldout`), and of strengths (`heldout-strength`).
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Wind(PointEnv):
         )
         super().__init__(splits, length, speed, sparse, goal_radius, **options)
 
-    def draw_task(self, draws: Draws) -> Air:
+    def draw_task(self, draws: RandomDraws) -> Air:
         """Winds of the split."""
         direction, strength = self.drawn("direction", draws), self.drawn("strength", draws)
         return Air(direction, strength, polar(strength, direction))
 
     def goal(self, task: Air) -> Float[Tensor, "N 2"]:
-        """Straight ahead."""
+        """(0, 1)."""
         return torch.tensor([[0.0, 1.0]], device=self.device).expand_as(task.wind)
 
     def drift(self, task: Air) -> Float[Tensor, "N 2"]:
         """The wind."""
         return task.wind
 
-    def reveal(self, row: int) -> str:
-        """The wind, in steps of the point."""
-        return "wind ({:.2f}, {:.2f})".format(*(self.task.wind[row] / self.speed).tolist())
+    def reveal(self, task: Air, state: Flight, row: int) -> str:
+        """The wind in multiples of `speed`."""
+        return "wind ({:.2f}, {:.2f})".format(*(task.wind[row] / self.speed).tolist())

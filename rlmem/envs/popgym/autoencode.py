@@ -1,4 +1,4 @@
-"""Autoencode: watch a deck being dealt, then name its suits backward."""
+"""Autoencode: watch a deck being dealt, then name its suits in reverse order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gymnasium.spaces import Discrete, Tuple
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.cards import DECK, SUITS
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 
@@ -24,9 +24,9 @@ from rlmem.envs.tensor_env import Script, ScriptedEnv
     hard={"num_decks": 3},
 )
 class Autoencode(ScriptedEnv):
-    """Sees whether to watch (1) or to play (0), and a suit; once played, 0 in place of a suit.
+    """Observations are a phase, watch (1) or play (0), and a suit (0 after the first play step).
 
-    The last card comes with the call to play, and is the first to be named.
+    The last card is dealt in the first play step, and its suit is the first to be named.
     """
 
     def __init__(self, num_decks: int, **options: Any) -> None:
@@ -38,34 +38,34 @@ class Autoencode(ScriptedEnv):
         self._ones = torch.ones(self.num_envs, dtype=torch.uint8, device=self.device)
         self._zeros = torch.zeros_like(self._ones)
 
-    def draw(self, draws: Draws) -> Tensor:
-        """The suits in the order in which they are dealt, [cards, N]."""
+    def deal(self, draws: RandomDraws) -> Tensor:
+        """Suits in dealing order, [cards, N]."""
         return draws.kinds(1, len(SUITS), self.cards // len(SUITS)).squeeze(1)
 
-    def write(self, draws: Draws) -> Script:
-        """Draw an episode for each environment."""
-        suits = self.draw(draws)
+    def initial_state(self, draws: RandomDraws) -> Script:
+        """Scripts with newly dealt cards."""
+        suits = self.deal(draws)
         dealt, backward = suits.unbind(), suits.flip(0).unbind()
         mode = [self._ones] * (self.cards - 1) + [self._zeros] * (self.cards + 1)
         shown = [*dealt] + [self._zeros] * self.cards
-        # Nothing is asked while cards are dealt: what stands for those answers is never looked at.
+        # The answers before the play steps are placeholders that are never read.
         return Script({"obs.0": mode, "obs.1": shown}, [*dealt[1:], *backward])
 
     def asked(self, t: int) -> bool:
-        """Once all cards have been dealt."""
+        """True after the last card is dealt."""
         return t + 1 >= self.cards
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The suit that is shown, or the call to play."""
+        """The visible suit, or the phase."""
         card = SUITS[int(obs["obs.1"][row])]
         if obs["obs.0"][row]:
             return f"watch {card}"
         return f"watch {card}, then play" if self.t + 1 == self.cards else "play"
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """The suit that is named."""
+        """The named suit."""
         return SUITS[int(action["action"][row])]
 
     def reveal(self, row: int) -> str:
-        """The suit that is to be named."""
-        return SUITS[int(self.script.answer[self.t][row])] if self.asked(self.t) else ""
+        """The suit to name."""
+        return SUITS[int(self.state.answer[self.t][row])] if self.asked(self.t) else ""

@@ -1,18 +1,26 @@
-"""MultiarmedBandit: find the arm that pays best, and stay with it."""
+"""MultiarmedBandit: find the arm that pays most often, and keep pulling it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Discrete
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import LockstepEnv
+
+
+class Arms(NamedTuple):
+    """The chance of each arm, as float32 and as int32 limit, and the result of the last pull."""
+
+    chance: Float[Tensor, "arms N"]
+    limit: Int32[Tensor, "N*arms"]
+    paid: Int[Tensor, "N"]
 
 
 @task(
@@ -23,8 +31,8 @@ from rlmem.envs.tensor_env import LockstepEnv
     medium={"arms": 20, "length": 400},
     hard={"arms": 30, "length": 600},
 )
-class MultiarmedBandit(LockstepEnv):
-    """Sees whether the arm that it pulled has paid; each arm pays with a chance of its own."""
+class MultiarmedBandit(LockstepEnv[Arms]):
+    """Pull an arm in each step; the observation is whether it paid. Arms differ in their chance."""
 
     truncates = True
 
@@ -36,36 +44,39 @@ class MultiarmedBandit(LockstepEnv):
         self._first_arm = rows * arms
         self._earned = torch.tensor([-1 / length, 1 / length], device=self.device)
 
-    def draw(self, draws: Draws) -> Float[Tensor, "arms N"]:
-        """The chance that each arm pays, on the grid of 2^-24."""
+    def draw_chances(self, draws: RandomDraws) -> Float[Tensor, "arms N"]:
+        """The chance that each arm pays, a multiple of 2^-24."""
         return draws.uniform(self.arms)
 
     def luck(self) -> Int[Tensor, "N"]:
         """32 random bits for each environment, as int32."""
-        return self.steps.half()
+        return self.random_steps.half()
 
-    def begin(self, draws: Draws) -> Tensors:
-        """New arms; nothing has been paid yet."""
-        self.chance = self.draw(draws)
-        # An arm pays if its luck is below its chance: as int32, to the last bit.
-        limit = self.chance.T.double().mul_(2.0**32).sub_(2.0**31)
-        self._limit = limit.to(torch.int32).reshape(-1)
-        return {"obs": torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)}
+    def initial_state(self, draws: RandomDraws) -> Arms:
+        """New arms before the first pull."""
+        chance = self.draw_chances(draws)
+        # An arm pays if its 32 random bits, as int32, are below this limit: exact to the last bit.
+        limit = chance.T.double().mul_(2.0**32).sub_(2.0**31).to(torch.int32).reshape(-1)
+        return Arms(chance, limit, torch.zeros_like(self._first_arm))
 
-    def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
+    def transition(self, state: Arms, t: int, action: Tensors) -> tuple[Arms, Float[Tensor, "N"]]:
         """Pull an arm."""
-        pulled = self._limit.index_select(0, self._first_arm + action["action"])
-        paid = (self.luck() < pulled).long()
-        return {"obs": paid}, self._earned.index_select(0, paid)
+        limit = state.limit.index_select(0, self._first_arm + action["action"])
+        paid = (self.luck() < limit).long()
+        return Arms(state.chance, state.limit, paid), self._earned.index_select(0, paid)
+
+    def observe(self, state: Arms, t: int) -> Tensors:
+        """Whether the last pull paid."""
+        return {"obs": state.paid}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """Whether the arm has paid."""
+        """Whether the arm paid."""
         return "pays" if obs["obs"][row] else "nothing"
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """The arm that is pulled."""
+        """The pulled arm."""
         return f"arm {int(action['action'][row])}"
 
     def reveal(self, row: int) -> str:
         """The chances of all arms."""
-        return " ".join(f"{chance:.2f}" for chance in self.chance[:, row].tolist())
+        return " ".join(f"{chance:.2f}" for chance in self.state.chance[:, row].tolist())

@@ -1,4 +1,4 @@
-"""Battleship: sink hidden ships, told of every shot only whether it hit."""
+"""Battleship: sink hidden ships; each shot shows only hit or miss."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws, below
 from rlmem.envs.popgym import boards
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws, below
 from rlmem.envs.tensor_env import StateEnv
 
 SHIPS = (2, 3, 3, 4)
-# What a square holds; a shot at it adds SHOT.
+# The values of a square; a shot at it adds SHOT.
 WATER, SHIP, SHOT = 0, 1, 2
 SQUARES = "·■○✕"
 
-# Boards that are drawn at a time: more would leave the cache.
+# Boards drawn at a time; more would not fit the cache.
 BLOCK = 4096
 
 
 class Sea(NamedTuple):
-    """A game: its board, how many shots there were, how many hit, and whether the last did."""
+    """A game: its board, the numbers of hits and shots, and whether the last shot hit."""
 
     board: Integer[Tensor, "N squares"]
     hits: Integer[Tensor, "N"]
@@ -34,21 +34,21 @@ class Sea(NamedTuple):
 
 
 class Berths:
-    """Where a ship of `length` squares may lie on a board of `size` x `size`.
+    """The places (berths) for a ship of `length` squares on a board of `size` x `size`.
 
-    A line is a row or, after all rows, a column, and known by its bits: which of its squares are
-    taken. Berth `line * starts + start` takes the squares from `start` of `line` on.
+    A line is a row or a column; rows come first. It is represented by the bits of its occupied
+    squares. Berth `line * starts + start` occupies the squares of `line` from `start` on.
     """
 
     def __init__(self, size: int, length: int, device: torch.device) -> None:
         self.starts = size - length + 1
         ship = (1 << length) - 1 << torch.arange(self.starts)
         fits = torch.arange(1 << size)[:, None] & ship == 0
-        # How many berths a line has, and for each of them, from the last to the first, its start.
+        # The number of berths of a line, and the starts of these berths from the last to the first.
         self.count = fits.sum(1, dtype=torch.int16).to(device)
         order = torch.arange(self.starts) + 1
         self.nth = (fits * order).sort(dim=1, descending=True).values.sub_(1).view(-1).to(device)
-        # The squares of a berth, and the bits that it sets in each line.
+        # The squares of a berth, and the bits that it sets in every line.
         square = torch.zeros(2 * size, self.starts, size, size, dtype=torch.uint8)
         for line in range(size):
             for start in range(self.starts):
@@ -63,11 +63,11 @@ class Berths:
     def taken(
         self, berth: Int[Tensor, "M"]
     ) -> tuple[Integer[Tensor, "M lines"], Integer[Tensor, "M squares"]]:
-        """What a ship there takes: bits of lines, and squares."""
+        """The bits of lines and the squares that a ship there occupies."""
         return self.lines.index_select(0, berth), self.squares.index_select(0, berth)
 
     def choose(self, lines: Integer[Tensor, "M lines"], word: Int[Tensor, "M"]) -> Int[Tensor, "M"]:
-        """One of the berths that are free, each as likely as the others."""
+        """A random free berth, uniformly."""
         count = self.count.index_select(0, lines.view(-1)).view(lines.shape)
         ends = count.cumsum(1, dtype=torch.int16)
         number = below(word, ends[:, -1])[:, None]
@@ -86,9 +86,9 @@ class Berths:
     hard={"size": 12},
 )
 class Battleship(StateEnv[Sea]):
-    """Shoots at a square and sees whether it hit a ship there for the first time.
+    """Shoot at a square; the observation is whether the shot hit a ship there for the first time.
 
-    Ships are placed one after the other, each in any of the places that are left for it.
+    Ships are placed one after the other, each uniformly over its free berths.
     """
 
     shortest = sum(SHIPS)
@@ -104,14 +104,14 @@ class Battleship(StateEnv[Sea]):
         self.corners = torch.arange(self.num_envs, device=self.device) * self.squares
         self.gain = torch.tensor(1 / sum(SHIPS), device=self.device)
         self.loss = torch.tensor(-1 / (self.squares - sum(SHIPS)), device=self.device)
-        # As tensors, since to make one of a number in every step would take as long as to use it.
+        # Tensors, because making one from a number in every step takes as long as using it.
         self.ship, self.shot = torch.tensor([SHIP, SHOT], dtype=torch.uint8, device=self.device)
         self.all_hits, self.all_shots, self.one = torch.tensor(
             [sum(SHIPS), self.squares, 1], dtype=torch.int16, device=self.device
         )
 
-    def draw(self, draws: Draws) -> Sea:
-        """Boards with all ships, as yet not shot at."""
+    def initial_state(self, draws: RandomDraws) -> Sea:
+        """Boards with all ships, before the first shot."""
         words = draws.bits(len(self.fleet))
         board = torch.cat([self.place(block) for block in words.split(BLOCK, 1)])
         none = board.new_zeros(draws.size, dtype=torch.int16)
@@ -119,7 +119,7 @@ class Battleship(StateEnv[Sea]):
 
     def place(self, words: Int[Tensor, "ships M"]) -> Integer[Tensor, "M squares"]:
         """Boards with a ship for each of the random words."""
-        # The first ship has the board to itself.
+        # For the first ship all berths are free.
         berths, word = self.fleet[0], words[0]
         berth = below(word, len(berths.lines))
         lines, board = berths.taken(berth)
@@ -129,10 +129,10 @@ class Battleship(StateEnv[Sea]):
             board |= more_squares
         return board
 
-    def advance(
+    def transition(
         self, state: Sea, action: Tensors
     ) -> tuple[Sea, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """A shot; the last ship's last square terminates, as many shots as squares truncate."""
+        """A shot. Sinking all ships terminates; as many shots as squares truncate."""
         row, column = action["action"].unbind(1)
         at = torch.add(self.corners, row, alpha=self.size).add_(column)
         board = state.board.view(-1)
@@ -154,10 +154,10 @@ class Battleship(StateEnv[Sea]):
         return "hit" if obs["obs"][row] else "miss"
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """The square that is shot at."""
+        """The target square."""
         return "row {} column {}".format(*action["action"][row].tolist())
 
     def reveal(self, row: int) -> str:
-        """The board: water ·, ships ■, and what shots met: water ○, ships ✕."""
+        """The board: water ·, ships ■, missed shots ○, hits ✕."""
         squares = self.state.board[row].tolist()
         return boards.text([SQUARES[square] for square in squares], self.size)

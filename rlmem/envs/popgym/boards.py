@@ -1,4 +1,4 @@
-"""Square boards, row by row."""
+"""Text of square boards."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from collections.abc import Sequence
 
 
 def text(squares: Sequence[str], size: int) -> str:
-    """A line for each row, for a person to read."""
+    """The board in words: one line for each row."""
     return "\n".join(" ".join(squares[i : i + size]) for i in range(0, len(squares), size))

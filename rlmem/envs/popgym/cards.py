@@ -1,4 +1,4 @@
-"""Decks of cards as POPGym has them: card c of any number of decks put together."""
+"""Cards as in POPGym: card `c` of several decks combined, as an integer."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Card = TypeVar("Card", int, Tensor)
 
 
 def suit(card: Card) -> Card:
-    """0..3 in the order of `SUITS`."""
+    """The suit, 0..3 in the order of `SUITS`."""
     return card & 3
 
 
 def rank(card: Card) -> Card:
-    """0..12 in the order of `RANKS`."""
+    """The rank, 0..12 in the order of `RANKS`."""
     return card % DECK >> 2
 
 
 def name(card: int) -> str:
-    """Such as `10♥`."""
+    """The name of a card, such as `10♥`."""
     return RANKS[rank(card)] + SUITS[suit(card)]

@@ -1,4 +1,4 @@
-"""Concentration: turn over cards two at a time, and find the pairs."""
+"""Concentration: turn cards over two at a time and find the pairs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.cards import COLORS, DECK, RANKS
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import StateEnv
 
 KINDS = {"color": COLORS, "rank": RANKS}
-LINE = 26  # cards in a line of what is written for people
+LINE = 26  # cards in a line of text
 
 
 class Table(NamedTuple):
-    """A game: the kinds of its cards, what is seen of them now (`down` for a card's back), how
-    many pairs were found and how many steps played.
+    """A game: the kinds of its cards, the visible board (`down` for a card's back), the number of
+    pairs found, and the number of steps taken (`clock`).
 
-    Of the last two places that were turned over (counted through all games), `covered` is what
-    will be seen when the next card is turned: only then are cards turned back. If `opened`, the
-    last card waits for a second one.
+    `last` and `before` are the last two places turned over, counted through all games. Cards are
+    turned back only when the next card is turned: the value to restore at these places is
+    `covered_last` and `covered_before`. If `opened`, the last card waits for a second one.
     """
 
     cards: UInt8[Tensor, "N cards"]
@@ -49,10 +49,11 @@ class Table(NamedTuple):
     hard={"num_decks": 1, "kind": "rank"},
 )
 class Concentration(StateEnv[Table]):
-    """Sees the kinds of the cards that lie face up, and turns one over.
+    """Turn one card over; the observation is the kinds of all face-up cards.
 
-    Two of a kind, turned one after the other, stay; any other two are turned back when the next
-    card is turned over. Who turns a card that lies face up loses the one that waits for a second.
+    Two cards of the same kind, turned one after the other, stay face up. Any other two are turned
+    back when the next card is turned over. Turning a card that is already face up also turns back
+    the card that waits for a second one.
     """
 
     spares = 2
@@ -67,19 +68,19 @@ class Concentration(StateEnv[Table]):
             **options,
         )
         self.shortest = self.places
-        # How many steps a player with perfect memory needs on average (rounded up).
+        # The average number of steps of a player with perfect memory, rounded up.
         self.length = math.ceil(2 * self.places - self.places / (2 * self.places - 1))
         fee, pair = 1 / self.length, 2 / self.places
-        # By whether a card waited, plus 2 if a face-up card was turned, plus 4 for a pair.
+        # Index: 1 if a card waited, plus 2 if a face-up card was turned, plus 4 for a pair.
         earned = [0.0, -2 * fee, -fee, -2 * fee, 0.0, pair]
         self._earned = torch.tensor(earned, device=self.device)
         self._rows = torch.arange(self.num_envs, device=self.device) * self.places
 
-    def deal(self, draws: Draws) -> UInt8[Tensor, "cards M"]:
+    def deal(self, draws: RandomDraws) -> UInt8[Tensor, "cards M"]:
         """The kind of the card at each place."""
         return draws.kinds(1, self.down, self.places // self.down).squeeze(1)
 
-    def draw(self, draws: Draws) -> Table:
+    def initial_state(self, draws: RandomDraws) -> Table:
         """New games, all cards face down."""
         cards = self.deal(draws).T.contiguous()
         board = torch.full_like(cards, self.down)
@@ -88,10 +89,10 @@ class Concentration(StateEnv[Table]):
         first = self._rows.repeat(draws.size // self.num_envs)
         return Table(cards, board, first, down, first, down, none.bool(), none, none)
 
-    def advance(
+    def transition(
         self, state: Table, action: Tensors
     ) -> tuple[Table, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Turn back what has to be, then turn over a card."""
+        """Turn back unmatched cards, then turn one card over."""
         board = state.board.view(-1)
         board.index_copy_(0, state.before, state.covered_before)
         board.index_copy_(0, state.last, state.covered_last)
@@ -102,7 +103,7 @@ class Concentration(StateEnv[Table]):
 
         waited = state.opened
         hidden = seen == self.down
-        # The card that waits can itself be turned again: that is no pair and no face-up card.
+        # Turning the waiting card again counts neither as a pair nor as a face-up card.
         face_up = ~(hidden | (waited & (place == state.last)))
         pair = waited & hidden & (card == state.covered_last)
         code = torch.add(waited.view(torch.uint8), face_up.view(torch.uint8), alpha=2)
@@ -125,26 +126,26 @@ class Concentration(StateEnv[Table]):
         return after, reward, pairs == self.places // 2, clock == self.length
 
     def observe(self, state: Table) -> Tensors:
-        """The kinds of the cards that lie face up."""
+        """The kinds of the face-up cards."""
         return {"obs": state.board.long()}
 
     def _cover(self, card: Tensor, where: Tensor) -> Tensor:
-        """`down` in some places; as it is the largest number, a maximum of bytes is the fastest."""
+        """`card`, or `down` in some places. `down` is the largest value: a maximum is fastest."""
         return torch.maximum(card, where.view(torch.uint8) * self.down)
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The table, with a dot for a card's back."""
-        return self._write(obs["obs"][row].tolist())
+        """The board, with a dot for a card's back."""
+        return self._text(obs["obs"][row].tolist())
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """The place of the card that is turned over."""
+        """The place of the turned card."""
         return f"turn over {int(action['action'][row])}"
 
     def reveal(self, row: int) -> str:
         """All cards."""
-        return self._write(self.state.cards[row].tolist())
+        return self._text(self.state.cards[row].tolist())
 
-    def _write(self, kinds: list[int]) -> str:
+    def _text(self, kinds: list[int]) -> str:
         marks = [name[0] if name != "10" else "0" for name in self.names] + ["·"]
         text = "".join(marks[kind] for kind in kinds)
         return "\n".join(text[i : i + LINE] for i in range(0, len(text), LINE))

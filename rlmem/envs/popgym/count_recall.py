@@ -1,4 +1,4 @@
-"""CountRecall: say how often a kind of card has been shown."""
+"""CountRecall: count how many cards of a kind have been shown."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gymnasium.spaces import Discrete, MultiDiscrete
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import BLOCK, PAD, RandomDraws
 from rlmem.envs.popgym.cards import COLORS, DECK, RANKS, SUITS
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import BLOCK, PAD, Draws
 from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 KINDS = {"color": COLORS, "suit": SUITS, "rank": RANKS}
-FEW = 4  # kinds, which are counted sooner by comparison
+FEW = 4  # up to so many kinds, counting by comparison is faster
 
 
 @task(
@@ -28,8 +28,8 @@ FEW = 4  # kinds, which are counted sooner by comparison
     hard={"num_decks": 4, "kind": "rank"},
 )
 class CountRecall(ScriptedEnv):
-    """Sees the kinds of two cards, each from a pile of its own: one that is dealt, and one whose
-    kind is to be counted among those dealt so far.
+    """Observations are the kinds of two cards, each from its own pile: the dealt card, and the
+    query. The action is the number of cards of the queried kind among those dealt so far.
     """
 
     def __init__(self, num_decks: int, kind: str, **options: Any) -> None:
@@ -44,15 +44,15 @@ class CountRecall(ScriptedEnv):
         self.length = self.cards - 1
         self.reward = 1 / self.length
 
-    def draw(self, draws: Draws) -> Tensor:
-        """The kinds that are dealt, and those that are asked about, in order, [cards, 2, N]."""
+    def deal(self, draws: RandomDraws) -> Tensor:
+        """Dealt kinds and queried kinds in order, [cards, 2, N]."""
         return draws.kinds(2, len(self.names), self.cards // len(self.names))
 
-    def write(self, draws: Draws) -> Script:
-        """Draw an episode for each environment."""
-        drawn = self.draw(draws)
+    def initial_state(self, draws: RandomDraws) -> Script:
+        """Scripts with newly dealt cards."""
+        drawn = self.deal(draws)
         dealt, queried = drawn.unbind(1)
-        # As the two bytes of a number they come to lie beside each other sooner than by `stack`.
+        # Combining them as the two bytes of an integer is faster than `stack`.
         both = queried.to(torch.int16).bitwise_left_shift_(8).add_(dealt).view(torch.uint8)
         obs = both.unflatten(-1, (-1, 2))
         few = len(self.names) <= FEW
@@ -60,22 +60,22 @@ class CountRecall(ScriptedEnv):
         return Script({"obs": obs}, answer)
 
     def _compare(self, dealt: Tensor, queried: Tensor) -> Tensor:
-        """How many of the first t cards are of the t-th kind that is asked about, [cards, N]."""
+        """The count of the t-th queried kind among the cards up to t, by comparison, [cards, N]."""
         kinds = torch.arange(len(self.names) - 1, dtype=torch.uint8, device=self.device)
         counts = (dealt[:, None] == kinds[:, None]).view(torch.uint8)
         for before, row in pairwise(counts.unbind()):
             row += before
-        # What is of no other kind is of the last one.
+        # Cards of no other kind are of the last kind.
         rest = torch.arange(1, self.cards + 1, dtype=torch.uint8, device=self.device)[:, None]
         answer = torch.zeros_like(dealt)
         for kind, count in enumerate(counts.unbind(1)):
             rest = rest - count
-            # A product, which is several times faster on bytes than `where`.
+            # On bytes a product is several times faster than `where`.
             answer += (queried == kind).view(torch.uint8).mul_(count)
         return answer.add_((queried == len(kinds)).view(torch.uint8).mul_(rest))
 
     def _look_up(self, drawn: Tensor) -> Tensor:
-        """The same in a time that does not depend on the number of kinds."""
+        """The same result in a time independent of the number of kinds."""
         pitch = self.num_envs + PAD
         counts = drawn.new_zeros(len(self.names) * pitch)
         columns = torch.arange(self.num_envs, device=self.device)
@@ -90,10 +90,10 @@ class CountRecall(ScriptedEnv):
         return answer
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The kind that is shown and the kind that is asked about."""
+        """The dealt and the queried kind."""
         dealt, queried = obs["obs"][row].tolist()
         return f"{self.names[dealt]}, how many {self.names[queried]}?"
 
     def reveal(self, row: int) -> str:
         """The right answer."""
-        return str(int(self.script.answer[self.t][row]))
+        return str(int(self.state.answer[self.t][row]))

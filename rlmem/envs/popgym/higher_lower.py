@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.cards import DECK, RANKS, rank
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 GUESSES = ("higher", "lower")
@@ -27,7 +27,7 @@ GUESSES = ("higher", "lower")
     hard={"num_decks": 3},
 )
 class HigherLower(ScriptedEnv):
-    """Sees a rank, and guesses whether the next one is higher (0) or lower (1); a tie earns 0."""
+    """See a rank; guess whether the next one is higher (0) or lower (1). A tie earns 0."""
 
     def __init__(self, num_decks: int, **options: Any) -> None:
         ranks = Discrete(len(RANKS))
@@ -36,23 +36,23 @@ class HigherLower(ScriptedEnv):
         self.length = self.cards - 1
         self.reward = 1 / self.cards
 
-    def draw(self, draws: Draws) -> Tensor:
-        """The cards in the order in which they are dealt, [cards, N]."""
+    def deal(self, draws: RandomDraws) -> Tensor:
+        """Cards in dealing order, [cards, N]."""
         return draws.shuffle(self.cards)
 
-    def write(self, draws: Draws) -> Script:
-        """Draw an episode for each environment; the answers are what `higher` earns."""
-        ranks = rank(self.draw(draws)).to(torch.int8)
+    def initial_state(self, draws: RandomDraws) -> Script:
+        """Scripts with newly dealt cards; the answers are the rewards of the guess `higher`."""
+        ranks = rank(self.deal(draws)).to(torch.int8)
         earned = (ranks[1:] - ranks[:-1]).sign_().to(torch.float32).mul_(self.reward)
         return Script({"obs": ranks}, earned)
 
-    def score(self, t: int, action: Tensor) -> Float[Tensor, "N"]:
-        """The reward of step t: what `higher` earns, or its opposite."""
+    def score(self, state: Script, t: int, action: Tensor) -> Float[Tensor, "N"]:
+        """The reward of step t: the reward of `higher`, or its negative."""
         side = (action == 0).to(torch.float32).mul_(2).sub_(1)
-        return side.mul_(self.script.answer[t])
+        return side.mul_(state.answer[t])
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The rank that is shown."""
+        """The visible rank."""
         return RANKS[int(obs["obs"][row])]
 
     def describe_action(self, action: Tensors, row: int) -> str:
@@ -61,4 +61,4 @@ class HigherLower(ScriptedEnv):
 
     def reveal(self, row: int) -> str:
         """The next rank."""
-        return RANKS[int(self.script.obs["obs"][self.t + 1][row])]
+        return RANKS[int(self.state.obs["obs"][self.t + 1][row])]

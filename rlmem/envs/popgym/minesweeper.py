@@ -1,4 +1,4 @@
-"""MineSweeper: open all squares that hide no mine, told of each only how many mines are near."""
+"""MineSweeper: open all squares without a mine; each shows only the number of mines nearby."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from jaxtyping import Bool, Float, Int, Int16, UInt8
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym import boards
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import StateEnv
 
-# What a square holds: how many mines it and its neighbours hide, and MINE if it hides one itself.
+# A square holds the number of mines on it and its neighbours, plus MINE if it has one itself.
 MINE, COUNT = 16, 15
 
 
 class Field(NamedTuple):
-    """A game: its squares, which of them are not to be opened (any more), and what was seen.
+    """A game: its squares, the squares that must not be opened (again), and the last observation.
 
-    Bit s of `shut` is set if square s hides a mine or has been opened.
+    Bit s of `shut` is set if square s has a mine or has been opened.
     """
 
     squares: UInt8[Tensor, "N squares"]
@@ -32,7 +32,7 @@ class Field(NamedTuple):
 
 
 def _around(size: int) -> UInt8[Tensor, "squares squares"]:
-    """What a mine on square i adds to square j."""
+    """The value that a mine on square i adds to square j."""
     places = torch.arange(size * size)
     row, column = places // size, places % size
     near = (row - row[:, None]).abs().max((column - column[:, None]).abs()) <= 1
@@ -48,7 +48,7 @@ def _around(size: int) -> UInt8[Tensor, "squares squares"]:
     hard={"size": 8, "mines": 10},
 )
 class MineSweeper(StateEnv[Field]):
-    """Opens a square and sees how many mines are on it and around it; boards of up to 8 x 8."""
+    """Open a square; the observation is the number of mines on and around it. At most 8 x 8."""
 
     spares = 16
 
@@ -62,19 +62,19 @@ class MineSweeper(StateEnv[Field]):
         free = self.squares - mines
         self.corners = torch.arange(self.num_envs, device=self.device) * self.squares
         self.around = _around(size).to(self.device)
-        # Of a square that is opened, of one that was opened before, and of a mine.
+        # For opening a new square, a square that was opened before, and a mine.
         rewards = [1 / free, -0.5 / (free - 2), -0.5 - 1 / free]
         self.rewards = torch.tensor(rewards, device=self.device)
         self.bits = torch.ones((), dtype=torch.int64, device=self.device) << torch.arange(
             self.squares, device=self.device
         )
         self.all_shut = self.bits.sum()
-        # As tensors, since to make one of a number in every step would take as long as to use it.
+        # Tensors, because making one from a number in every step takes as long as using it.
         self.mine, self.count = torch.tensor([MINE, COUNT], dtype=torch.uint8, device=self.device)
         self.free, self.one = torch.tensor([free, 1], dtype=torch.int16, device=self.device)
 
-    def draw(self, draws: Draws) -> Field:
-        """Closed fields with all mines."""
+    def initial_state(self, draws: RandomDraws) -> Field:
+        """Closed fields with random mines."""
         return self.lay(draws.shuffle(self.squares, self.mines).to(torch.int32))
 
     def lay(self, mines: Int[Tensor, "mines M"]) -> Field:
@@ -87,10 +87,10 @@ class MineSweeper(StateEnv[Field]):
         none = squares.new_zeros(len(squares))
         return Field(squares, shut, none.to(torch.int16), none)
 
-    def advance(
+    def transition(
         self, state: Field, action: Tensors
     ) -> tuple[Field, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
-        """Opens a square; a mine or the last free square terminates, `free` steps truncate."""
+        """Open a square. A mine or the last free square terminates; `free` steps truncate."""
         row, column = action["action"].unbind(1)
         place = torch.add(column, row, alpha=self.size)
         square = state.squares.view(-1).index_select(0, self.corners + place)
@@ -104,19 +104,19 @@ class MineSweeper(StateEnv[Field]):
         return Field(state.squares, state.shut, state.steps, seen), reward, terminated, truncated
 
     def observe(self, state: Field) -> Tensors:
-        """How many mines are on the square that was opened last, and around it."""
+        """The number of mines on and around the last opened square."""
         return {"obs": state.seen.long()}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """How many mines are near."""
+        """The number of mines nearby."""
         return f"{int(obs['obs'][row])} near"
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """The square that is opened."""
+        """The opened square."""
         return "row {} column {}".format(*action["action"][row].tolist())
 
     def reveal(self, row: int) -> str:
-        """The field: mines ✱, closed squares ·, and of opened ones how many mines are near."""
+        """The field: mines ✱, closed squares ·, opened squares with the number of mines nearby."""
         shut = (self.state.shut[row] >> torch.arange(self.squares, device=self.device)) & 1
         shown = [
             "✱" if square >= MINE else str(square) if opened else "·"

@@ -1,4 +1,4 @@
-"""Normal noise on what is seen, within the bounds of what can be seen."""
+"""Gaussian noise on observations, clipped to the bounds of the space."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from rlmem.envs.streams import Draws, normals
+from rlmem.envs.counter_rng import RandomDraws, normals
 from rlmem.envs.tensor_env import TensorEnv
 
 
 class Noisy(TensorEnv):
-    """Sees two numbers, each with noise of standard deviation `sigma`, cut off at the bounds."""
+    """Two observed numbers with noise of standard deviation `sigma`, clipped to the bounds."""
 
     def __init__(self, sigma: float, **options: Any) -> None:
         super().__init__(**options)
@@ -23,15 +23,15 @@ class Noisy(TensorEnv):
         self.low = -self.high
 
     def noise(self) -> Float32[Tensor, "2 N"]:
-        """Standard normal numbers of this step."""
-        return self.steps.normals()
+        """Standard normal numbers for the present step."""
+        return self.random_steps.normals()
 
-    def first_noise(self, draws: Draws) -> Float32[Tensor, "2 M"]:
-        """Standard normal numbers of the start of an episode."""
+    def first_noise(self, draws: RandomDraws) -> Float32[Tensor, "2 M"]:
+        """Standard normal numbers for the first observation of an episode."""
         return normals(draws.bits(1)[0])
 
     def blur(
         self, seen: Float32[Tensor, "2 M"], noise: Float32[Tensor, "2 M"]
     ) -> Float32[Tensor, "2 M"]:
-        """What is seen, with noise, in place."""
+        """`seen` with noise added, in place."""
         return seen.add_(noise, alpha=self.sigma).clamp_(self.low, self.high)

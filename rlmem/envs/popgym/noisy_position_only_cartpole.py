@@ -1,14 +1,14 @@
-"""NoisyPositionOnlyCartPole: balance a pole whose place is seen through noise only."""
+"""NoisyPositionOnlyCartPole: balance a pole from noisy positions."""
 
 from __future__ import annotations
 
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.noise import Noisy
 from rlmem.envs.popgym.position_only_cartpole import PositionOnlyCartPole
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 
 
 @task(
@@ -20,12 +20,14 @@ from rlmem.envs.streams import Draws
     hard={"sigma": 0.3},
 )
 class NoisyPositionOnlyCartPole(Noisy, PositionOnlyCartPole):
-    """Sees the cart's position and the pole's angle, both with noise."""
+    """Observations are the cart's position and the pole's angle, both with noise."""
 
-    def look(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
+    def observe_motion(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
         """Position and angle with noise."""
-        return self.blur(super().look(motion), self.noise())
+        return self.blur(super().observe_motion(motion), self.noise())
 
-    def first_look(self, motion: Float64[Tensor, "4 M"], draws: Draws) -> Float32[Tensor, "2 M"]:
+    def observe_start(
+        self, motion: Float64[Tensor, "4 M"], draws: RandomDraws
+    ) -> Float32[Tensor, "2 M"]:
         """Position and angle with noise."""
-        return self.blur(super().first_look(motion, draws), self.first_noise(draws))
+        return self.blur(super().observe_start(motion, draws), self.first_noise(draws))

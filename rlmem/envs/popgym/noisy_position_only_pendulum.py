@@ -1,14 +1,14 @@
-"""NoisyPositionOnlyPendulum: swing up a pendulum whose place is seen through noise only."""
+"""NoisyPositionOnlyPendulum: swing up a pendulum from noisy positions."""
 
 from __future__ import annotations
 
 from jaxtyping import Float32
 from torch import Tensor
 
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.noise import Noisy
 from rlmem.envs.popgym.pendulum import Pendulum
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 
 
 @task(
@@ -20,12 +20,14 @@ from rlmem.envs.streams import Draws
     hard={"sigma": 0.3},
 )
 class NoisyPositionOnlyPendulum(Noisy, Pendulum):
-    """Sees the cosine and the sine of the angle, both with noise."""
+    """Observations are the cosine and the sine of the angle, both with noise."""
 
-    def look(self, seen: Float32[Tensor, "2 N"]) -> Float32[Tensor, "2 N"]:
+    def observe_angle(self, seen: Float32[Tensor, "2 N"]) -> Float32[Tensor, "2 N"]:
         """Cosine and sine with noise."""
         return self.blur(seen, self.noise())
 
-    def first_look(self, seen: Float32[Tensor, "2 N"], draws: Draws) -> Float32[Tensor, "2 N"]:
+    def observe_start(
+        self, seen: Float32[Tensor, "2 N"], draws: RandomDraws
+    ) -> Float32[Tensor, "2 N"]:
         """Cosine and sine with noise."""
         return self.blur(seen, self.first_noise(draws))

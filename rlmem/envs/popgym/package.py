@@ -1,4 +1,4 @@
-"""The tasks of the POPGym package itself (Morad et al. 2023), which play one at a time."""
+"""The environments of the POPGym package itself (Morad et al. 2023), one at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def make_package(
     previous_action: bool,
     device: torch.device | str,
 ) -> VecEnv:
-    """`num_envs` of POPGym's `task` (its class's name without the difficulty)."""
-    # Imported here: what does not play POPGym need not wait for it.
+    """`num_envs` copies of POPGym's `task` (the name of its class without the difficulty)."""
+    # Imported here, because other environments need not wait for it.
     import popgym.envs
 
-    # The class itself: `gymnasium.make` would only add wrappers that check and cost time.
+    # The class itself: the wrappers of `gymnasium.make` would only cost time.
     env_class = getattr(popgym.envs, task + difficulty.capitalize())
     return vectorize(env_class, num_envs, vectorization, device, previous_action)

@@ -1,10 +1,10 @@
-"""The pendulum of Gymnasium, many at once."""
+"""Gymnasium's pendulum, batched."""
 
 from __future__ import annotations
 
 from math import pi
 from math import tau as TURN
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Box
@@ -13,15 +13,23 @@ from torch import Tensor
 
 from rlmem.envs.base import Tensors
 from rlmem.envs.control.pendulum import COST, TORQUE, cost, turn
-from rlmem.envs.streams import Draws
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import LockstepEnv
 
 
-class Pendulum(LockstepEnv):
-    """Angle (0 is upright) and spin [2, N], of which the angle's cosine and sine are seen.
+class Swing(NamedTuple):
+    """`motion` is angle (0 is upright) and spin; `sine` of the angle; `seen` is the observation."""
 
-    A step earns 1 / `length` less what angle, spin and torque cost, so that an episode's sum is
-    at most 1 and at least -1.
+    motion: Float64[Tensor, "2 N"]
+    sine: Float64[Tensor, "N"]
+    seen: Float32[Tensor, "2 N"]
+
+
+class Pendulum(LockstepEnv[Swing]):
+    """Observations are the cosine and the sine of the angle.
+
+    A step earns 1 / `length` minus the costs of angle, spin and torque. An episode's return is at
+    most 1 and at least -1.
     """
 
     truncates = True
@@ -33,45 +41,55 @@ class Pendulum(LockstepEnv):
             **options,
         )
         self.length = length
-        # A cosine is the sine of a quarter turn more.
+        # The cosine is the sine a quarter turn ahead.
         ahead = torch.tensor([TURN / 4, 0], dtype=torch.float64, device=self.device)
         self.ahead = ahead[:, None]
 
-    def start(self, draws: Draws) -> Float64[Tensor, "2 N"]:
+    def initial_motion(self, draws: RandomDraws) -> Float64[Tensor, "2 N"]:
         """Any angle, and spins between -1 and 1."""
         motion = draws.uniform64(2).mul_(2).sub_(1)
         motion[0] *= pi
         return motion
 
-    def begin(self, draws: Draws) -> Tensors:
-        """Let go of the pendulum."""
-        self.motion = self.start(draws)
-        return {"obs": self.first_look(self._seen(), draws).t()}
+    def initial_state(self, draws: RandomDraws) -> Swing:
+        """New episodes."""
+        motion = self.initial_motion(draws)
+        sine, seen = self._angle(motion)
+        return Swing(motion, sine, self.observe_start(seen, draws))
 
-    def play(self, t: int, action: Tensors) -> tuple[Tensors, Float[Tensor, "N"]]:
-        """Turn it by `action` for one step."""
+    def transition(self, state: Swing, t: int, action: Tensors) -> tuple[Swing, Float[Tensor, "N"]]:
+        """Apply the torque `action` for one step."""
         torque = action["action"][:, 0].to(torch.float32).clamp(-TORQUE, TORQUE)
-        loss = cost(self.motion).to(torch.float32).addcmul_(torque, torque, value=0.001)
-        # At worst twice as much as is there to be earned.
+        loss = cost(state.motion).to(torch.float32).addcmul_(torque, torque, value=0.001)
+        # The worst step loses twice as much as a step can earn.
         reward = loss.mul_(-2 / (COST * self.length)).add_(1 / self.length)
-        turn(self.motion, self.sine, torque)
-        return {"obs": self.look(self._seen()).t()}, reward
+        turn(state.motion, state.sine, torque)
+        sine, seen = self._angle(state.motion)
+        return Swing(state.motion, sine, self.observe_angle(seen)), reward
 
-    def look(self, seen: Float32[Tensor, "2 N"]) -> Float32[Tensor, "2 N"]:
-        """What is seen after a step."""
+    def observe(self, state: Swing, t: int) -> Tensors:
+        """Cosine and sine of the angle."""
+        return {"obs": state.seen.t()}
+
+    def observe_angle(self, seen: Float32[Tensor, "2 N"]) -> Float32[Tensor, "2 N"]:
+        """The observation after a step, from cosine and sine."""
         return seen
 
-    def first_look(self, seen: Float32[Tensor, "2 N"], draws: Draws) -> Float32[Tensor, "2 N"]:
-        """What is seen before the first step."""
+    def observe_start(
+        self, seen: Float32[Tensor, "2 N"], draws: RandomDraws
+    ) -> Float32[Tensor, "2 N"]:
+        """The observation before the first step, from cosine and sine."""
         return seen
 
-    def _seen(self) -> Float32[Tensor, "2 N"]:
-        both = torch.add(self.ahead, self.motion[0]).sin_()
-        self.sine = both[1]
-        return both.to(torch.float32)
+    def _angle(
+        self, motion: Float64[Tensor, "2 N"]
+    ) -> tuple[Float64[Tensor, "N"], Float32[Tensor, "2 N"]]:
+        """The sine of the angle; its cosine and sine in float32."""
+        both = torch.add(self.ahead, motion[0]).sin_()
+        return both[1], both.to(torch.float32)
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """Where the pendulum's end is seen."""
+        """The observed cosine and sine."""
         return "cosine {:+.3f} sine {:+.3f}".format(*obs["obs"][row].tolist())
 
     def describe_action(self, action: Tensors, row: int) -> str:
@@ -80,4 +98,4 @@ class Pendulum(LockstepEnv):
 
     def reveal(self, row: int) -> str:
         """Angle and spin."""
-        return "angle {:+.3f} spin {:+.3f}".format(*self.motion[:, row].tolist())
+        return "angle {:+.3f} spin {:+.3f}".format(*self.state.motion[:, row].tolist())

@@ -1,4 +1,4 @@
-"""PositionOnlyCartPole: balance a pole without seeing how fast anything moves."""
+"""PositionOnlyCartPole: balance a pole without observing velocities."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SIGHT = 2 * np.array(LIMITS, np.float32)
     hard={"length": 600},
 )
 class PositionOnlyCartPole(CartPole):
-    """Sees the cart's position and the pole's angle."""
+    """Observations are the cart's position and the pole's angle."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(observation_space=Box(-SIGHT, SIGHT), **options)
 
-    def look(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
+    def observe_motion(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
         """Position and angle."""
         return motion[:2].to(torch.float32)

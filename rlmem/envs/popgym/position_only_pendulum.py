@@ -1,4 +1,4 @@
-"""PositionOnlyPendulum: swing up a pendulum without seeing how fast it turns."""
+"""PositionOnlyPendulum: swing up a pendulum without observing its velocity."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ from rlmem.envs.popgym.task import task
     hard={"length": 100},
 )
 class PositionOnlyPendulum(Pendulum):
-    """Sees the cosine and the sine of the angle."""
+    """Observations are the cosine and the sine of the angle."""

@@ -1,4 +1,4 @@
-"""RepeatFirst: go on naming the suit of the first card."""
+"""RepeatFirst: name the suit of the first card in every step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.cards import DECK, SUITS
 from rlmem.envs.popgym.task import task
-from rlmem.envs.streams import Draws
 from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 
@@ -23,7 +23,7 @@ from rlmem.envs.tensor_env import Script, ScriptedEnv
     hard={"num_decks": 16},
 )
 class RepeatFirst(ScriptedEnv):
-    """Sees a suit, and is to name the one that the episode began with."""
+    """The observation is a suit; the right action is the first suit of the episode."""
 
     def __init__(self, num_decks: int, **options: Any) -> None:
         super().__init__(observation_space=Discrete(4), action_space=Discrete(4), **options)
@@ -31,23 +31,23 @@ class RepeatFirst(ScriptedEnv):
         self.length = self.cards - 1
         self.reward = 1 / self.length
 
-    def draw(self, draws: Draws) -> Tensor:
-        """The suits in the order in which they are dealt, [cards, N]."""
+    def deal(self, draws: RandomDraws) -> Tensor:
+        """Suits in dealing order, [cards, N]."""
         return draws.kinds(1, len(SUITS), self.cards // len(SUITS)).squeeze(1)
 
-    def write(self, draws: Draws) -> Script:
-        """Draw an episode for each environment."""
-        suits = self.draw(draws)
+    def initial_state(self, draws: RandomDraws) -> Script:
+        """Scripts with newly dealt cards."""
+        suits = self.deal(draws)
         return Script({"obs": suits}, suits[0].expand(self.length, -1))
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The suit that is shown."""
+        """The visible suit."""
         return SUITS[int(obs["obs"][row])]
 
     def describe_action(self, action: Tensors, row: int) -> str:
-        """The suit that is named."""
+        """The named suit."""
         return SUITS[int(action["action"][row])]
 
     def reveal(self, row: int) -> str:
         """The suit of the first card."""
-        return SUITS[int(self.script.answer[0][row])]
+        return SUITS[int(self.state.answer[0][row])]

@@ -1,4 +1,4 @@
-"""What a score on a POPGym task means: what an agent without memory gets, and what is possible."""
+"""Reference scores of POPGym tasks: without memory, and at the optimum."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 
 class Reference(NamedTuple):
-    """Scores on one task and difficulty.
+    """Reference scores of one task and difficulty.
 
-    `memoryless` is the best reactive policy found, without and with the previous action (and a
-    start flag) in the observation; `optimal` the optimum or the best policy known.
+    `memoryless` is the score of the best reactive policy found, without and with the previous
+    action (and a start flag) in the observation. `optimal` is the optimum or the best known score.
     """
 
     memoryless: float
@@ -27,8 +27,8 @@ def _three(
     return dict(zip(("easy", "medium", "hard"), (Reference(*row) for row in rows), strict=True))
 
 
-# From exact solutions and simulations on the package's own environments. Where a policy that saw
-# the previous action was measured on some difficulties only, the others hold the one without.
+# From exact solutions and simulations on the package's own environments. If a policy with the
+# previous action was measured on some difficulties only, the others hold the score without it.
 REFERENCES = {
     "popgym-repeat-first": _three((-0.5,) * 3, (1.0,) * 3, (1.0,) * 3),
     "popgym-repeat": _three((-0.490, -0.495, -0.497), (1.0,) * 3),
@@ -52,7 +52,7 @@ REFERENCES = {
 def memory_score(name: str, difficulty: str, previous_action: bool, score: float) -> float | None:
     """`(score - memoryless) / (optimal - memoryless)`: 0 without memory, 1 at the optimum.
 
-    None where the task is unknown here, or can be solved without memory.
+    None if the task is not in the table, or can be solved without memory.
     """
     reference = REFERENCES.get(name, {}).get(difficulty)
     if reference is None:

@@ -1,4 +1,4 @@
-"""How a task of POPGym is put on the shelf: one name, three difficulties, two backends."""
+"""Registration of POPGym tasks: one name, three difficulties, two backends."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ Env = TypeVar("Env", bound=type[TensorEnv])
 def task(
     name: str, package: str, previous_action: bool, **levels: dict[str, Any]
 ) -> Callable[[Env], Env]:
-    """Registers a `TensorEnv` as the POPGym family `name`.
+    """Decorator that registers a `TensorEnv` as the POPGym task `name`.
 
-    `package` is the name of the package's classes without the difficulty, `levels` the options of
-    ours at each difficulty. `previous_action` says whether it is observed if nobody asks: yes
-    where actions change what follows; where they do not, observing them tells an agent nothing,
-    but serves one without memory as a note to itself (RepeatPrevious: -0.39 instead of -0.49).
+    `package` is the name of the package's classes without the difficulty. `levels` are the options
+    of the tensor environment at each difficulty. `previous_action` is the default of the option of
+    that name. It should be True if actions change the episode. Otherwise observing them tells an
+    agent nothing, but lets one without memory leave notes to itself (RepeatPrevious: -0.39 instead
+    of -0.49).
     """
     observed = previous_action
 

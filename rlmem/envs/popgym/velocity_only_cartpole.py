@@ -1,4 +1,4 @@
-"""VelocityOnlyCartPole: balance a pole without seeing where anything is."""
+"""VelocityOnlyCartPole: balance a pole without observing positions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,12 @@ from rlmem.envs.popgym.task import task
     hard={"length": 600},
 )
 class VelocityOnlyCartPole(CartPole):
-    """Sees how fast the cart moves and the pole turns, but position and angle at the start.
-
-    That is what the package shows there.
-    """
+    """Observations are both velocities, but position and angle at the start, as in the package."""
 
     def __init__(self, **options: Any) -> None:
         space = Box(-float("inf"), float("inf"), (2,))
         super().__init__(observation_space=space, **options)
 
-    def look(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
+    def observe_motion(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:
         """The two velocities."""
         return motion[2:].to(torch.float32)

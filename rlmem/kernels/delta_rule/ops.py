@@ -1,15 +1,116 @@
-"""The delta rule and its backward as operators of torch: dispatch, autograd, tracing, vmap."""
+"""The delta rule and its backward as torch.library operators: autograd, tracing, vmap."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from rlmem.kernels.delta_rule import chunked
+from rlmem.kernels.delta_rule import torch_form
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_DEVICES = ("cpu", "cuda", "meta")
+
+
+def delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None = None,
+    state: Tensor | None = None,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Forget, write at a key, read at a query; `o` [B, T, H, V] and the last state [B, H, K, V].
+
+    S' = exp(g[t]) S[t-1],   S[t] = S' + beta[t] k[t] (v[t] - S'^T k[t])^T,   o[t] = S[t]^T q[t]
+
+    `q`, `k` are [B, T, H, K], `v` [B, T, H, V], `beta` [B, T, H]. `g` [B, T, H], the logarithm of
+    the decay, is zero if not given, and so is the first `state`. At a `start` [B, T] (bool), the
+    state before is zero and `g` is not read. With N writes per time step (DeltaProduct), `k`, `v`
+    and `beta` are [B, T, N, H, ...]: forget, write N times in turn, read. The state stays bounded
+    for unit keys, beta in [0, 2] and g <= 0; beta above 1 reverses the sign of the stored value.
+
+    float32, float64, and bfloat16, which is computed in float32 and has float32 states; mixed
+    dtypes are promoted as in torch. Values before a start are multiplied by zero: finite ones have
+    no effect on outputs and gradients. Differentiable once, in everything but `start`. Raises
+    `ValueError` if an argument has a wrong shape, dtype or device. DeltaNet (arXiv 2406.06484),
+    Gated DeltaNet (arXiv 2412.06464, equation 10), DeltaProduct (arXiv 2502.10297).
+    """
+    rows, time, heads, size = _check(q, k, v, beta, g, state, start)
+    given = [x for x in (k, v, beta, g, state) if x is not None]
+    dtype = reduce(torch.promote_types, (x.dtype for x in given), q.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    if state is None:
+        state = k.new_zeros(rows, heads, size, v.shape[-1])
+    if start is None:
+        start = torch.zeros(rows, time, dtype=torch.bool, device=k.device)
+    writes = 1 if k.dim() == 4 else k.shape[2]
+    if k.dim() == 5:
+        k, v, beta = (x.flatten(1, 2) for x in (k, v, beta))
+    if writes > 1:
+        # Reads happen at the last write of a time step, decays and resets at the first.
+        q, g = spread(q, writes, last=True), None if g is None else spread(g, writes)
+        start = spread(start, writes)
+    parts = (None if x is None else x.to(wide) for x in (q, k, v, beta, g, state))
+    o, after, _ = rule(*parts, start)
+    return o[:, writes - 1 :: writes].to(dtype), after
+
+
+def spread(x: Tensor, writes: int, last: bool = False) -> Tensor:
+    """[B, T * writes, ...]: each step of `x` at its first write (or `last`), zeros elsewhere."""
+    zeros = (writes - 1, 0) if last else (0, writes - 1)
+    return F.pad(x.unsqueeze(2), (0, 0) * (x.dim() - 2) + zeros).flatten(1, 2)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    g: Tensor | None,
+    state: Tensor | None,
+    start: Tensor | None,
+) -> tuple[int, int, int, int]:
+    """Check the arguments; returns B, T, H and K."""
+    if q.dim() != 4 or 0 in q.shape:
+        raise ValueError(
+            f"delta_rule: q must be [B, T, H, K], each at least 1, not {list(q.shape)}"
+        )
+    rows, time, heads, size = q.shape
+    if v.dim() not in (4, 5) or 0 in v.shape:
+        raise ValueError(
+            f"delta_rule: v must be [B, T, H, V] or [B, T, N, H, V], not {list(v.shape)}"
+        )
+    each = [rows, time, *([v.shape[2]] if v.dim() == 5 else []), heads]
+    named = {"q": q, "k": k, "v": v, "beta": beta, "g": g, "state": state, "start": start}
+    shapes = {
+        "k": [*each, size],
+        "v": [*each, v.shape[-1]],
+        "beta": each,
+        "g": [rows, time, heads],
+        "state": [rows, heads, size, v.shape[-1]],
+        "start": [rows, time],
+    }
+    there = {name: x for name, x in named.items() if x is not None}
+    for name, x in there.items():
+        if name in shapes and list(x.shape) != shapes[name]:
+            raise ValueError(f"delta_rule: {name} must be {shapes[name]}, not {list(x.shape)}")
+        allowed = (torch.bool,) if name == "start" else _DTYPES
+        if x.dtype not in allowed:
+            names = ", ".join(str(d).removeprefix("torch.") for d in allowed)
+            raise ValueError(f"delta_rule: {name} is {x.dtype}; allowed are {names}")
+    devices = {name: str(x.device) for name, x in there.items()}
+    if len(set(devices.values())) > 1 or q.device.type not in _DEVICES:
+        raise ValueError(
+            f"delta_rule: all tensors must be on one device of {', '.join(_DEVICES)}, not {devices}"
+        )
+    return rows, time, heads, size
+
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -22,7 +123,7 @@ _BACKWARD = (
     "Tensor state, Tensor start, Tensor o, Tensor last, Tensor kept) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
-WIDEST = 128  # numbers of a key that a Triton kernel holds in registers
+MAX_WIDTH = 128  # numbers of a key that a Triton kernel holds in registers
 
 _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
@@ -37,8 +138,8 @@ def rule(
     state: Tensor,
     start: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`o` [B, T, H, V], the last state, and `kept`, which only the backward understands."""
-    return chunked.forward(chunked.Row(q, k, v, beta, g, start), state)
+    """`o` [B, T, H, V], the last state, and `kept`, an input of the backward."""
+    return torch_form.forward(torch_form.Inputs(q, k, v, beta, g, start), state)
 
 
 @_define("rlmem::delta_rule_backward", schema=_BACKWARD)
@@ -56,33 +157,33 @@ def rule_backward(
     last: Tensor,
     kept: Tensor,
 ) -> Grads:
-    """Gradients for q, k, v, beta, g (empty where there is none) and the first state."""
-    return chunked.backward(grad_o, grad_last, chunked.Row(q, k, v, beta, g, start), kept)
+    """Gradients for q, k, v, beta, g (empty if not given) and the first state."""
+    return torch_form.backward(grad_o, grad_last, torch_form.Inputs(q, k, v, beta, g, start), kept)
 
 
 def has_kernel(k: Tensor) -> bool:
-    """Whether the Triton kernels do this; elsewhere on a GPU the chunks of torch do."""
-    return k.device.type == "cuda" and k.dtype == torch.float32 and k.shape[-1] <= WIDEST
+    """Whether the Triton kernels support these keys; otherwise the torch form runs."""
+    return k.device.type == "cuda" and k.dtype == torch.float32 and k.shape[-1] <= MAX_WIDTH
 
 
 @rule.register_kernel("cuda")
-def _rule_cuda(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from rlmem.kernels.delta_rule import gpu
+def _rule_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    from rlmem.kernels.delta_rule import triton_form
 
-    q, k, v, beta, g, state, start = inputs
-    row = chunked.Row(q, k, v, beta, g, start)
-    return (gpu if has_kernel(row.k) else chunked).forward(row, state)
+    q, k, v, beta, g, state, start = arguments
+    inputs = torch_form.Inputs(q, k, v, beta, g, start)
+    return (triton_form if has_kernel(inputs.k) else torch_form).forward(inputs, state)
 
 
 @rule_backward.register_kernel("cuda")
-def _rule_backward_cuda(grad_o: Tensor, grad_last: Tensor, *inputs: Any) -> Grads:
-    from rlmem.kernels.delta_rule import gpu
+def _rule_backward_cuda(grad_o: Tensor, grad_last: Tensor, *arguments: Any) -> Grads:
+    from rlmem.kernels.delta_rule import triton_form
 
-    q, k, v, beta, g, state, start, o, last, kept = inputs
-    row = chunked.Row(q, k, v, beta, g, start)
-    if has_kernel(row.k):
-        return gpu.backward(grad_o, grad_last, row, state, o, last, kept)
-    return chunked.backward(grad_o, grad_last, row, kept)
+    q, k, v, beta, g, state, start, o, last, kept = arguments
+    inputs = torch_form.Inputs(q, k, v, beta, g, start)
+    if has_kernel(inputs.k):
+        return triton_form.backward(grad_o, grad_last, inputs, state, o, last, kept)
+    return torch_form.backward(grad_o, grad_last, inputs, kept)
 
 
 @rule.register_fake
@@ -96,7 +197,7 @@ def _rule_fake(
     start: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, *size = state.shape
-    kept = v.shape if has_kernel(k) else (rows, -(-k.shape[1] // chunked.CHUNK), *size)
+    kept = v.shape if has_kernel(k) else (rows, -(-k.shape[1] // torch_form.CHUNK), *size)
     return v.new_empty(v.shape), state.new_empty(state.shape), state.new_empty(kept)
 
 
@@ -142,7 +243,7 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
 rule.register_vmap(partial(_vmap, rule))
 rule_backward.register_vmap(partial(_vmap, rule_backward))
 
-# Without this the matrix products inside would run in bfloat16 under autocast.
+# Without this, the matrix products would run in bfloat16 under autocast.
 for device in ("cpu", "cuda"):
     rule.register_autocast(device, torch.float32)
     rule_backward.register_autocast(device, torch.float32)

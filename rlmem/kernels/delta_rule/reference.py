@@ -1,4 +1,4 @@
-"""The definition of the delta rule: a plain loop, in any dtype."""
+"""Definition of the delta rule: a plain loop, in any dtype."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def delta_rule_reference(
     state: Tensor | None = None,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Forget, write, read, one step after the other.
+    """Forget, write and read, step by step.
 
     Same arguments and results as `rlmem.kernels.delta_rule`.
     """
@@ -28,7 +28,7 @@ def delta_rule_reference(
         if start is not None:
             S = torch.where(start[:, t, None, None, None], 0, S)
         if g is not None:
-            # At a start there is nothing to forget: the decay is not read.
+            # The state is zero at a start, so the decay is not read.
             decay = g[:, t] if start is None else torch.where(start[:, t, None], 0, g[:, t])
             S = decay.exp()[..., None, None] * S
         for n in range(writes):

@@ -1,9 +1,9 @@
-"""The cells that `gated_rnn` runs: one time step each, forward and backward, in torch.
+"""The cells of `gated_rnn`: one time step each, forward and backward, in torch.
 
-A unit has four biases, and four numbers that its backward reads (`parts`): those of its gates, or,
-for the GRU, whose candidate multiplies only the state's share by a gate, r, z, n and that share.
-`x` and `u` are the input's and the state's share of the pre-activations, [.., G D] in the order of
-the gates, `bias` [.., 4 D]; a state is a tuple of tensors [.., D], the output first.
+A unit has four biases, and four activations that its backward reads: those of its gates or, for the
+GRU, r, z, n and h_n, the state's contribution to the candidate n. `x` and `u` are the input's and
+the state's contributions to the pre-activations, [.., G D] in the order of the gates, `bias`
+[.., 4 D]; a state is a tuple of tensors [.., D], the output first.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PARTS = 4
+PER_UNIT = 4
 
 Tensors = tuple[Tensor, ...]
 
 
 class Cell(NamedTuple):
-    """`gates` pre-activations per unit, `states` tensors in the state, and the two directions.
+    """`gates` pre-activations per unit, `states` tensors in the state, and the two passes.
 
-    `forward(x, u, bias, state)` gives the next state and the parts. `backward(parts, before, after,
-    grads)`, from the gradients of the state after, gives those of the four sums that the biases are
-    in and of the state before, the path through `u` left out.
+    `forward(x, u, bias, state)` gives the next state and the activations. `backward(activations,
+    before, after, grads)`, from the gradients of the state after, gives the gradients of the four
+    sums with a bias and of the state before, the latter without the path through `u`.
     """
 
     gates: int
@@ -41,19 +41,19 @@ def gru(x: Tensor, u: Tensor, bias: Tensor, state: Tensors) -> tuple[Tensors, Te
     u_r, u_z, u_n = u.chunk(3, dim=-1)
     b_r, b_z, b_n, b_u = bias.chunk(4, dim=-1)
     r, z = torch.sigmoid(x_r + u_r + b_r), torch.sigmoid(x_z + u_z + b_z)
-    share = u_n + b_u
-    n = torch.tanh(x_n + b_n + r * share)
-    return (torch.lerp(n, state[0], z),), (r, z, n, share)
+    h_n = u_n + b_u
+    n = torch.tanh(x_n + b_n + r * h_n)
+    return (torch.lerp(n, state[0], z),), (r, z, n, h_n)
 
 
 def gru_back(
-    parts: Tensors, before: Tensors, after: Tensors, grads: Tensors
+    activations: Tensors, before: Tensors, after: Tensors, grads: Tensors
 ) -> tuple[Tensors, Tensors]:
-    r, z, n, share = parts
+    r, z, n, h_n = activations
     (grad,) = grads
     for_n = grad * (1 - z) * (1 - n * n)
     for_z = grad * (before[0] - n) * z * (1 - z)
-    for_r = for_n * share * r * (1 - r)
+    for_r = for_n * h_n * r * (1 - r)
     return (for_r, for_z, for_n, for_n * r), (grad * z,)
 
 
@@ -66,13 +66,13 @@ def lstm(x: Tensor, u: Tensor, bias: Tensor, state: Tensors) -> tuple[Tensors, T
 
 
 def lstm_back(
-    parts: Tensors, before: Tensors, after: Tensors, grads: Tensors
+    activations: Tensors, before: Tensors, after: Tensors, grads: Tensors
 ) -> tuple[Tensors, Tensors]:
-    i, f, g, o = parts
-    wide = torch.tanh(after[1])
-    grad = grads[1] + grads[0] * o * (1 - wide * wide)
+    i, f, g, o = activations
+    tanh_c = torch.tanh(after[1])
+    grad = grads[1] + grads[0] * o * (1 - tanh_c * tanh_c)
     for_i, for_f = grad * g * i * (1 - i), grad * before[1] * f * (1 - f)
-    for_g, for_o = grad * i * (1 - g * g), grads[0] * wide * o * (1 - o)
+    for_g, for_o = grad * i * (1 - g * g), grads[0] * tanh_c * o * (1 - o)
     return (for_i, for_f, for_g, for_o), (torch.zeros_like(grad), grad * f)
 
 
@@ -89,7 +89,7 @@ def slstm(
     fresh = n == 0
     log_forget = m + (f if exponential else F.logsigmoid(f))
     m = torch.where(fresh | (i >= log_forget), i, log_forget)
-    # Chosen before the exponential: a fresh state's has no bound, and would be NaN in a gradient.
+    # Selected before the exponential: unbounded for a fresh state, its gradient could be NaN.
     forget = torch.exp(torch.where(fresh, -torch.inf, log_forget) - m)
     write, z, o = torch.exp(i - m), torch.tanh(z), torch.sigmoid(o)
     c, n = forget * c + write * z, forget * n + write
@@ -97,9 +97,9 @@ def slstm(
 
 
 def slstm_back(
-    parts: Tensors, before: Tensors, after: Tensors, grads: Tensors, *, exponential: bool
+    activations: Tensors, before: Tensors, after: Tensors, grads: Tensors, *, exponential: bool
 ) -> tuple[Tensors, Tensors]:
-    write, f, z, o = parts
+    write, f, z, o = activations
     _, c, n, m = before
     h, c_after, n_after, m_after = after
     for_h, for_c, for_n, for_m = grads
@@ -112,7 +112,7 @@ def slstm_back(
     for_n = for_n - for_h * h / n_after
     for_write = (for_c * z + for_n) * write
     for_forget = (for_c * c + for_n * n) * forget
-    # m' came from i or from l + m; it is subtracted in both exponents.
+    # m' is either i or l + m; it is subtracted in both exponents.
     for_m = for_m - for_write - for_forget
     for_i = for_write + torch.where(kept, 0, for_m)
     for_forget = for_forget + torch.where(kept, for_m, 0)

@@ -1,9 +1,9 @@
-"""How far a guess at a GRU's states is from the states, from the residual it leaves.
+"""A bound on the error of approximate GRU states, from their residual.
 
 With e[t] the error and r[t] the residual, `|e[t]| <= (|J[t]| + K |e[t-1]| / 2) |e[t-1]| + |r[t]|`
-in the 2-norm, where J is the derivative at the guess and K bounds the second derivative between
-guess and state. If a scan that puts a radius for the |e[t-1]| in the bracket stays within that
-radius, then, by induction over the steps, so does the error.
+in the 2-norm, where J is the derivative at the given states and K bounds the second derivative
+between given and exact states. If a scan that puts a radius for the |e[t-1]| in the bracket stays
+within that radius, then, by induction over the steps, so does the error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlmem.kernels.gated_rnn.linearised import (
+from rlmem.kernels.gated_rnn.newton_jacobian import (
     Derivative,
     Gates,
     dense_scan,
@@ -25,12 +25,12 @@ from rlmem.kernels.linear_scan import linear_scan
 
 
 class ErrorBound(NamedTuple):
-    """`bound` [B, T]: no less than the 2-norm of h's error, inf where nothing could be proved.
+    """`bound` [B, T]: at least the 2-norm of h's error; inf where nothing could be proved.
 
-    `rho` [B] is the largest 2-norm of a step's derivative in a row; where it is below 1 every step
-    contracts, and `bound` is about |r| / (1 - rho) at most. `residual` [B, T] is |r|; `estimate`
-    [B, T] is the error to first order, the next Newton step: proof of nothing, but of use where
-    steps contract only together.
+    `rho` [B] is the largest 2-norm of a step's derivative in a row. If it is below 1, every step
+    contracts and `bound` is at most about |r| / (1 - rho). `residual` [B, T] is |r|. `estimate`
+    [B, T] is the error to first order, the length of the next Newton step: no proof, but useful if
+    steps contract only jointly.
     """
 
     bound: Tensor
@@ -43,15 +43,15 @@ class ErrorBound(NamedTuple):
 def gru_error_bound(
     projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor, h: Tensor
 ) -> ErrorBound:
-    """How far `h` is at most from the states of `gru_parallel`'s other arguments.
+    """A bound on the error of `h` as the states of a GRU; other arguments as in `gru_parallel`.
 
-    True in exact arithmetic: the rounding of the residual itself, some units in the last place, is
-    not in it. Where steps expand, the bound grows with their product and soon proves nothing. One
-    singular value decomposition per step: this is to examine a model, not to train one.
+    Valid in exact arithmetic: the rounding error of the residual itself, some units in the last
+    place, is not included. If steps expand, the bound grows with their product and soon proves
+    nothing. Costs a singular value decomposition per step: meant for analysis, not for training.
     """
     at = evaluate(projected, weight, bias, states_before(h, h0, start))
     known = start.clone()
-    known[:, 0] = True  # what is before the row, or before an episode, has no error
+    known[:, 0] = True  # the state before the row, or before an episode, has no error
     derivative = differentiate(at, weight)
     norm = torch.where(known, 0, _norms(derivative))
     residual = torch.linalg.vector_norm(at.after - h, dim=-1)
@@ -69,17 +69,17 @@ def gru_error_bound(
 
 
 def _norms(derivative: Derivative) -> Tensor:
-    """|J[t]|, [B, T], step after step: all matrices at once would need T times the memory."""
+    """|J[t]|, [B, T], step by step: all matrices at once would need T times the memory."""
     steps = range(derivative.z.shape[1])
     each = [torch.linalg.matrix_norm(derivative.at(slice(None), t).matrix(), 2) for t in steps]
     return torch.stack(each, dim=1)
 
 
 def _second_derivative(at: Gates, weight: Tensor, h: Tensor, radius: Tensor) -> Tensor:
-    """K [B], a bound of the second derivative within `radius` [B] of the states before each step.
+    """K [B], a bound on the second derivative within `radius` [B] of the states before each step.
 
     f = n + z (h - n) has (1 - z) n'' + 2 z' (h' - n') + z'' (h - n), and s' <= 1/4,
-    |s''| <= 1/(6 sqrt 3), |tanh''| <= 4/(3 sqrt 3) for the logistic s. |a b| <= |a| |b| also
+    |s''| <= 1/(6 sqrt 3), |tanh''| <= 4/(3 sqrt 3) for the logistic s. |a b| <= |a| |b| also holds
     elementwise.
     """
     w_r, w_z, w_n = torch.linalg.matrix_norm(weight.unflatten(0, (3, -1)), 2)

@@ -1,17 +1,112 @@
-"""The gated recurrent networks and their backward as operators: autograd, tracing, vmap."""
+"""The gated recurrent networks as torch.library operators: autograd, tracing, vmap."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlmem.kernels.gated_rnn import cpu, plain, tiles
-from rlmem.kernels.gated_rnn.cells import CELLS, PARTS
+from rlmem.errors import unknown
+from rlmem.kernels.gated_rnn import c_form, tiles, torch_form
+from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+_DEVICES = ("cpu", "cuda", "meta")
+
+
+def gated_rnn(
+    cell: str,
+    projected: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    state: tuple[Tensor, ...] | None = None,
+    start: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The outputs `h` [B, T, H, D] of `cell` for all t, and its state after the row.
+
+    `cell` is one of (gates and states in this order; equations in `cells.py`)
+
+        gru        r, z, n     h           Cho et al. 2014, in the form of torch.nn.GRU
+        lstm       i, f, g, o  h, c        Hochreiter and Schmidhuber 1997, as in torch.nn.LSTM
+        slstm      i, f, z, o  h, c, n, m  Beck et al. 2024, arXiv 2405.04517, sigmoid forget gate
+        slstm_exp  i, f, z, o  h, c, n, m  the same with an exponential forget gate
+
+    `projected` [B, T, H, G D] is the input's contribution to the G gates of D units in each of H
+    heads. The state's contribution is `h[t-1] @ weight` per head, with `weight` [H, D, G D].
+    `bias` [H, 4 D] is added to the gates; the GRU's four biases are for r, z, n and for the state's
+    contribution to n before it is multiplied by r. `state` holds tensors [B, H, D], zero if not
+    given; `start` [B, T] is bool. An sLSTM with n = 0 is in its initial state: no stabiliser.
+
+    At a start, the state is not read: even a NaN in it has no effect on `h` or on any gradient.
+    float32, float64 and bfloat16 (computed in float32); mixed dtypes are promoted. Differentiable
+    once, in everything but `start`. Raises `ValueError` if an argument has a wrong shape, dtype or
+    device.
+    """
+    _check(cell, projected, weight, bias, state, start)
+    rows, _, heads, _ = projected.shape
+    width = weight.shape[1]
+    if bias is None:
+        bias = weight.new_zeros(heads, PER_UNIT * width)
+    if state is None:
+        state = (projected.new_zeros(rows, heads, width),) * CELLS[cell].states
+    given = [projected, weight, bias, *state]
+    dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
+    projected, weight, bias, *states = (x.to(dtype) for x in given)
+    first = torch.stack(states, dim=1)
+    save = torch.is_grad_enabled() and any(
+        x.requires_grad for x in (projected, weight, bias, first)
+    )
+    h, last, _, _ = rnn(cell, projected, weight, bias, first, start, save)
+    return h, tuple(s.clone() for s in last.unbind(1))
+
+
+def _check(
+    cell: str,
+    projected: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: tuple[Tensor, ...] | None,
+    start: Tensor | None,
+) -> None:
+    if cell not in CELLS:
+        raise unknown("cell", cell, CELLS)
+    kind = CELLS[cell]
+    if projected.dim() != 4 or 0 in projected.shape or projected.shape[-1] % kind.gates:
+        raise ValueError(
+            f"gated_rnn: projected must be [B, T, H, {kind.gates} D], each at least 1, "
+            f"not {list(projected.shape)}"
+        )
+    rows, time, heads, total = projected.shape
+    width = total // kind.gates
+    named = {"projected": projected, "weight": weight}
+    shapes = {"weight": [heads, width, total]}
+    if bias is not None:
+        named["bias"], shapes["bias"] = bias, [heads, PER_UNIT * width]
+    if state is not None:
+        if len(state) != kind.states:
+            raise ValueError(
+                f"gated_rnn: state of {cell} must be {kind.states} tensors, not {len(state)}"
+            )
+        for i, each in enumerate(state):
+            named[f"state[{i}]"], shapes[f"state[{i}]"] = each, [rows, heads, width]
+    for name, each in named.items():
+        if each.dtype not in _DTYPES:
+            raise ValueError(f"gated_rnn: {name} is {each.dtype}; allowed are {_DTYPES}")
+    if start is not None:
+        named["start"], shapes["start"] = start, [rows, time]
+        if start.dtype != torch.bool:
+            raise ValueError(f"gated_rnn: start must be torch.bool, not {start.dtype}")
+    for name, shape in shapes.items():
+        if list(named[name].shape) != shape:
+            raise ValueError(f"gated_rnn: {name} must be {shape}, not {list(named[name].shape)}")
+    devices = {name: str(each.device) for name, each in named.items()}
+    if len(set(devices.values())) > 1 or projected.device.type not in _DEVICES:
+        raise ValueError(f"gated_rnn: all tensors must be on one device of {_DEVICES}: {devices}")
+
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -21,7 +116,7 @@ _FORWARD = (
 )
 _BACKWARD = (
     "(str cell, Tensor? grad_h, Tensor? grad_last, Tensor weight, Tensor state, Tensor? start, "
-    "Tensor h, Tensor parts, Tensor kept) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor h, Tensor activations, Tensor saved_states) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
@@ -36,8 +131,8 @@ def rnn(
     start: Tensor | None,
     save: bool,
 ) -> Results:
-    """`h`, the last state, parts and kept (see `plain.forward`); all of one dtype."""
-    form = cpu if tiles.serves(projected) else plain
+    """`h`, the last state, activations and saved states (see `torch_form.forward`); one dtype."""
+    form = c_form if tiles.supports(projected) else torch_form
     return form.forward(cell, projected, weight, bias, state, start, save)
 
 
@@ -50,24 +145,26 @@ def rnn_backward(
     state: Tensor,
     start: Tensor | None,
     h: Tensor,
-    parts: Tensor,
-    kept: Tensor,
+    activations: Tensor,
+    saved_states: Tensor,
 ) -> Results:
     """Gradients for projected, weight, bias and state."""
-    form = cpu if tiles.serves(h) else plain
-    return form.backward(cell, grad_h, grad_last, weight, state, start, h, parts, kept)
+    form = c_form if tiles.supports(h) else torch_form
+    return form.backward(
+        cell, grad_h, grad_last, weight, state, start, h, activations, saved_states
+    )
 
 
 @rnn.register_kernel("cuda")
 def _rnn_cuda(cell: str, projected: Tensor, weight: Tensor, *rest: Any) -> Results:
-    return _cuda(projected, weight).forward(cell, projected, weight, *rest)
+    return _cuda_form(projected, weight).forward(cell, projected, weight, *rest)
 
 
 @rnn_backward.register_kernel("cuda")
 def _rnn_backward_cuda(
     cell: str, grad_h: Tensor | None, grad_last: Tensor | None, weight: Tensor, *rest: Any
 ) -> Results:
-    return _cuda(weight, weight).backward(cell, grad_h, grad_last, weight, *rest)
+    return _cuda_form(weight, weight).backward(cell, grad_h, grad_last, weight, *rest)
 
 
 @rnn.register_fake
@@ -82,8 +179,8 @@ def _rnn_fake(
 ) -> Results:
     width = weight.shape[1]
     h = projected.new_empty(*projected.shape[:-1], width)
-    parts, kept = plain.saved(projected, weight, state, save)
-    return h, state.new_empty(state.shape), parts, kept
+    activations, saved_states = torch_form.allocate_saved(projected, weight, state, save)
+    return h, state.new_empty(state.shape), activations, saved_states
 
 
 @rnn_backward.register_fake
@@ -95,34 +192,36 @@ def _rnn_backward_fake(
     state: Tensor,
     start: Tensor | None,
     h: Tensor,
-    parts: Tensor,
-    kept: Tensor,
+    activations: Tensor,
+    saved_states: Tensor,
 ) -> Results:
     heads, width, _ = weight.shape
     return (
         h.new_empty(*h.shape[:-1], CELLS[cell].gates * width),
         weight.new_empty(weight.shape),
-        weight.new_empty(heads, PARTS * width),
+        weight.new_empty(heads, PER_UNIT * width),
         state.new_empty(state.shape),
     )
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
     ctx.cell, projected, weight, bias, state, start, saved = inputs
-    h, _, parts, kept = output
-    ctx.mark_non_differentiable(parts, kept)
+    h, _, activations, saved_states = output
+    ctx.mark_non_differentiable(activations, saved_states)
     ctx.set_materialize_grads(False)
-    # Where nobody foresaw a backward pass, what it reads is computed once more.
+    # If no backward pass was expected, its inputs are computed again.
     again = () if saved else (projected, bias)
-    ctx.save_for_backward(weight, state, start, h, parts, kept, *again)
+    ctx.save_for_backward(weight, state, start, h, activations, saved_states, *again)
 
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, *_: None) -> Any:
-    weight, state, start, h, parts, kept, *again = ctx.saved_tensors
+    weight, state, start, h, activations, saved_states, *again = ctx.saved_tensors
     if again:
         projected, bias = again
-        _, _, parts, kept = rnn(ctx.cell, projected, weight, bias, state, start, True)
-    grads = rnn_backward(ctx.cell, grad_h, grad_last, weight, state, start, h, parts, kept)
+        _, _, activations, saved_states = rnn(ctx.cell, projected, weight, bias, state, start, True)
+    grads = rnn_backward(
+        ctx.cell, grad_h, grad_last, weight, state, start, h, activations, saved_states
+    )
     return None, *grads, None, None
 
 
@@ -132,8 +231,8 @@ rnn.register_autograd(_backward, setup_context=_setup)
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     """Fold the mapped dimension into the rows; results have it in front.
 
-    Weights per example, or gradients of them, have no place in the rows: there one example goes
-    after the other.
+    Rows share the weights and their gradients, so with mapped weights, and in the backward,
+    examples are computed one by one.
     """
     size, mapped = info.batch_size, [dim is not None for dim in in_dims]
     args = tuple(
@@ -160,8 +259,8 @@ rnn.register_vmap(partial(_vmap, rnn))
 rnn_backward.register_vmap(partial(_vmap, rnn_backward))
 
 
-def _cuda(x: Tensor, weight: Tensor) -> ModuleType:
-    """The form that serves CUDA tensors of this dtype and width."""
-    from rlmem.kernels.gated_rnn import gpu
+def _cuda_form(x: Tensor, weight: Tensor) -> ModuleType:
+    """The form for CUDA tensors of this dtype and width."""
+    from rlmem.kernels.gated_rnn import triton_form
 
-    return gpu if gpu.serves(x, weight) else plain
+    return triton_form if triton_form.supports(x, weight) else torch_form

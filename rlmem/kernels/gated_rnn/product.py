@@ -1,9 +1,9 @@
-"""The two large matrix products beside the recurrence, as operators of torch.
+"""The two large matrix products next to the recurrence, as torch.library operators.
 
-The map of the whole row's input, and what it and the recurrent matrix get as gradients. On the CPU
-they are in C, of the tiles that the recurrence has anyway: writing to memory for the first time
-takes longer than the product does, so results take what earlier rows have left (see `native.py`);
-and torch's own library has no vectors of 64 bytes for every maker's processor.
+They are the projection of the whole row's input and the gradients of the weights. On the CPU they
+run in C, with the tiles of the recurrence, for two reasons: the first write to memory takes longer
+than the product, so results reuse memory of earlier rows (see `native.py`); and torch's own library
+does not use 64-byte vectors on every maker's processors.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
-    """`x @ weight.T`, [B, T, I] by [M, I] to [B, T, M]: `linear` of torch without a bias.
+    """`x @ weight.T`, [B, T, I] by [M, I] to [B, T, M]: `torch.nn.functional.linear`, no bias.
 
-    What is not a row, or not on the CPU, or under autocast, is left to torch.
+    Other shapes, other devices than the CPU and autocast are left to torch.
     """
     device = x.device.type
     row = x.dim() == 3 and x.dtype == weight.dtype

@@ -1,25 +1,25 @@
-"""The definition of the gated recurrent networks: one step, and a plain loop over it."""
+"""Definition of the gated recurrent networks: one step, and a plain loop over it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from rlmem.kernels.gated_rnn.cells import CELLS, PARTS, Tensors
+from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT, Tensors
 
 
 def gated_step(
     cell: str, projected: Tensor, weight: Tensor, bias: Tensor | None, state: Tensors
 ) -> Tensors:
-    """The state after one time step, `projected` [B, H, G D], that knows nothing of starts."""
+    """The state after one time step without resets; `projected` [B, H, G D]."""
     if bias is None:
-        bias = projected.new_zeros(*weight.shape[:1], PARTS * weight.shape[1])
-    share = recur(state[0], weight)
-    return CELLS[cell].forward(projected, share, bias, state)[0]
+        bias = projected.new_zeros(*weight.shape[:1], PER_UNIT * weight.shape[1])
+    recurrent = recur(state[0], weight)
+    return CELLS[cell].forward(projected, recurrent, bias, state)[0]
 
 
 def recur(h: Tensor, weight: Tensor) -> Tensor:
-    """The state's share of the pre-activations, head by head: [B, H, D] to [B, H, G D]."""
+    """The state's contribution to the pre-activations, per head: [B, H, D] to [B, H, G D]."""
     return torch.matmul(h.transpose(0, 1), weight).transpose(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""The linear scan and its backward as operators of torch: dispatch, autograd, tracing, vmap."""
+"""The linear scan and its backward as torch.library operators: autograd, tracing, vmap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,84 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels import native
-from rlmem.kernels.linear_scan import cpu, loop
+from rlmem.kernels.linear_scan import c_form, torch_form
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128)
+_DEVICES = ("cpu", "cuda", "meta")
+
+
+def linear_scan(
+    gate: Tensor,
+    value: Tensor,
+    h0: Tensor | None = None,
+    start: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> Tensor:
+    """`h[t] = gate[t] * (0 if start[t] else h[t-1]) + value[t]`, with `h[-1] = h0`; `h` [B, T, D].
+
+    `value` is [B, T, D], `h0` [B, D] (zero if not given), `start` [B, T] bool. `gate` is [B, T, D]
+    or, for a gate that is constant over rows and time, [D]; the latter is never expanded, forward
+    or backward. Any other shape that broadcasts to [B, T, D] is expanded. With `reverse` time runs
+    from T-1 to 0: `h[t] = gate[t] * (0 if start[t] else h[t+1]) + value[t]`, with `h[T] = h0`.
+
+    At a start, the gate and the state before are not read: even a NaN in them has no effect on `h`
+    or on any gradient. float32, float64, bfloat16 (accumulated in float32), complex64 and
+    complex128; mixed dtypes are promoted as in torch. Differentiable in gate, value and h0, any
+    number of times. Raises `ValueError` if an argument has a wrong shape, dtype or device.
+    """
+    _check(gate, value, h0, start)
+    dtype = torch.promote_types(gate.dtype, value.dtype)
+    if h0 is not None:
+        dtype = torch.promote_types(dtype, h0.dtype)
+        h0 = h0.to(dtype)
+    return scan(_as_kernel_reads(gate, value).to(dtype), value.to(dtype), h0, start, reverse)
+
+
+def _as_kernel_reads(gate: Tensor, value: Tensor) -> Tensor:
+    """[D] if the gate is constant over rows and time, else [B, T, D]."""
+    if gate.shape[:-1].numel() == 1:
+        return gate.reshape(-1).expand(value.shape[-1])
+    return gate.expand(value.shape)
+
+
+def _check(gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None) -> None:
+    if value.dim() != 3 or 0 in value.shape:
+        raise ValueError(
+            f"linear_scan: value must be [B, T, D], each at least 1, not {list(value.shape)}"
+        )
+    rows, time, channels = value.shape
+    named = {"gate": gate, "value": value} | ({} if h0 is None else {"h0": h0})
+    for name, x in named.items():
+        if x.dtype not in _DTYPES:
+            allowed = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
+            raise ValueError(f"linear_scan: {name} is {x.dtype}; allowed are {allowed}")
+    if h0 is not None and h0.shape != (rows, channels):
+        raise ValueError(
+            f"linear_scan: h0 must be [B, D] = {[rows, channels]}, not {list(h0.shape)}"
+        )
+    if start is not None:
+        named["start"] = start
+        if start.dtype != torch.bool or start.shape != (rows, time):
+            raise ValueError(
+                f"linear_scan: start must be [B, T] = {[rows, time]} of torch.bool, "
+                f"not {list(start.shape)} of {start.dtype}"
+            )
+    wanted = [channels, 1], [time, 1], [rows, 1]
+    if gate.dim() > 3 or any(n not in ok for n, ok in zip(gate.shape[::-1], wanted, strict=False)):
+        raise ValueError(
+            f"linear_scan: gate must be [D] = {[channels]} or broadcast to value's "
+            f"{list(value.shape)}, not {list(gate.shape)}"
+        )
+    devices = {name: str(x.device) for name, x in named.items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"linear_scan: all tensors must be on one device, not {devices}")
+    if value.device.type not in _DEVICES:
+        raise ValueError(
+            f"linear_scan: device {value.device} is not supported; allowed are "
+            f"{', '.join(_DEVICES)}"
+        )
+
 
 _SCAN = "(Tensor gate, Tensor value, Tensor? h0, Tensor? start, bool reverse) -> Tensor"
 _BACKWARD = (
@@ -26,8 +103,8 @@ _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 def scan(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
-    """`h` [B, T, D]; all of one dtype, gate [D] or [B, T, D]."""
-    return _cpu().forward(gate, value, h0, start, reverse)
+    """`h` [B, T, D]; all arguments have one dtype, gate is [D] or [B, T, D]."""
+    return _cpu_form().forward(gate, value, h0, start, reverse)
 
 
 @_define("rlmem::linear_scan_backward", schema=_BACKWARD)
@@ -42,12 +119,12 @@ def scan_backward(
     need_value: bool,
     need_h0: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for gate, value and h0; one that is not needed is empty and costs nothing.
+    """Gradients for gate, value and h0; an unneeded one is empty and not computed.
 
-    `h` and `h0` are read for the gate's gradient only.
+    `h` and `h0` are read only for the gate's gradient.
     """
     needs = (need_gate, need_value, need_h0)
-    grads = _cpu().backward(grad_h, gate, h, h0, start, reverse, needs)
+    grads = _cpu_form().backward(grad_h, gate, h, h0, start, reverse, needs)
     return _or_empty(grads, needs, grad_h)
 
 
@@ -55,10 +132,10 @@ def scan_backward(
 def _scan_cuda(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
-    from rlmem.kernels.linear_scan import gpu
+    from rlmem.kernels.linear_scan import triton_form
 
     inputs = (gate.contiguous(), value.contiguous(), _contiguous(h0), _contiguous(start))
-    return gpu.forward(*inputs, reverse)
+    return triton_form.forward(*inputs, reverse)
 
 
 @scan_backward.register_kernel("cuda")
@@ -71,10 +148,10 @@ def _scan_backward_cuda(
     reverse: bool,
     *needs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from rlmem.kernels.linear_scan import gpu
+    from rlmem.kernels.linear_scan import triton_form
 
     inputs = (grad_h.contiguous(), gate.contiguous(), _contiguous(h), _contiguous(h0))
-    grads = gpu.backward(*inputs, _contiguous(start), reverse, needs)
+    grads = triton_form.backward(*inputs, _contiguous(start), reverse, needs)
     return _or_empty(grads, needs, grad_h)
 
 
@@ -124,7 +201,7 @@ def _setup_double(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 def _double_backward(
     ctx: Any, wrt_gate: Tensor, wrt_value: Tensor, wrt_h0: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The adjoint of a scan that runs back through time is a scan that runs forth.
+    """The adjoint of a scan that runs backward in time is a scan that runs forward.
 
     With g = grad_value, the backward is g[t] = grad_h[t] + conj(gate[t+1]) g[t+1], then
     grad_gate[t] = g[t] conj(h[t-1]) and grad_h0 = conj(gate[0]) g[0]. So the gradient for grad_h
@@ -151,14 +228,14 @@ scan_backward.register_autograd(_double_backward, setup_context=_setup_double)
 
 
 def _before(h: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool) -> Tensor:
-    """What each step found: `h[t-1]`, `h0` at the first, zero at a start."""
+    """The state before each step: `h[t-1]`, `h0` at the first, zero at a start."""
     first = (torch.zeros_like(h[:, 0]) if h0 is None else h0)[:, None]
     before = torch.cat([h[:, 1:], first] if reverse else [first, h[:, :-1]], dim=1)
     return before if start is None else torch.where(start[..., None], 0, before)
 
 
 def _after(x: Tensor, start: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor]:
-    """The adjoint of `_before`: what goes to `h` and what to `h0`."""
+    """The adjoint of `_before`: the gradients for `h` and for `h0`."""
     if start is not None:
         x = torch.where(start[..., None], 0, x)
     zeros = torch.zeros_like(x[:, :1])
@@ -170,8 +247,8 @@ def _after(x: Tensor, start: Tensor | None, reverse: bool) -> tuple[Tensor, Tens
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
     """Fold the mapped dimension into the rows; results have it in front.
 
-    A constant gate has nowhere to put a gate per example, nor a gradient per example: there the
-    examples go one after the other.
+    Rows share one constant gate and its gradient, so if either is mapped, examples are computed
+    one by one.
     """
     backward = op is scan_backward
     size, mapped = info.batch_size, [dim is not None for dim in in_dims]
@@ -207,23 +284,23 @@ def _unfold(x: Tensor, size: int) -> Tensor:
 
 
 @cache
-def _cpu() -> ModuleType:
-    """The form that serves CPU tensors; a single warning where it is the slow one."""
+def _cpu_form() -> ModuleType:
+    """The form for CPU tensors; warns once if it is the slow one."""
     if native.AVAILABLE:
-        return cpu
+        return c_form
     warnings.warn(
         "rlmem's C kernels were not built (pip install needs a C compiler for them): "
         "linear_scan runs as a loop of torch operations, several times slower",
         RuntimeWarning,
         stacklevel=2,
     )
-    return loop
+    return torch_form
 
 
 def _or_empty(
     grads: Sequence[Tensor | None], needs: Sequence[bool], like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """An operator returns tensors only: an empty one where no gradient is needed."""
+    """The gradients as tensors, which an operator must return: empty where not needed."""
     gate, value, h0 = (
         g if needed and g is not None else like.new_empty(0)
         for g, needed in zip(grads, needs, strict=True)

@@ -1,4 +1,4 @@
-"""The definition of the diagonal linear recurrence: a plain loop, in any dtype."""
+"""Definition of the diagonal linear recurrence: a plain loop, in any dtype."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def linear_scan_reference(
     *,
     reverse: bool = False,
 ) -> Tensor:
-    """`h[t] = gate[t] * (0 if start[t] else h[t-1]) + value[t]`, one step after the other.
+    """`h[t] = gate[t] * (0 if start[t] else h[t-1]) + value[t]`, step by step.
 
     Same arguments and result as `rlmem.kernels.linear_scan`.
     """
@@ -25,8 +25,8 @@ def linear_scan_reference(
     for t in reversed(times) if reverse else times:
         gate_t = gates[t]
         if start is not None:
-            # Both factors are chosen, so that neither an infinite gate nor an infinite state of
-            # another episode turns the product, or its gradient, into NaN.
+            # Both factors are selected: otherwise an infinite gate, or an infinite state of another
+            # episode, would turn the product or its gradient into NaN.
             gate_t = torch.where(start[:, t, None], 0, gate_t)
             h = torch.where(start[:, t, None], 0, h)
         h = gate_t * h + values[t]

@@ -1,14 +1,15 @@
-"""What the gates do inside a chunk, for every device: exponents, the stabiliser, its gradient.
+"""The gates of a chunk, for every device: exponents, the stabiliser, and their gradients.
 
-In a chunk that begins after step 0 of it, with `F[t]` for the sum of log forget gates since the
-chunk's or the episode's beginning and m for the stabiliser, step s weighs at step t
+With `F[t]` the sum of log forget gates since the beginning of the chunk or episode, and m the
+stabiliser, the weight of step s at step t of a chunk is
 
     exp(F[t] - F[s] + i[s] - m[t]) = exp(b[t] + a[s]),   b = F - m,   a = i - F
 
-and the chunk's first state `exp(b[t] + m_before)`. Sums of many large gates lose in float32 what
-their differences need, so they are taken in float64 and a and b are split into a float32 number
-and a small rest, whose exponential goes into the query and the key. At a start F is 0 and begins
-anew: episodes are told apart by their number in the chunk, so nothing of one enters another's sums.
+and that of the state before the chunk is `exp(b[t] + m_before)`. In float32, sums of many large
+gates would lose the precision that their differences need. So they are computed in float64; a and b
+are split into a float32 number and a small remainder, whose exponential multiplies key and query.
+At a start, F is reset to 0; steps carry the number of their episode in the chunk, and steps of
+different episodes have weight 0.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ __all__ = [
 
 
 class Gates(NamedTuple):
-    """[N, B, H, c], chunk by chunk; `decay` [N, B, H]; `episode` [N, B, c] counts in its chunk."""
+    """[N, B, H, c] by chunk; `decay` [N, B, H]; `episode` [N, B, c] counts within the chunk."""
 
     a: Tensor
     b: Tensor
-    query: Tensor  # exp of b's rest
-    key: Tensor  # exp of a's rest
-    first: Tensor  # weight of the chunk's first state, without b's rest; 0 after a start
-    decay: Tensor  # weight of the chunk's first state in the next one's
+    query: Tensor  # exp of b's remainder
+    key: Tensor  # exp of a's remainder
+    first: Tensor  # weight of the state before the chunk, but for b's remainder; 0 after a start
+    decay: Tensor  # weight of the state before the chunk in the state after it
     episode: Tensor | None
 
 
@@ -51,7 +52,7 @@ def prepare(
     m: Float[Tensor, "B T H"] | None,
     chunk: int,
 ) -> tuple[Gates, Float[Tensor, "B T H"] | None]:
-    """The gates in chunks, and the stabiliser `m` (computed unless given; none without `i`)."""
+    """The gates in chunks, and the stabiliser `m` (computed unless given; None without `i`)."""
     time = lf.shape[1]
     flag = None if start is None else _chunks(start[..., None], chunk)
     forget = _chunks(lf.double(), chunk)
@@ -74,7 +75,7 @@ def prepare(
     if enters is not None:
         first, decay = torch.where(enters, first, 0), torch.where(enters, decay, 0)
     last = (time - 1) % chunk
-    first[:, -1, last + 1 :] = 0  # what lies after the row's end could be infinite
+    first[:, -1, last + 1 :] = 0  # the padding after the row could be infinite
     decay = torch.cat([decay[:, :-1, -1], decay[:, -1:, last]], dim=1)
     rests = torch.exp(b - narrow_b), torch.exp(a - narrow_a)
     episode = None if count is None else count.squeeze(-1).movedim(0, 1).int().contiguous()
@@ -93,18 +94,18 @@ def stabilizer_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for i, lf and m0 through `m[t] = max(lf[t] + m[t-1], i[t])`.
 
-    All of a gradient goes where the maximum came from; half of it each way where they are equal.
+    The gradient goes to the larger argument of the maximum, or half to each if they are equal.
     """
     before = torch.cat([(torch.zeros_like(m[:, 0]) if m0 is None else m0)[:, None], m[:, :-1]], 1)
     if start is not None:
         before = torch.where(start[..., None], 0, before)
     kept = before + lf
-    share = torch.where(kept == i, 0.5, (kept > i).to(m.dtype))
-    # What step t+1 passes back to step t.
-    passes = torch.cat([share[:, 1:], torch.zeros_like(share[:, :1])], dim=1)
+    fraction = torch.where(kept == i, 0.5, (kept > i).to(m.dtype))
+    # The fraction that step t+1 passes back to step t.
+    passes = torch.cat([fraction[:, 1:], torch.zeros_like(fraction[:, :1])], dim=1)
     stops = None if start is None else torch.cat([start[:, 1:], start[:, :1]], dim=1)
     total = linear_scan(passes, grad_m, None, stops, reverse=True)
-    grad_lf = share * total
+    grad_lf = fraction * total
     first = grad_lf[:, 0]
     if start is not None:
         first = torch.where(start[:, 0, None], 0, first)
@@ -114,7 +115,7 @@ def stabilizer_backward(
 def sum_backward(
     grad_F: Float[Tensor, "B T H"], start: Bool[Tensor, "B T"] | None, chunk: int
 ) -> Float[Tensor, "B T H"]:
-    """The gradient for the log forget gates from that for their sums `F`."""
+    """The gradient for the log forget gates from the gradient for their sums `F`."""
     time = grad_F.shape[1]
     ends = torch.zeros_like(grad_F[:, :, 0], dtype=torch.bool)
     ends[:, chunk - 1 :: chunk] = True
@@ -127,7 +128,7 @@ def sum_backward(
 
 
 def _chunks(x: Tensor, chunk: int) -> Tensor:
-    """[B, T, ...] as [B, N, c, ...], with zeros after the end."""
+    """[B, T, ...] as [B, N, c, ...], padded with zeros at the end."""
     missing = -x.shape[1] % chunk
     if missing:
         x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
@@ -140,7 +141,7 @@ def _by_chunk(x: Tensor) -> Tensor:
 
 
 def _sums(lf: Float[Tensor, "B N c H"], flag: Bool[Tensor, "B N c 1"] | None) -> Tensor:
-    """F: sums from the chunk's beginning, 0 at every start."""
+    """F: sums from the beginning of the chunk, 0 at every start."""
     if flag is None:
         return lf.cumsum(2)
     total, sums = torch.zeros_like(lf[:, :, 0]), torch.empty_like(lf)
@@ -159,7 +160,7 @@ def _stabilizer(
     enters: Tensor | None,
     dtype: torch.dtype,
 ) -> Float[Tensor, "B N c H"]:
-    """m: in every chunk without what came before it; then from chunk to chunk."""
+    """m: first within each chunk without its past, then combined from chunk to chunk."""
     alone = torch.empty_like(lf)
     m = torch.full_like(lf[:, :, 0], -torch.inf)
     for t in range(lf.shape[2]):
@@ -179,7 +180,7 @@ def _stabilizer(
 
 
 def divisor(norm: Tensor | None, m: Tensor | None, normalizer: str, eps: float) -> Tensor | None:
-    """What `C^T q` is divided by, from `norm`, which is q.n; None: by nothing."""
+    """The divisor of `C^T q`, given `norm` = q.n; None means 1."""
     if norm is None:
         return None if m is None else torch.exp(-m)
     if normalizer == "sum":
@@ -189,7 +190,7 @@ def divisor(norm: Tensor | None, m: Tensor | None, normalizer: str, eps: float) 
 
 
 class ReadGrads(NamedTuple):
-    """All [B, T, H]. `scale` times the gradient for h is that for `C^T q`."""
+    """All [B, T, H]. `scale` times the gradient for h is the gradient for `C^T q`."""
 
     scale: Tensor | None
     norm: Tensor | None
@@ -206,9 +207,9 @@ def read_backward(
     normalizer: str,
     eps: float,
 ) -> ReadGrads:
-    """Gradients through the division, and for the exponents b, on which a reading is linear.
+    """Gradients through the division, and for the exponents b; a reading is linear in exp(b).
 
-    Were it not for eps, h would not depend on m, so m's gradient has eps as a factor.
+    Without eps, h would not depend on m: so m's gradient has eps as a factor.
     """
     wide = torch.promote_types(h.dtype, torch.float32)
     dot = (grad_h.to(wide) * h).sum(-1)
@@ -223,8 +224,8 @@ def read_backward(
         into_m = into_m if grad_m is None else into_m + grad_m
     if normalizer == "max":
         size, floor = norm.abs(), torch.ones_like(norm) if m is None else torch.exp(-m)
-        share = torch.where(size == floor, 0.5, (size > floor).to(norm.dtype))
-        grad_below = grad_below * share * norm.sign()
+        fraction = torch.where(size == floor, 0.5, (size > floor).to(norm.dtype))
+        grad_below = grad_below * fraction * norm.sign()
     return ReadGrads(1 / below, grad_below, dot + grad_below * norm, into_m)
 
 
@@ -239,7 +240,7 @@ def gate_backward(
     start: Bool[Tensor, "B T"] | None,
     chunk: int,
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """Gradients for i, lf and m0 from those for a, b and m; m0's without its own exponent."""
+    """Gradients for i, lf and m0 from those for a, b and m, without m0's weight in the readings."""
     grad_lf = sum_backward(into_b - into_a, start, chunk)
     if i is None or m is None or into_m is None:
         return None, grad_lf, None

@@ -1,4 +1,4 @@
-"""Matrix memory and its backward as operators of torch: dispatch, autograd, tracing, vmap."""
+"""Matrix memory and its backward as torch.library operators: autograd, tracing, vmap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,150 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlmem.kernels.matrix_memory import cpu
+from rlmem.kernels.matrix_memory import torch_form
+from rlmem.kernels.matrix_memory.reference import (
+    Memory,
+    Read,
+    log_forget,
+)
+
+FORGET = ("sigmoid", "exponential")
+NORMALIZERS = ("none", "max", "sum")
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def matrix_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    input_gate: Tensor | None = None,
+    forget_gate: Tensor | None = None,
+    state: Memory | None = None,
+    start: Tensor | None = None,
+    *,
+    forget: str = "sigmoid",
+    normalizer: str = "none",
+    eps: float = 0.0,
+) -> Read:
+    """The memory's outputs and its state after the row; per head,
+
+        C[t] = f[t] C[t-1] + i[t] k[t] v[t]^T,   n[t] = f[t] n[t-1] + i[t] k[t]
+        h[t] = C[t]^T q[t] / d[t]
+
+    from q, k [B, T, H, K] and v [B, T, H, V]. The state before is zero at a `start` [B, T].
+    `i = exp(input_gate)` [B, T, H], or 1. `f` is the logistic function of `forget_gate` or, with
+    `forget="exponential"`, its exponential (a log-decay); [B, T, H], [H] for a constant gate, or
+    None for 1. The divisor d is 1 ("none"), `max(|n.q|, 1)` ("max": mLSTM, arXiv 2405.04517,
+    equations 19-27) or `n.q` ("sum": linear attention), plus `eps`. With an input gate, the state
+    holds C and n divided by exp(m), m[t] = max(log f[t] + m[t-1], input_gate[t]), so that they stay
+    finite; eps is then added to d / exp(m), as in the authors' code.
+
+    The first state is zero unless given; it has n with a normaliser and m with an input gate. h has
+    the dtype of q, k and v (float32, float64, bfloat16); state and sums have that dtype or float32,
+    whichever is wider. Differentiable once, in everything but `start`. Finite values before a start
+    have exactly no effect after it. Raises `ValueError` if an argument has a wrong value, shape,
+    dtype or device.
+    """
+    _check(q, k, v, input_gate, forget_gate, state, start, forget, normalizer)
+    rows, time, heads, _ = q.shape
+    floating = [x for x in (q, k, v, input_gate, forget_gate, *(state or ())) if x is not None]
+    wide, dtype = torch.float32, q.dtype
+    for x in floating:
+        wide = torch.promote_types(wide, x.dtype)
+    for x in (k, v):
+        dtype = torch.promote_types(dtype, x.dtype)
+    dtype = torch.float64 if wide == torch.float64 else dtype
+    if forget_gate is None:
+        lf = torch.zeros(rows, time, heads, dtype=wide, device=q.device)
+    else:
+        lf = log_forget(forget_gate.to(wide), forget).expand(rows, time, heads)
+    i = None if input_gate is None else input_gate.to(wide)
+    C, m0 = (None, None) if state is None else (_join(state, wide), state.m)
+    m0 = None if m0 is None else m0.to(wide)
+    qkv = (q.to(dtype), k.to(dtype), v.to(dtype))
+    h, last, m, _, _ = read(*qkv, i, lf, C, m0, start, normalizer, eps)
+    values = v.shape[-1]
+    return Read(
+        h,
+        Memory(
+            C=last if normalizer == "none" else last[..., :values].clone(),
+            n=None if normalizer == "none" else last[..., values].clone(),
+            # A copy: a view, kept as a state for the next row, would keep this row's memory alive.
+            m=None if i is None else m[:, -1].clone(),
+        ),
+    )
+
+
+def _join(state: Memory, dtype: torch.dtype) -> Tensor:
+    """C with n as its last column."""
+    C = state.C.to(dtype)
+    return C if state.n is None else torch.cat([C, state.n.to(dtype)[..., None]], dim=-1)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    input_gate: Tensor | None,
+    forget_gate: Tensor | None,
+    state: Memory | None,
+    start: Tensor | None,
+    forget: str,
+    normalizer: str,
+) -> None:
+    for name, value, options in (
+        ("forget", forget, FORGET),
+        ("normalizer", normalizer, NORMALIZERS),
+    ):
+        if value not in options:
+            raise ValueError(f"matrix_memory: {name} must be one of {options}, not {value!r}")
+    if q.dim() != 4 or 0 in q.shape:
+        raise ValueError(
+            f"matrix_memory: q must be [B, T, H, K], each at least 1, not {list(q.shape)}"
+        )
+    if v.dim() != 4 or 0 in v.shape:
+        raise ValueError(
+            f"matrix_memory: v must be [B, T, H, V], each at least 1, not {list(v.shape)}"
+        )
+    rows, time, heads, keys = q.shape
+    columns, gate = v.shape[-1], (rows, time, heads)
+    if (normalizer != "none", input_gate is not None) != (
+        (normalizer != "none", input_gate is not None)
+        if state is None
+        else (state.n is not None, state.m is not None)
+    ):
+        raise ValueError(
+            "matrix_memory: state must have n if and only if there is a normalizer, and m if and "
+            "only if there is an input gate"
+        )
+    forget_shape = (heads,) if forget_gate is not None and forget_gate.dim() == 1 else gate
+    C, n, m = (None, None, None) if state is None else state
+    for name, x, shape in (
+        ("k", k, q.shape),
+        ("v", v, (*gate, columns)),
+        ("input_gate", input_gate, gate),
+        ("forget_gate", forget_gate, forget_shape),
+        ("state.C", C, (rows, heads, keys, columns)),
+        ("state.n", n, (rows, heads, keys)),
+        ("state.m", m, (rows, heads)),
+        ("start", start, (rows, time)),
+    ):
+        _check_one(name, x, tuple(shape), q.device)
+    _check_one("q", q, tuple(q.shape), q.device)
+
+
+def _check_one(name: str, x: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:
+    if x is None:
+        return
+    if tuple(x.shape) != shape:
+        raise ValueError(f"matrix_memory: {name} must be {list(shape)}, not {list(x.shape)}")
+    allowed = (torch.bool,) if name == "start" else _DTYPES
+    if x.dtype not in allowed:
+        names = ", ".join(str(d) for d in allowed)
+        raise ValueError(f"matrix_memory: {name} is {x.dtype}; allowed are {names}")
+    if x.device != device:
+        raise ValueError(f"matrix_memory: {name} is on {x.device}, but q on {device}")
+
 
 _define = partial(torch.library.custom_op, mutates_args=(), device_types=("cpu", "cuda"))
 _READ = (
@@ -28,12 +171,12 @@ Seven = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _form(x: Tensor) -> ModuleType:
-    """What serves such tensors: in float64 the matrix products of torch everywhere."""
+    """The form for tensors like `x`: Triton on CUDA, but torch for float64."""
     if x.device.type != "cuda" or x.dtype == torch.float64:
-        return cpu
-    from rlmem.kernels.matrix_memory import gpu
+        return torch_form
+    from rlmem.kernels.matrix_memory import triton_form
 
-    return gpu
+    return triton_form
 
 
 @_define("rlmem::matrix_memory", schema=_READ)
@@ -49,9 +192,9 @@ def read(
     normalizer: str,
     eps: float,
 ) -> Five:
-    """A `cpu.Saved`. q, k, v are of one dtype, the rest of theirs or float32, whichever is wider.
+    """A `torch_form.Saved`. q, k, v have one dtype, the rest have it or float32, the wider one.
 
-    `state` [B, H, K, V'] has the normaliser's n as its last column, where there is one.
+    `state` [B, H, K, V'] has the normaliser's n as its last column, if there is one.
     """
     arguments = (q, k, v, i, lf, state, m0, start, normalizer, eps)
     with torch.autocast(q.device.type, enabled=False):
@@ -79,8 +222,8 @@ def read_backward(
     normalizer: str,
     eps: float,
 ) -> Seven:
-    """A `cpu.Grads`; those for i and m0 are empty where there is no i."""
-    saved = cpu.Saved(h, last, m, norm, states)
+    """A `torch_form.Grads`; those for i and m0 are empty without i."""
+    saved = torch_form.Saved(h, last, m, norm, states)
     arguments = (grad_h, grad_last, grad_m, q, k, v, i, lf, m0, start, saved, normalizer, eps)
     with torch.autocast(q.device.type, enabled=False):
         grads = _form(q).backward(*arguments)
@@ -147,7 +290,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Five) -> None:
 
 
 def _backward(ctx: Any, grad_h: Tensor | None, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Only h, the state and m can have a gradient: what else is returned is for this function."""
+    """Only h, the state and m are differentiable; the other outputs are for this function."""
     q, k, v, i, lf, m0, start, h, *saved = ctx.saved_tensors
     grad_h = torch.zeros_like(h) if grad_h is None else grad_h
     grad_last, grad_m = grads[:2]

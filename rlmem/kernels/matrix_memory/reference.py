@@ -1,4 +1,4 @@
-"""Gated outer-product memory, as written: the definition that the kernels are compared with."""
+"""Definition of the gated outer-product memory: one step, and a plain loop over it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Memory", "Read", "log_forget", "matrix_memory_reference", "matrix_me
 class Memory(NamedTuple):
     """The state: `C` [B, H, K, V]; `n` [B, H, K] with a normaliser; `m` [B, H] with an input gate.
 
-    What is remembered is `C exp(m)` and `n exp(m)`.
+    The memory's content is `C exp(m)` and `n exp(m)`.
     """
 
     C: Tensor
@@ -24,14 +24,14 @@ class Memory(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What was read, [B, T, H, V], and the state after the row."""
+    """The outputs [B, T, H, V], and the state after the row."""
 
     h: Tensor
     state: Memory
 
 
 def log_forget(forget_gate: Tensor, forget: str) -> Tensor:
-    """The logarithm of the forget gate from its pre-activation."""
+    """The logarithm of the forget gate, from its pre-activation."""
     return F.logsigmoid(forget_gate) if forget == "sigmoid" else forget_gate
 
 
@@ -82,7 +82,7 @@ def matrix_memory_reference(
     normalizer: str = "none",
     eps: float = 0.0,
 ) -> Read:
-    """The loop over time. Arguments and results as for `matrix_memory`."""
+    """The loop over time. Same arguments and results as `matrix_memory`."""
     rows, time, heads, keys = q.shape
     zero = Memory(
         C=q.new_zeros(rows, heads, keys, v.shape[-1]),
@@ -102,7 +102,7 @@ def matrix_memory_reference(
 
 
 def _reset(state: Memory, start: Bool[Tensor, "B"]) -> Memory:
-    """Zeros where an episode starts."""
+    """The state before a step: zero if an episode starts."""
 
     def forgotten(x: Tensor) -> Tensor:
         return torch.where(start.reshape(-1, *(1,) * (x.dim() - 1)), 0, x)

@@ -1,15 +1,60 @@
-"""The short convolution and its backward as operators of torch: autograd, tracing, vmap."""
+"""The short convolution and its backward as torch.library operators: autograd, tracing, vmap."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlmem.kernels.short_conv import cpu, plain
+from rlmem.kernels.short_conv import c_form, torch_form
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+
+
+def short_conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> Tensor:
+    """`y[t] = bias + sum_j weight[:, W-1-j] x[t-j]` over the `t-j` in t's episode; `y` [B, T, D].
+
+    `x` is [B, T, D], `weight` [D, W], `bias` [D]; `window` [B, W-1, D] holds the steps before the
+    row, oldest first; `start` [B, T] is bool. Values before a start are not read: even a NaN has
+    no effect on `y` or on any gradient.
+
+    float32, float64 and bfloat16; mixed dtypes are promoted as in torch. On the CPU, float32 and
+    float64 with W up to 4 run as one pass in C, forward and backward; other cases, CUDA included,
+    run one torch operation per step of the filter. Differentiable in everything but `start`, any
+    number of times. Raises `ValueError` if an argument has a wrong shape, dtype or device.
+    """
+    _check(x, weight, bias, window, start)
+    dtype = reduce(torch.promote_types, (weight.dtype, bias.dtype, window.dtype), x.dtype)
+    return conv(x.to(dtype), weight.to(dtype), bias.to(dtype), window.to(dtype), start)
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> None:
+    if x.dim() != 3 or 0 in x.shape:
+        raise ValueError(f"short_conv: x must be [B, T, D], each at least 1, not {list(x.shape)}")
+    rows, time, channels = x.shape
+    if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
+        raise ValueError(f"short_conv: weight must be [{channels}, W], not {list(weight.shape)}")
+    named = {"x": x, "weight": weight, "bias": bias, "window": window}
+    for name, each in named.items():
+        if each.dtype not in _DTYPES:
+            raise ValueError(f"short_conv: {name} is {each.dtype}; allowed are {_DTYPES}")
+    shapes = {
+        "bias": (bias, [channels]),
+        "window": (window, [rows, weight.shape[1] - 1, channels]),
+        "start": (start, [rows, time]),
+    }
+    for name, (each, shape) in shapes.items():
+        if list(each.shape) != shape:
+            raise ValueError(f"short_conv: {name} must be {shape}, not {list(each.shape)}")
+    if start.dtype != torch.bool:
+        raise ValueError(f"short_conv: start must be torch.bool, not {start.dtype}")
+    devices = {name: str(each.device) for name, each in (named | {"start": start}).items()}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"short_conv: all tensors must be on one device, not {devices}")
+
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -23,8 +68,10 @@ _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 @_define("rlmem::short_conv", schema=_CONV)
 def conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> Tensor:
-    """`y` [B, T, D]; all of one dtype."""
-    return (cpu if cpu.serves(x, weight) else plain).forward(x, weight, bias, window, start)
+    """`y` [B, T, D]; all arguments have one dtype."""
+    return (c_form if c_form.supports(x, weight) else torch_form).forward(
+        x, weight, bias, window, start
+    )
 
 
 @_define("rlmem::short_conv_backward", schema=_BACKWARD)
@@ -32,11 +79,13 @@ def conv_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, window: Tensor, start: Tensor
 ) -> Grads:
     """Gradients for x, weight, bias and window."""
-    return (cpu if cpu.serves(x, weight) else plain).backward(grad_y, x, weight, window, start)
+    return (c_form if c_form.supports(x, weight) else torch_form).backward(
+        grad_y, x, weight, window, start
+    )
 
 
-conv.register_kernel("cuda")(plain.forward)
-conv_backward.register_kernel("cuda")(plain.backward)
+conv.register_kernel("cuda")(torch_form.forward)
+conv_backward.register_kernel("cuda")(torch_form.backward)
 
 
 @conv.register_fake
@@ -72,10 +121,10 @@ def _setup_double(ctx: Any, inputs: tuple[Tensor, ...], output: Grads) -> None:
 def _double_backward(
     ctx: Any, wrt_x: Tensor, wrt_weight: Tensor, wrt_bias: Tensor, wrt_window: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Both sums below are convolutions C again, so their gradients are the operators themselves.
+    """Both sums below are convolutions C again, so their gradients are these operators.
 
-    The gradients of C, weighed by `wrt_*` and summed, are <grad_y, C(wrt_x, weight, wrt_bias,
-    wrt_window)> and, for the one of weight, <grad_y, C(x, wrt_weight, 0, window)>.
+    The gradients of C, weighted by `wrt_*` and summed, are <grad_y, C(wrt_x, weight, wrt_bias,
+    wrt_window)> and, for the gradient of weight, <grad_y, C(x, wrt_weight, 0, window)>.
     """
     grad_y, x, weight, window, start = ctx.saved_tensors
     none = torch.zeros_like(wrt_bias)
@@ -96,7 +145,7 @@ def _each(op: Callable[..., Any], size: int, args: list[tuple[Tensor, bool]]) ->
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> Any:
     """Fold the mapped dimension into the rows; results have it in front.
 
-    A filter per example, or its gradient, has no place in the rows: there one goes after the other.
+    Rows share one filter and one filter gradient, so mapped filters are computed one by one.
     """
     size = info.batch_size
     front = [

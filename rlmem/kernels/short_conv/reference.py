@@ -1,4 +1,4 @@
-"""The definition of the short causal convolution: one operation of torch per step of the filter."""
+"""Definition of the short causal convolution: one torch operation per step of the filter."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def short_conv_reference(
 
 
 def taps(start: Tensor, size: int) -> Iterator[tuple[int, Tensor]]:
-    """For j = 0, 1, ..: where in `weight` the step t-j is, and whether t's episode holds it [B, T].
+    """For j = 0, 1, ...: the column of `weight` for step t-j, and if t-j is in t's episode [B, T].
 
-    The step t-j is in `cat([window, x], 1)` at that same place plus t.
+    In `cat([window, x], 1)`, step t-j is at that same column plus t.
     """
     alive = torch.ones_like(start)
     for j in range(size):
         if j > 0:
-            # No episode may start at t - j + 1; none starts before the row's first step.
+            # No episode starts at t - j + 1. Before the row's first step there are no starts.
             started = start[:, : max(0, start.shape[1] - (j - 1))]
             before = start.new_zeros(start.shape[0], min(j - 1, start.shape[1]))
             alive = alive & ~torch.cat([before, started], dim=1)

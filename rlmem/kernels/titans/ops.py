@@ -1,8 +1,8 @@
-"""Test-time memory and its backward as operators of torch: autograd, tracing.
+"""Test-time memory and its backward as torch.library operators: autograd, tracing.
 
-Where the chunks of a row lie depends on its starts, which a traced program must not look at: the
-operator hides the loop. Its backward runs the chunks once more, with autograd's record of them, and
-so holds through the inner gradients too.
+The chunks of a row depend on the values of its starts, which a traced program cannot inspect: the
+operator hides the loop over chunks. Its backward runs that loop again under autograd, so that it
+includes the inner gradients.
 """
 
 from __future__ import annotations
@@ -15,9 +15,103 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlmem.kernels.titans.chunks import run
+from rlmem.kernels.episodes import next_age
 from rlmem.kernels.titans.reference import Learned, Matrices, Rates
-from rlmem.kernels.titans.rule import Rule
+from rlmem.kernels.titans.rule import BIASES, PLAIN, RETENTIONS, Rule
+from rlmem.kernels.titans.torch_form import forward
+
+
+def titans(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rates: Rates,
+    first: Matrices,
+    state: Learned,
+    start: Tensor,
+    rule: Rule = PLAIN,
+) -> tuple[Tensor, Learned]:
+    """A memory M whose weights learn `k -> v` token by token and then answer `q`; [B, T, H, D].
+
+        S[t] = eta[t] S[t-1] - theta[t] sum_j gamma[j] grad_W loss(M_W(k[j]), v[j])
+        A[t] = (1 - alpha[t]) A[t-1] + S[t],   W[t] = retain(A[t]),   y[t] = M_W[t](q[t])
+
+    M(x) is `x W1` or `gelu(x W1) W2`. The sum is over the last `rule.window` tokens j of the
+    episode; gradients are taken at the weights W of the anchor, which is the A of an earlier token.
+    Titans (Behrouz et al. 2025, arXiv 2501.00663, equations 9, 10, 13 and 14) has the loss
+    `|M(k) - v|^2`, without a mean, W = A, a window of one and gamma 1. The other options of `Rule`
+    are those of Miras (arXiv 2504.13173, section 5.3) and Atlas (arXiv 2505.23735); the papers
+    compute W from A at the borders of chunks only, here it follows from A at every token. With
+    `rule.orthogonal`, A grows by theta times the orthogonalised S, and S does not contain theta.
+
+    `q`, `k`, `v` are [B, T, H, D], the rates [B, T, H], `first` the A [H, in, out] of a new
+    episode, `start` [B, T] bool, `state` the state before the row; also returns the state after it.
+    The anchor moves every `rule.chunk` tokens, counted from the episode's start (1: it is always
+    the last A). `rule.limit` bounds the length of a token's error, and so the effect of one token.
+    Computed in float32, or in float64 if q is. Differentiable once, through the inner gradients.
+    Raises `ValueError` if an argument has a wrong value, shape, dtype or device.
+    """
+    _check_rule(rule)
+    _check(q, k, v, rates, first, state, start, rule)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    given = [each.to(dtype) for each in (q, k, v, *rates.filled(), *first, *flatten_state(state))]
+    y, *rest = learn_row(given, state.age, start, *rule)
+    matrices, recent = split_recent(rest, rule)
+    weight, momentum, anchor = group_by_kind(matrices, len(first))
+    return y.to(q.dtype), Learned(weight, momentum, anchor, next_age(state.age, start), recent)
+
+
+def _check_rule(rule: Rule) -> None:
+    if rule.chunk < 1 or (rule.limit is not None and rule.limit <= 0):
+        raise ValueError(
+            f"titans: chunk and limit must be positive, not {rule.chunk} and {rule.limit}"
+        )
+    if rule.bias not in BIASES or rule.retention not in RETENTIONS:
+        raise ValueError(
+            f"titans: bias must be of {BIASES} and retention of {RETENTIONS}, not {rule.bias!r} "
+            f"and {rule.retention!r}"
+        )
+    if rule.power < 1 or rule.norm < 2 or rule.window < 1 or rule.orthogonal < 0:
+        raise ValueError(f"titans: power, norm, window or orthogonal is too small in {rule}")
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rates: Rates,
+    first: Matrices,
+    state: Learned,
+    start: Tensor,
+    rule: Rule,
+) -> None:
+    if q.dim() != 4 or 0 in q.shape:
+        raise ValueError(f"titans: q must be [B, T, H, D], each at least 1, not {list(q.shape)}")
+    if len(first) not in (1, 2):
+        raise ValueError(f"titans: a memory has one matrix or two, not {len(first)}")
+    rows, time, heads, size = q.shape
+    width = first[0].shape[-1]
+    shapes = [[heads, size, width], [heads, width, v.shape[-1]]][: len(first)]
+    wanted = {"k": (k, [*q.shape]), "v": (v, [rows, time, heads, v.shape[-1]])}
+    given = {name: rate for name, rate in rates._asdict().items() if rate is not None}
+    wanted |= {name: (rate, [rows, time, heads]) for name, rate in given.items()}
+    wanted |= {"start": (start, [rows, time]), "age": (state.age, [rows])}
+    if rule.window > 1:
+        recent = state.recent if isinstance(state.recent, Tensor) else q.new_empty(0)
+        wanted["recent"] = (recent, [rows, rule.window - 1, heads, size + v.shape[-1] + 2])
+    for i, shape in enumerate(shapes):
+        wanted[f"first[{i}]"] = (first[i], shape)
+        for name, matrices in zip(state._fields[:3], state[:3], strict=True):
+            wanted[f"{name}[{i}]"] = (matrices[i], [rows, *shape])
+    for name, (each, shape) in wanted.items():
+        if list(each.shape) != shape:
+            raise ValueError(f"titans: {name} must be {shape}, not {list(each.shape)}")
+    if start.dtype != torch.bool:
+        raise ValueError(f"titans: start must be torch.bool, not {start.dtype}")
+    devices = {name: str(each.device) for name, (each, _) in wanted.items()}
+    if len({*devices.values(), str(q.device)}) > 1:
+        raise ValueError(f"titans: all tensors must be on one device, not {devices}")
+
 
 _RULE = (
     "int chunk, float? limit, str bias, float power, str retention, float norm, int window, "
@@ -26,7 +120,7 @@ _RULE = (
 _LEARN = f"(Tensor[] given, Tensor age, Tensor start, {_RULE}) -> Tensor[]"
 _BACKWARD = f"(Tensor[] grads, Tensor[] given, Tensor age, Tensor start, {_RULE}) -> Tensor[]"
 _define = partial(torch.library.custom_op, mutates_args=())
-_TOKENS = 8  # q, k, v and five rates; then as many matrices for each of four kinds
+_TOKENS = 8  # q, k, v and five rates; followed by four equally long lists of matrices
 
 
 @_define("rlmem::titans", schema=_LEARN)
@@ -53,7 +147,7 @@ def learn_row_backward(
 
 @contextmanager
 def _recording() -> Iterator[None]:
-    """Autograd inside of an operator, below which torch switches it off for this thread."""
+    """Enable autograd inside an operator, where torch disables it for the thread."""
     keys = torch._C.DispatchKey
     with ExitStack() as stack:
         for key in (keys.AutogradFunctionality, keys.AutogradOther, keys.ADInplaceOrView):
@@ -64,33 +158,33 @@ def _recording() -> Iterator[None]:
 
 def _run(given: list[Tensor], age: Tensor, start: Tensor, rule: Rule) -> list[Tensor]:
     q, k, v, *rates = given[:_TOKENS]
-    matrices, recent = unzipped(given[_TOKENS:], rule)
-    first, weight, momentum, anchor = grouped(matrices, len(matrices) // 4)
+    matrices, recent = split_recent(given[_TOKENS:], rule)
+    first, weight, momentum, anchor = group_by_kind(matrices, len(matrices) // 4)
     state = Learned(weight, momentum, anchor, age, recent)
-    y, final = run(q, k, v, Rates(*rates), first, state, start, rule)
-    return [y, *flat(final)]
+    y, final = forward(q, k, v, Rates(*rates), first, state, start, rule)
+    return [y, *flatten_state(final)]
 
 
-def flat(state: Learned) -> list[Tensor]:
-    """All of a state but its age."""
+def flatten_state(state: Learned) -> list[Tensor]:
+    """All tensors of a state but its age."""
     recent = [state.recent] if isinstance(state.recent, Tensor) else []
     return [*state.weight, *state.momentum, *state.anchor, *recent]
 
 
-def unzipped(tensors: Sequence[Tensor], rule: Rule) -> tuple[list[Tensor], Tensor | tuple[()]]:
-    """The matrices of a list, and the recent tokens behind them."""
+def split_recent(tensors: Sequence[Tensor], rule: Rule) -> tuple[list[Tensor], Tensor | tuple[()]]:
+    """Split a list into its matrices and the recent tokens after them."""
     if rule.window == 1:
         return list(tensors), ()
     return list(tensors[:-1]), tensors[-1]
 
 
-def grouped(matrices: Sequence[Tensor], layers: int) -> list[Matrices]:
-    """A list of matrices by kind: all layers of the first kind, then all of the second, ..."""
+def group_by_kind(matrices: Sequence[Tensor], layers: int) -> list[Matrices]:
+    """Split a list of matrices by kind: all layers of the first kind, then of the second, ..."""
     return [tuple(matrices[i : i + layers]) for i in range(0, len(matrices), layers)]
 
 
 def _copies(results: Any, inputs: list[Tensor]) -> list[Tensor]:
-    """An operator's results may not be its inputs, nor one another."""
+    """The results, copied if they share memory: an operator's outputs may not alias anything."""
     taken = {each.untyped_storage().data_ptr() for each in inputs}
     fresh = []
     for each in results:
@@ -102,7 +196,7 @@ def _copies(results: Any, inputs: list[Tensor]) -> list[Tensor]:
 
 @learn_row.register_fake
 def _fake(given: list[Tensor], age: Tensor, start: Tensor, *rule: Any) -> list[Tensor]:
-    matrices, _ = unzipped(given[_TOKENS:], Rule(*rule))
+    matrices, _ = split_recent(given[_TOKENS:], Rule(*rule))
     shapes = [given[2].shape, *(each.shape for each in given[_TOKENS + len(matrices) // 4 :])]
     return [given[0].new_empty(shape) for shape in shapes]
 
@@ -123,17 +217,17 @@ def _backward(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
     return found, None, None, *(None for _ in ctx.rule)
 
 
-def _picked(x: Any, dim: Any, i: int) -> Any:
+def _entry(x: Any, dim: Any, i: int) -> Any:
     """Entry `i` of an argument that torch.vmap maps over."""
     if isinstance(x, (list, tuple)):
-        return [_picked(each, at, i) for each, at in zip(x, dim, strict=True)]
+        return [_entry(each, at, i) for each, at in zip(x, dim, strict=True)]
     return x if dim is None else x.select(dim, i)
 
 
 def _vmap(op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-    """Weights are not shared between the entries of an outer batch: one after the other."""
+    """Compute mapped examples one by one: their weights may differ."""
     results = [
-        op(*(_picked(x, dim, i) for x, dim in zip(args, in_dims, strict=True)))
+        op(*(_entry(x, dim, i) for x, dim in zip(args, in_dims, strict=True)))
         for i in range(info.batch_size)
     ]
     stacked = [torch.stack(each) for each in zip(*results, strict=True)]
@@ -144,7 +238,7 @@ learn_row.register_autograd(_backward, setup_context=_setup)
 learn_row.register_vmap(partial(_vmap, learn_row))
 learn_row_backward.register_vmap(partial(_vmap, learn_row_backward))
 
-# Without this the matrix products inside would run in bfloat16 under autocast.
+# Without this, the matrix products would run in bfloat16 under autocast.
 for _device in ("cpu", "cuda"):
     learn_row.register_autocast(_device, torch.float32)
     learn_row_backward.register_autocast(_device, torch.float32)

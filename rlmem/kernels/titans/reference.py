@@ -1,4 +1,4 @@
-"""The definition of a memory that learns at test time: one token after the other."""
+"""Definition of the memory that learns at test time: one token after the other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Matrices = tuple[Tensor, ...]
 
 
 class Learned(NamedTuple):
-    """An inner memory while it learns: one matrix per layer, or two, each [B, H, in, out].
+    """The state of an inner memory: one matrix per layer, one or two layers, each [B, H, in, out].
 
-    `weight` is what was accumulated, from which the rule's retention makes the weights; `anchor`
-    the same at the beginning of the chunk that is open, at which all of its gradients are taken.
+    `weight` is A, the accumulated updates, from which the rule's retention makes the weights;
+    `anchor` is A at the beginning of the current chunk, where all its gradients are taken.
     `age` [B] (int64) counts the tokens of the episode. `recent` [B, window - 1, H, K + V + 2] holds
-    keys, values, gamma and delta of the tokens that are learned from again, zeros where there were
-    none yet; nothing if the window is 1.
+    keys, values, gamma and delta of the tokens that will be learned from again, zeros before the
+    episode's first; empty if the window is 1.
     """
 
     weight: Matrices
@@ -31,10 +31,10 @@ class Learned(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How a token is learned, each [*N, H]: step size theta, momentum eta, forgetting alpha.
+    """Rates of learning a token, each [*N, H]: step size theta, momentum eta, forgetting alpha.
 
-    `gamma` is what a token counts in the windows that it is in, and `delta` the error from which
-    on Huber's loss is linear (None: 1).
+    `gamma` is the token's weight in the windows that contain it. Huber's loss is linear for errors
+    above `delta`. None means 1.
     """
 
     theta: Tensor
@@ -44,14 +44,14 @@ class Rates(NamedTuple):
     delta: Tensor | None = None
 
     def filled(self) -> tuple[Tensor, ...]:
-        """All five."""
+        """All five rates."""
         one = torch.ones_like(self.theta)
         gamma, delta = (one if each is None else each for each in self[3:])
         return *self[:3], gamma, delta
 
 
 def recall(weight: Matrices, x: Tensor) -> Tensor:
-    """What the memory answers to `x` [*N, D]: `x W1`, or `gelu(x W1) W2` if there are two."""
+    """The memory's answer to `x` [*N, D]: `x W1`, or `gelu(x W1) W2` with two layers."""
     y = torch.einsum("...d,...df->...f", x, weight[0])
     return y if len(weight) == 1 else torch.einsum("...f,...fd->...d", F.gelu(y), weight[1])
 
@@ -63,10 +63,10 @@ def gelu_slope(x: Tensor) -> Tensor:
 
 
 def surprise(rule: Rule, kept: Matrices, key: Tensor, value: Tensor, delta: Tensor) -> Matrices:
-    """The factors of the gradients of the loss at the weights, which are outer products.
+    """The factors of the gradients of the loss by the weights, which are outer products.
 
-    For each matrix what it read, and the error that came back to it, no longer than the limit.
-    `kept` is what was accumulated.
+    For each matrix: its input, and the error at its output, at most as long as the limit.
+    `kept` is A, the accumulated updates.
     """
     weight = tuple(retain(rule, each) for each in kept)
     hidden = torch.einsum("...d,...df->...f", key, weight[0])
@@ -80,18 +80,18 @@ def surprise(rule: Rule, kept: Matrices, key: Tensor, value: Tensor, delta: Tens
 
 
 def pack(k: Tensor, v: Tensor, gamma: Tensor, delta: Tensor) -> Tensor:
-    """Tokens as `Learned.recent` holds them."""
+    """Tokens in the format of `Learned.recent`."""
     return torch.cat([k, v, gamma[..., None], delta[..., None]], dim=-1)
 
 
 def unpack(tokens: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Keys, whose length is `size`, values, gamma and delta."""
+    """Keys, of length `size`, values, gamma and delta."""
     k, v, last = tokens.split([size, tokens.shape[-1] - size - 2, 2], dim=-1)
     return k, v, last[..., 0], last[..., 1]
 
 
-def opened(state: Learned, chunk: int) -> Matrices:
-    """The anchor of the next token: what was kept when the chunk that it is in opened."""
+def next_anchor(state: Learned, chunk: int) -> Matrices:
+    """The anchor of the next token: A at the beginning of that token's chunk."""
     opens = (state.age % chunk == 0)[:, None, None, None]
     return tuple(torch.where(opens, w, a) for w, a in zip(state.weight, state.anchor, strict=True))
 
@@ -99,8 +99,8 @@ def opened(state: Learned, chunk: int) -> Matrices:
 def learn(
     q: Tensor, k: Tensor, v: Tensor, rates: Rates, state: Learned, rule: Rule
 ) -> tuple[Tensor, Learned]:
-    """One token [B, H, D] for each row: what is answered to `q` after `k -> v` was learned."""
-    anchor = opened(state, rule.chunk)
+    """One token [B, H, D] for each row: learns `k -> v`, then returns the answer to `q`."""
+    anchor = next_anchor(state, rule.chunk)
     theta, eta, alpha, gamma, delta = rates.filled()
     tokens, recent = pack(k, v, gamma, delta)[:, None], state.recent
     if isinstance(recent, Tensor):
@@ -108,7 +108,7 @@ def learn(
     key, value, gamma, delta = unpack(tokens.transpose(1, 2), k.shape[-1])
     factors = surprise(rule, tuple(a[:, :, None] for a in anchor), key, value, delta)
     theta, eta, alpha = (rate[..., None, None] for rate in (theta, eta, alpha))
-    # A step of the size theta, of which orthogonal momentum would know nothing.
+    # Orthogonalisation would discard the step size theta, so it is applied afterwards.
     inner, outer = (torch.ones_like(theta), theta) if rule.orthogonal else (theta, 1.0)
     momentum = tuple(
         eta * s - inner * ((read * gamma[..., None]).mT @ wrong)
@@ -135,15 +135,15 @@ def titans_reference(
     """Same arguments and result as `rlmem.kernels.titans`."""
     outputs = []
     for t in range(q.shape[1]):
-        state = begin(first, state, start[:, t])
+        state = reset(first, state, start[:, t])
         now = Rates(*(rate[:, t] for rate in rates.filled()))
         y, state = learn(q[:, t], k[:, t], v[:, t], now, state, rule)
         outputs.append(y)
     return torch.stack(outputs, 1), state
 
 
-def begin(first: Matrices, state: Learned, start: Tensor) -> Learned:
-    """Where `start` [B], the first weights, no momentum, age 0 and no tokens."""
+def reset(first: Matrices, state: Learned, start: Tensor) -> Learned:
+    """The state before a token: at a `start` [B], the first A, no momentum, age 0, no tokens."""
     begins = start[:, None, None, None]
     recent = state.recent
     return Learned(

@@ -1,7 +1,7 @@
-"""What a memory that learns at test time minimises, what it keeps, and how it takes a step.
+"""The learning rule of a memory that learns at test time: loss, retention and update.
 
-The names are those of Miras (Behrouz et al. 2025, arXiv 2504.13173): attentional bias for the loss,
-retention for what turns all that was accumulated into weights.
+The names are those of Miras (Behrouz et al. 2025, arXiv 2504.13173): attentional bias is the loss,
+retention the map from accumulated updates to weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ RETENTIONS = ("l2", "lq", "kl")
 
 
 class Rule(NamedTuple):
-    """How a memory learns.
+    """The learning rule of a memory.
 
-    Gradients are taken at weights that move on every `chunk` tokens; no error is longer than
-    `limit`. The loss of a token is `|e|^2` (l2), `sum |e_i|^power` (lp), or `|e|^2` as far as
-    `|e| <= delta` and linear behind (huber). Weights are what was accumulated (l2), that over its
-    norm `|A|_norm^(norm - 2)` (lq), or its softmax (kl). `window` tokens are learned from at once;
-    `orthogonal` steps of Newton and Schulz make the momentum nearly orthogonal first (0: none).
+    Gradients are taken at weights that move every `chunk` tokens; errors are at most `limit` long.
+    The loss of a token is `|e|^2` (l2), `sum |e_i|^power` (lp), or `|e|^2` for `|e| <= delta` and
+    linear above (huber). The weights are the accumulated updates A (l2), A over its norm
+    `|A|_norm^(norm - 2)` (lq), or its softmax (kl). Each update learns from `window` tokens;
+    `orthogonal` steps of Newton and Schulz first make the momentum nearly orthogonal (0: none).
     """
 
     chunk: int = 1
@@ -36,7 +36,7 @@ class Rule(NamedTuple):
 
     @property
     def linear(self) -> bool:
-        """Whether weights are linear in the gradients, which allows the dual form."""
+        """Whether the weights are linear in the gradients, which allows the dual form."""
         return self.retention == "l2" and not self.orthogonal
 
 
@@ -46,24 +46,24 @@ PLAIN = Rule()
 def slope(rule: Rule, error: Tensor, delta: Tensor) -> Tensor:
     """The derivative of the loss by the answer; errors [*N, D], `delta` [*N]."""
     if rule.bias == "lp":
-        # Miras' remark 5 smooths sign and modulus apart; one root for both is exact for p = 2.
+        # Miras' remark 5 smooths sign and modulus separately; one root for both is exact for p = 2.
         return rule.power * error * (error.square() + 1e-6).pow(rule.power / 2 - 1)
     return cut(2 * error, 2 * delta[..., None] if rule.bias == "huber" else None)
 
 
 def cut(error: Tensor, limit: float | Tensor | None) -> Tensor:
-    """Errors that are longer than `limit` are cut to that length."""
+    """Errors, shortened to the length `limit` if they are longer."""
     if limit is None:
         return error
-    # The clamp keeps the gradient of the norm finite where nothing is wrong.
+    # The clamp keeps the gradient of the norm finite at zero error.
     length = error.square().sum(-1, keepdim=True).clamp(min=limit * limit).sqrt()
     return error * (limit / length)
 
 
 def retain(rule: Rule, kept: Tensor) -> Tensor:
-    """The weights [*N, in, out] that follow from what was accumulated."""
+    """The weights [*N, in, out] that follow from the accumulated updates."""
     if rule.retention == "lq":
-        # A memory that forgot nearly everything has small weights, not infinite ones.
+        # The constant keeps the weights small, not infinite, if nearly everything was forgotten.
         length = kept.abs().pow(rule.norm).sum((-2, -1), keepdim=True) + 1e-6
         return kept / length.pow(1 - 2 / rule.norm)
     if rule.retention == "kl":
@@ -72,7 +72,7 @@ def retain(rule: Rule, kept: Tensor) -> Tensor:
 
 
 def orthogonal(matrix: Tensor, steps: int) -> Tensor:
-    """Muon's iteration (Jordan et al. 2024): singular values of [*N, in, out] move towards 1."""
+    """Muon's iteration (Jordan et al. 2024): moves singular values of [*N, in, out] towards 1."""
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
     x = x / (x.square().sum((-2, -1), keepdim=True) + 1e-6).sqrt()

@@ -1,4 +1,4 @@
-"""Window attention and its backward as operators of torch: autograd, tracing."""
+"""Window attention and its backward as torch.library operators: autograd, tracing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,92 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlmem.kernels.window_attention import blocks
+from rlmem.kernels.window_attention import torch_form
+from rlmem.kernels.window_attention.reference import segments
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def window_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    alive: Tensor,
+    start: Tensor,
+    position_query: Tensor | None = None,
+    relative: Tensor | None = None,
+) -> Tensor:
+    """Each position attends to itself and the M before it, as far as they are in its episode:
+    `y[t] = sum_j softmax_j(score(t, j)) value[j]`, [B, T, H, E].
+
+        score(t, j) = (query[t] . key[j] + position_query[t] . relative[t - j]) / sqrt(D)
+
+    `query` and `position_query` are [B, T, H, D]. `key` [B, M+T, H, D] and `value` [B, M+T, H, E]
+    begin with M cached positions from before the row, oldest first; `alive` [B, M] (bool) marks
+    those in the episode that is running. `start` [B, T] is bool. `relative` [M+1, H, D] is indexed
+    by distance, 0 first; without it there is no second term. Transformer-XL's scores (Dai et al.
+    2019, arXiv 1901.02860, section 3.3) are `query = q + u`, `position_query = q + v`.
+
+    The window slides: every position sees M others, independent of the row's borders. Memory is
+    O(T) between forward and backward, and O(M) times a block of positions within each pass, or
+    O(M T) in the Triton kernels with `relative`. Computed in float32, or in float64 if an input is;
+    the result has the promoted dtype of the inputs. Differentiable once, in everything but `alive`
+    and `start`. Positions before a start have weight 0, which hides all values but NaN and Inf.
+    Raises `ValueError` if an argument has a wrong shape, dtype or device.
+    """
+    _check(query, key, value, alive, start, position_query, relative)
+    dtype = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    if position_query is None or relative is None:
+        relative = position_query = query.new_empty(0)
+    given = (query, key, value, position_query, relative)
+    y, _ = attend(*(each.to(wide) for each in given), segments(alive, start))
+    return y.to(dtype)
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    alive: Tensor,
+    start: Tensor,
+    position_query: Tensor | None,
+    relative: Tensor | None,
+) -> None:
+    if query.dim() != 4 or 0 in query.shape:
+        raise _error(f"query must be [B, T, H, D], each at least 1, not {list(query.shape)}")
+    if (position_query is None) != (relative is None):
+        raise _error("position_query and relative must be given together")
+    rows, time, heads, size = query.shape
+    if alive.dim() != 2 or len(alive) != rows:
+        raise _error(f"alive must be [{rows}, M], not {list(alive.shape)}")
+    past = alive.shape[1]
+    wanted: dict[str, tuple[Tensor | None, list[int]]] = {
+        "key": (key, [rows, past + time, heads, size]),
+        "value": (value, [rows, past + time, heads, value.shape[-1]]),
+        "start": (start, [rows, time]),
+        "position_query": (position_query, list(query.shape)),
+        "relative": (relative, [past + 1, heads, size]),
+    }
+    for name, (each, shape) in wanted.items():
+        if each is not None and list(each.shape) != shape:
+            raise _error(f"{name} must be {shape}, not {list(each.shape)}")
+    for name, each in (("alive", alive), ("start", start)):
+        if each.dtype != torch.bool:
+            raise _error(f"{name} must be torch.bool, not {each.dtype}")
+    given = {"query": query, "key": key, "value": value}
+    given |= {name: each for name, (each, _) in wanted.items() if each is not None}
+    for name, each in given.items():
+        if each.dtype not in _DTYPES and name != "start":
+            raise _error(f"{name} is {each.dtype}; allowed are {_DTYPES}")
+    devices = {name: str(each.device) for name, each in (given | {"alive": alive}).items()}
+    if len(set(devices.values())) > 1:
+        raise _error(f"all tensors must be on one device, not {devices}")
+
+
+def _error(problem: str) -> ValueError:
+    return ValueError(f"window_attention: {problem}")
+
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -19,7 +104,7 @@ _BACKWARD = (
     f"(Tensor grad_y, Tensor y, Tensor log_sum, {_INPUTS}) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
-WIDEST = 128  # numbers of a key or a value that a Triton kernel holds in registers
+MAX_WIDTH = 128  # numbers of a key or a value that a Triton kernel holds in registers
 _define = partial(torch.library.custom_op, mutates_args=())
 
 
@@ -27,8 +112,8 @@ _define = partial(torch.library.custom_op, mutates_args=())
 def attend(
     query: Tensor, key: Tensor, value: Tensor, at: Tensor, relative: Tensor, segment: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`y` [B, T, H, E] and the logarithm of the weights' sums [B, H, T]."""
-    return blocks.forward(query, key, value, at, relative, segment)
+    """`y` [B, T, H, E] and the logarithm of each position's sum of weights [B, H, T]."""
+    return torch_form.forward(query, key, value, at, relative, segment)
 
 
 @_define("rlmem::window_attention_backward", schema=_BACKWARD)
@@ -44,15 +129,15 @@ def attend_backward(
     segment: Tensor,
 ) -> Grads:
     """Gradients for query, key, value, at and relative."""
-    return blocks.backward(grad_y, y, log_sum, query, key, value, at, relative, segment)
+    return torch_form.backward(grad_y, y, log_sum, query, key, value, at, relative, segment)
 
 
 def _form(query: Tensor, value: Tensor) -> ModuleType:
-    """What does this on a GPU: the Triton kernels, or the blocks of torch for what they lack."""
-    from rlmem.kernels.window_attention import gpu
+    """The form for CUDA tensors: the Triton kernels, or torch for unsupported dtypes and widths."""
+    from rlmem.kernels.window_attention import triton_form
 
-    narrow = max(query.shape[-1], value.shape[-1]) <= WIDEST
-    return gpu if query.dtype == torch.float32 and narrow else blocks
+    narrow = max(query.shape[-1], value.shape[-1]) <= MAX_WIDTH
+    return triton_form if query.dtype == torch.float32 and narrow else torch_form
 
 
 @attend.register_kernel("cuda")
@@ -93,7 +178,7 @@ def _backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 attend.register_autograd(_backward, setup_context=_setup)
 
-# Without this the matrix products inside would run in bfloat16 under autocast.
+# Without this, the matrix products would run in bfloat16 under autocast.
 for _device in ("cpu", "cuda"):
     attend.register_autocast(_device, torch.float32)
     attend_backward.register_autocast(_device, torch.float32)

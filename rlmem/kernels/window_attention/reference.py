@@ -1,4 +1,4 @@
-"""The definition of attention over a sliding window: every score of the row, and a mask."""
+"""Definition of attention over a sliding window: all scores of the row, and a mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def segments(alive: Tensor, start: Tensor) -> Tensor:
-    """Episode numbers [B, M+T] of the cached positions and the row's; -1 where there is none."""
+    """Episode numbers [B, M+T] of the cached positions and the row's; -1 for unused positions."""
     return torch.cat([alive.long() - 1, start.long().cumsum(1)], dim=1)
 
 

@@ -1,0 +1,92 @@
+"""Gradient steps of every algorithm: Adam with clipping and annealing, and means of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlmem.algos.base import NonFiniteLoss
+from rlmem.errors import UsageError
+
+# Scalar tensors by name. They stay on the device until the end of an iteration.
+Metrics = dict[str, Tensor]
+
+
+class ClippedAdam:
+    """Adam (Kingma and Ba 2015) with gradients clipped to a norm of `max_grad_norm`.
+
+    `separate_group` is a subset of `parameters`. Its gradient is clipped separately, because its
+    norm is unrelated to that of the others. Raises `UsageError` for a step size or norm <= 0.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        max_grad_norm: float,
+        adam_eps: float = 1e-8,
+        anneal_lr: bool = False,
+        separate_group: Iterable[nn.Parameter] = (),
+    ) -> None:
+        if learning_rate <= 0 or max_grad_norm <= 0:
+            raise UsageError(
+                "learning_rate and max_grad_norm must be above 0, "
+                f"not {learning_rate} and {max_grad_norm}"
+            )
+        whole, second = list(parameters), list(separate_group)
+        separate = set(map(id, second))
+        first = [parameter for parameter in whole if id(parameter) not in separate]
+        self.groups = [group for group in (first, second) if group]
+        self.initial_learning_rate = learning_rate
+        self.anneal_lr = anneal_lr
+        self.max_grad_norm = max_grad_norm
+        self.adam = torch.optim.Adam(whole, lr=learning_rate, eps=adam_eps, fused=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """The current step size."""
+        return self.adam.param_groups[0]["lr"]
+
+    def anneal(self, progress: float) -> float:
+        """Set the step size for this fraction (0 to 1) of the training, and return it.
+
+        It falls linearly to 0 with `anneal_lr`, and is constant otherwise.
+        """
+        learning_rate = self.initial_learning_rate * (1 - progress if self.anneal_lr else 1)
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate
+        return learning_rate
+
+    def step(self, loss: Tensor, where: str) -> Tensor:
+        """One step along the gradient of `loss`; returns the gradient's norm before clipping.
+
+        Raises `NonFiniteLoss` with the place `where`, before any weight changes.
+        """
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = [nn.utils.clip_grad_norm_(group, self.max_grad_norm) for group in self.groups]
+        norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
+        if not torch.isfinite(norm):
+            raise NonFiniteLoss(
+                f"the loss is {loss.item():g} with a gradient of norm {norm.item():g} in {where}"
+            )
+        self.adam.step()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a resumed run."""
+        return self.adam.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`."""
+        self.adam.load_state_dict(state)
+
+
+def mean_metrics(updates: Sequence[Metrics]) -> dict[str, float]:
+    """The mean of each metric over some updates; no metrics without updates."""
+    if not updates:
+        return {}
+    return {key: torch.stack([each[key] for each in updates]).mean().item() for key in updates[0]}

@@ -1,0 +1,171 @@
+"""Composed configurations of commands: type checks against the defaults, and the run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlmem.cli.hydra_errors import GROUPS, compose, leaves, to_usage_error
+from rlmem.errors import UsageError, unknown
+
+POSITIVE_INTEGERS = (
+    "total_steps",
+    "num_envs",
+    "hidden_size",
+    "layers",
+    "eval_episodes",
+    "episodes",
+    "trials",
+    "trial_episodes",
+    "threads",
+    "checkpoint_every",
+    "checkpoint_keep",
+)
+TYPE_NAMES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    list: "a list",
+}
+
+
+def prepare_train(cfg: DictConfig) -> DictConfig:
+    """The checked configuration of `rlmem train`, with the run folder in `run_dir`.
+
+    With `resume` it is that run's configuration, changed by the given options.
+    """
+    overrides = _check_values(cfg, "train")
+    if cfg.resume is not None:
+        return _resumed_config(cfg, overrides)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if any(override.startswith("run_dir=") for override in overrides):
+            raise UsageError("run_dir is one folder for many runs: with -m use hydra.sweep.dir")
+        cfg.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
+    if (Path(cfg.run_dir) / "config.yaml").exists():
+        raise UsageError(
+            f"{cfg.run_dir} already holds a run: use another run_dir, or resume={cfg.run_dir}"
+        )
+    return cfg
+
+
+def prepare_eval(cfg: DictConfig) -> DictConfig:
+    """The checked configuration of `rlmem eval`."""
+    _check_values(cfg, "eval")
+    if cfg.run is None:
+        raise UsageError("rlmem eval needs run=<dir>, a folder written by rlmem train")
+    if cfg.deterministic not in (None, True, False):
+        raise UsageError(f"deterministic must be true, false or null, not {cfg.deterministic!r}")
+    if cfg.split is None and not isinstance(cfg.run, str):
+        raise UsageError("run must be one folder, except with split=... (trials on its tasks)")
+    return cfg
+
+
+def prepare_play(cfg: DictConfig) -> DictConfig:
+    """The checked configuration of `rlmem play`.
+
+    With `run` the environment is that of the run, changed by the given options.
+    """
+    overrides = _check_values(cfg, "play")
+    if cfg.run is not None:
+        from rlmem.runs.build import load_config
+
+        saved = load_config(cfg.run)
+        env_overrides = [o for o in overrides if o.lstrip("+").startswith("env")]
+        _apply_overrides(saved, cfg, env_overrides, cfg.run)
+        cfg.env = saved.env
+    return cfg
+
+
+def _check_values(cfg: DictConfig, command: str) -> list[str]:
+    """Resolve `cfg` in place and check every value against the type of its default.
+
+    The defaults define the types, so no separate schema is needed. A number is converted to the
+    type of its default: 1 to 1.0, 1e6 to an integer, any number to text. Returns the overrides.
+    """
+    job = HydraConfig.get()
+    # Unresolved: an override that contains an interpolation stays as it was written.
+    overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
+    deciding = [f"{group}={job.runtime.choices[group]}" for group in GROUPS if group in cfg]
+    deciding += [o for o in job.overrides.hydra if o.startswith("hydra.searchpath=")]
+    defaults = dict(leaves(compose(command, deciding)))
+    assert isinstance(overrides, list)
+    if any(override.startswith("tuned=") for override in overrides):
+        _require_tuned(job.runtime.choices["tuned"])
+    try:
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise to_usage_error(error, command, overrides) from error
+    for key, value in leaves(cfg):
+        converted = _check_type(key, value, defaults.get(key))
+        if converted is not value:
+            OmegaConf.update(cfg, key, converted)
+    return overrides
+
+
+def _require_tuned(name: str) -> None:
+    """Raise a `UsageError` for an unknown member of `tuned`, which Hydra would ignore."""
+    names = GlobalHydra.instance().config_loader().get_group_options("tuned")
+    if name not in names:
+        raise unknown("tuned", name, names)
+
+
+def _check_type(key: str, value: Any, default: Any) -> Any:
+    """`value` converted to the type of `default`; a `UsageError` if it cannot be or is too low."""
+    wanted = int if key in (*POSITIVE_INTEGERS, "seed") else type(default)
+    if isinstance(value, float) and wanted is int and value.is_integer():
+        value = int(value)
+    elif isinstance(value, int) and wanted is float and not isinstance(value, bool):
+        value = float(value)
+    elif isinstance(value, int | float) and (wanted is str or key in ("run", "resume")):
+        value = str(value)
+    if value is None and (default is None or key not in POSITIVE_INTEGERS):
+        return None
+    if wanted in TYPE_NAMES and type(value) is not wanted:
+        given = "null" if value is None else repr(value)
+        raise UsageError(f"{key} must be {TYPE_NAMES[wanted]}, not {given}")
+    if key in POSITIVE_INTEGERS and value < 1:
+        raise UsageError(f"{key} must be at least 1, not {value}")
+    if wanted is int and value < 0 <= (default or 0):
+        raise UsageError(f"{key} must not be negative, not {value}")
+    return value
+
+
+def _resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    from rlmem.runs.build import load_config
+
+    saved = load_config(cfg.resume)
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+")
+        if key == "run_dir":
+            raise UsageError("a resumed run keeps its own folder: give resume or run_dir, not both")
+    _apply_overrides(saved, cfg, overrides, cfg.resume)
+    saved.run_dir = saved.resume = cfg.resume
+    return saved
+
+
+def _apply_overrides(
+    saved: DictConfig, cfg: DictConfig, overrides: Sequence[str], run: str
+) -> None:
+    """Copy the values that `overrides` set in `cfg` into a run's configuration, in place.
+
+    Options of a group can change; another member of a group is a `UsageError`.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+")
+        if key in GROUPS:
+            if cfg[key].get("name") != saved[key].get("name"):
+                raise UsageError(
+                    f"{run} was trained with {key}={saved[key].get('name')}, which cannot be "
+                    f"changed to {key}={cfg[key].get('name')}"
+                )
+        else:
+            OmegaConf.update(saved, key, OmegaConf.select(cfg, key), force_add=True)

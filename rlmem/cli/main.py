@@ -1,0 +1,66 @@
+"""The program `rlmem`: dispatch of commands, and exit codes.
+
+Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted. To start fast, this module
+and `rlmem.cli.help` import neither torch nor Hydra.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from rlmem import __version__
+from rlmem.cli import help as cli_help
+from rlmem.cli.output import print_error
+from rlmem.errors import UsageError, unknown
+
+COMMANDS = {
+    "train": "train an agent and write a run folder (rlmem train env=popgym-repeat core=ffm)",
+    "eval": "evaluate a trained agent on unseen seeds or tasks (rlmem eval run=<dir>)",
+    "play": "print episodes step by step (rlmem play env=tmaze-passive, or run=<dir>)",
+    "list": "list cores, environments and algorithms",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program with `argv` (default: the process's arguments); returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except UsageError as error:
+        print_error(error)
+        return 2
+    except BrokenPipeError:
+        # The reader has closed the pipe (`rlmem list | head`). Python flushes stdout at exit, which
+        # would fail again, so stdout goes to the null device.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if command in ("-h", "--help"):
+        print(cli_help.program_help(COMMANDS))
+    elif command == "--version":
+        print(f"rlmem {__version__}")
+    elif command in COMMANDS and ("-h" in rest or "--help" in rest):
+        print(cli_help.command_help(command, COMMANDS[command], rest))
+    elif command == "list":
+        if rest:
+            raise UsageError(f"rlmem list takes no arguments, not {rest[0]!r}")
+        print(cli_help.list_members())
+    elif command in COMMANDS:
+        from rlmem.cli.commands import run
+
+        return run(command, rest)
+    elif not command:
+        raise UsageError(f"missing command: {', '.join(COMMANDS)} (see rlmem --help)")
+    else:
+        raise unknown("command", command, COMMANDS)
+    return 0

@@ -1,0 +1,1 @@
+"""Experience: rollouts, returns, replay, datasets and recording."""

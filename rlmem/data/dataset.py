@@ -1,0 +1,175 @@
+"""Datasets: folders of recorded experience.
+
+A dataset is a folder of recorded runs `000`, `001`, ... Each holds `about.json` (environment,
+algorithm, spaces, sizes) and `storage/` (a `RingStorage` in files). All steps of one environment
+over a whole run, in order of time, are a stream.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rlmem.data.replay import allocate
+from rlmem.data.returns import discounted_sum
+from rlmem.data.storage import LAST, START, RingStorage
+from rlmem.envs.base import Spaces, Tensors
+from rlmem.errors import UsageError
+
+ABOUT = "about.json"
+STORAGE = "storage"
+FORMAT = 1
+
+
+class RecordedRows(NamedTuple):
+    """B rows of T steps of a dataset; each row is made of pieces (episodes) that lie end to end.
+
+    `first` marks the first step of a piece. `return_to_go[t]` is the undiscounted sum of the
+    rewards from step t to the end of its episode.
+    """
+
+    obs: Tensors  # leaves [B, T, ...]
+    action: Tensors  # leaves [B, T, ...]
+    reward: Float[Tensor, "B T"]
+    return_to_go: Float[Tensor, "B T"]
+    first: Bool[Tensor, "B T"]
+
+
+class RecordedRun:
+    """One recorded run; only returns to go and tables of episodes are loaded into memory.
+
+    `streams` holds for each environment: its episodes (first entry, number of steps) [E, 2], which
+    of them are complete [E], and the return to go of each entry.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.about = about
+        self.storage = RingStorage(about["num_envs"], about["slots"], folder / STORAGE)
+        self.storage.open(None, allocate)
+        self.head = self.storage.written.clone()
+        self.streams = [self._stream(env) for env in range(about["num_envs"])]
+
+    def _stream(self, env: int) -> tuple[Int[Tensor, "E 2"], Bool[Tensor, "E"], Tensor]:
+        head, ring = int(self.head[env]), int(self.storage.rings[env])
+        flags = self.storage.leaves["flags"][ring : ring + head]
+        reward = self.storage.leaves["reward"][ring : ring + head]
+        first = (flags & START).nonzero().squeeze(1)
+        end = torch.cat([first[1:], torch.tensor([head])])
+        done = torch.zeros(head, dtype=torch.bool)
+        done[end - 1] = True
+        to_go = discounted_sum(reward[None].double(), done[None], 1.0)[0].float()
+        whole = (flags[end - 1] & LAST) != 0
+        return torch.stack([first, end - first - whole.long()], dim=1), whole, to_go
+
+
+class Dataset:
+    """All recorded runs in a folder, which must have the same spaces.
+
+    `episodes` [E, 3] has the columns stream, first entry and number of steps, sorted by stream and
+    then by time. `whole` [E] marks the complete episodes. Raises `UsageError` if the folder has no
+    runs, or holds anything else.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        abouts = read_abouts(self.folder)
+        if not abouts:
+            raise UsageError(f"{folder} holds no dataset (rlmem train record={folder} makes one)")
+        self.runs = [RecordedRun(path, about) for path, about in abouts.items()]
+        self.about = next(iter(abouts.values()))
+        streams = [(r, env) for r, run in enumerate(self.runs) for env in range(len(run.head))]
+        self.run, self.env = torch.tensor(streams).unbind(1)
+        found = [self.runs[r].streams[env] for r, env in streams]
+        number = torch.arange(len(found)).repeat_interleave(
+            torch.tensor([len(whole) for _, whole, _ in found])
+        )
+        steps = torch.cat([table for table, _, _ in found])
+        self.episodes: Int[Tensor, "E 3"] = torch.cat([number[:, None], steps], dim=1)
+        self.whole: Bool[Tensor, "E"] = torch.cat([whole for _, whole, _ in found])
+        sizes = torch.tensor([len(to_go) for _, _, to_go in found])
+        self.offset = sizes.cumsum(0) - sizes
+        self.return_to_go = torch.cat([to_go for _, _, to_go in found])
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+        return int(self.episodes[:, 2].sum())
+
+    @property
+    def returns(self) -> Float[Tensor, "W"]:
+        """The returns of the complete episodes."""
+        stream, first, _ = self.episodes[self.whole].unbind(1)
+        return self.return_to_go[self.offset[stream] + first]
+
+    def read(
+        self, stream: Int[Tensor, "B L"], entry: Int[Tensor, "B L"], piece: Int[Tensor, "B L"]
+    ) -> RecordedRows:
+        """The rows of these entries; `piece` is the number of each entry's piece in its row."""
+        leaves: dict[str, Tensor] = {}
+        run, env = self.run[stream], self.env[stream]
+        for r in run.unique().tolist():
+            here = run == r
+            storage = self.runs[r].storage
+            read = storage.read(storage.slot(env[here], entry[here])[None])
+            for name, leaf in read.items():
+                if name not in leaves:
+                    leaves[name] = leaf.new_empty(*stream.shape, *leaf.shape[2:])
+                leaves[name][here] = leaf[0]
+        first = torch.ones_like(run, dtype=torch.bool)
+        first[:, 1:] = piece[:, 1:] != piece[:, :-1]
+
+        def group(name: str, keys: Mapping[str, str]) -> Tensors:
+            return {key: leaves[f"{name}{i}"] for i, key in enumerate(keys)}
+
+        return RecordedRows(
+            obs=group("obs", self.about["observation_space"]),
+            action=group("action", self.about["action_space"]),
+            reward=leaves["reward"],
+            return_to_go=self.return_to_go[self.offset[stream] + entry],
+            first=first,
+        )
+
+
+def read_abouts(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The folder and `about.json` of each recorded run of a dataset; empty if there is no folder.
+
+    Raises `UsageError` if the folder holds anything else, or runs of different spaces.
+    """
+    found: dict[Path, dict[str, Any]] = {}
+    for path in sorted(folder.glob("[!.]*")):
+        try:
+            about = json.loads((path / ABOUT).read_text())
+            if about["format"] != FORMAT:
+                raise ValueError(f"format {about['format']} and not {FORMAT}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{folder} is not a dataset: {path.name} is no recorded run"
+            ) from error
+        require_same_spaces(folder, next(iter(found.values()), about), about)
+        found[path] = about
+    return found
+
+
+def space_texts(spaces: Spaces) -> dict[str, str]:
+    """Spaces as text in `about.json`, by leaf."""
+    return {key: str(space) for key, space in spaces.items()}
+
+
+def require_same_spaces(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Raises a `UsageError` if two runs differ in observation or action space."""
+    for kind in ("observation_space", "action_space"):
+        if list(there[kind].items()) != list(here[kind].items()):
+            raise UsageError(
+                f"{folder} holds experience of other spaces: its {kind} is {_short(there[kind])}, "
+                f"not {_short(here[kind])}"
+            )
+
+
+def _short(spaces: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}: {space}" for key, space in spaces.items())

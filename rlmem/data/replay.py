@@ -1,0 +1,333 @@
+"""Replay: stores the steps of all environments and samples rows of them.
+
+There are three ways to make rows (`batching`):
+
+- `segments` of burn_in + length steps that begin at every `stride`-th entry, anywhere in an
+  episode, drawn by priority. With `stored_state` the memory begins with the agent's state at
+  collection, else it begins empty (Kapturowski et al. 2019, section 3).
+- `tape`: random complete episodes, end to end; the last one is cut at the end of the row. There is
+  no padding, no burn-in and no stored state (Morad et al. 2024, arXiv 2402.09900, "tape-based
+  batching").
+- `trajectory`: consecutive steps of one environment from the start of an episode (or trial) on,
+  across the ends of episodes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlmem.data.batch import SequenceBatch
+from rlmem.data.priorities import Priorities
+from rlmem.data.returns import EpisodeSums, summary
+from rlmem.data.segments import Episodes, Segments, pack_random, step_mask
+from rlmem.data.storage import (
+    LAST,
+    START,
+    TERMINATED,
+    TRUNCATED,
+    PendingStep,
+    RingStorage,
+    StepBlock,
+    numbered,
+)
+from rlmem.data.stored_states import StoredStates
+from rlmem.envs.base import Tensors, Transition, VecEnv
+from rlmem.errors import UsageError, at_least, fraction, positive, unknown
+from rlmem.policies import Policy
+
+BATCHINGS = ("segments", "tape", "trajectory")
+# Steps that are written together: a single write costs as much as several steps.
+CHUNK = 32
+
+# Values with their sources: rlmem/configs/algo/r2d2.yaml.
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "capacity": 100_000,
+        "directory": None,
+        "batching": "segments",
+        "batch_size": 32,
+        "length": 40,
+        "burn_in": 20,
+        "stride": 20,
+        "stored_state": True,
+        "alpha": 0.9,
+        "beta": 0.6,
+        "anneal_beta": False,
+    }
+)
+
+
+def replay_options(**changes: Any) -> Mapping[str, Any]:
+    """`DEFAULTS` with some changes."""
+    return MappingProxyType({**DEFAULTS, **changes})
+
+
+class Replay:
+    """Stores `capacity` entries in all; `sample` draws `batch_size` rows.
+
+    `directory` is a folder for memory-mapped files, which may be larger than the memory. `alpha`
+    and `beta` are those of `Priorities`; `anneal_beta` anneals beta to 1. These three, `burn_in`,
+    `stride` and `stored_state` apply to segments only. The other options default to `DEFAULTS`.
+    Raises `UsageError` if one is unknown or out of its range.
+    """
+
+    def __init__(self, env: VecEnv, policy: Policy, **given: Any) -> None:
+        for name in given:
+            if name not in DEFAULTS:
+                raise unknown("option of replay", name, DEFAULTS)
+        options = {**DEFAULTS, **given}
+        _check_options(options, env.num_envs)
+        self.policy, self.device = policy, env.device
+        self.batching: str = options["batching"]
+        self.batch_size: int = options["batch_size"]
+        self.burn_in: int = options["burn_in"] if self.batching == "segments" else 0
+        self.steps: int = self.burn_in + options["length"]
+        self.beta: float = options["beta"]
+        self.anneal_beta: bool = options["anneal_beta"]
+        stride: int = options["stride"]
+        slots = options["capacity"] // env.num_envs // stride * stride
+        self.chunk = min(CHUNK, slots // 2)
+        directory = None if options["directory"] is None else Path(options["directory"])
+        self.storage = RingStorage(env.num_envs, slots, directory)
+        self.keys = tuple(env.observation_space), tuple(env.action_space)
+        self.pending: list[PendingStep] = []
+        self.latest: dict[str, Tensor] = {}  # the newest observations
+        self.sums = EpisodeSums(env.num_envs, torch.device("cpu"))
+        self.ended: list[tuple[Tensor, Tensor]] = []
+        self.episodes = Episodes(env.num_envs)
+        self.segments = Segments(env.num_envs, slots, self.steps + 1, stride)
+        number = env.num_envs * self.segments.per_env
+        segmented = self.batching == "segments"
+        self.states = (
+            StoredStates(number, stride) if segmented and options["stored_state"] else None
+        )
+        self.priorities = (
+            Priorities(number, options["alpha"]) if segmented and options["alpha"] else None
+        )
+
+    def add(
+        self, obs: Tensors, start: Tensor, state: Any, action: Tensors, step: Transition
+    ) -> None:
+        """Add one step of all environments; `state` is the memory before it.
+
+        The tensors are read later and must not be changed.
+        """
+        self.pending.append(PendingStep(obs, start, state if self.states else None, action, step))
+        if len(self.pending) >= self.chunk:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the pending steps."""
+        if not self.pending:
+            return
+        pending, self.pending = self.pending, []
+        block = StepBlock.of(pending, *self.keys)
+        if not self.storage.leaves:
+            self.storage.open({k: leaf[0, 0] for k, leaf in block.leaves.items()}, allocate)
+        entry = self.storage.write(block)
+        self.latest = numbered("obs", self.keys[0], pending[-1].step.obs)
+        if self.states:
+            if not self.states.leaves:
+                self.states.open(pending[0].state, self.storage.directory, allocate)
+                self.storage.watch(self.states.leaves)
+            self.states.write([each.state for each in pending], entry, block.ends)
+        if self.batching != "segments":
+            step, env = block.ends.nonzero().unbind(1)
+            self.episodes.add(env, entry[step, env] + 1)
+        self._advance()
+        reward, start = block.leaves["reward"], (block.leaves["flags"] & START).bool()
+        self.ended.append(self.sums.ended(reward.T, start.T, block.ends[-1]))
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is at least one row to sample."""
+        self.flush()
+        if self.batching == "segments":
+            return self.segments.count > 0
+        return len(self._first_episodes()) > 0
+
+    @torch.no_grad()
+    def sample(self, progress: float) -> SequenceBatch:
+        """`batch_size` rows; `progress` (0 to 1) is the finished fraction of the training.
+
+        Raises ValueError if the replay is not `ready`.
+        """
+        if not self.ready:
+            raise ValueError("the replay has nothing to sample yet")
+        rows, length = self.batch_size, self.steps + 1
+        segment, weight = torch.zeros(rows, dtype=torch.int64), torch.ones(rows)
+        if self.batching == "tape":
+            return self._batch(*pack_random(self._first_episodes(), rows, length), segment, weight)
+        if self.batching == "trajectory":
+            episodes = self._first_episodes()
+            env, first, _ = episodes[torch.randint(len(episodes), (rows,))].unbind(1)
+        elif self.priorities:
+            segment = self.priorities.draw(rows)
+            beta = self.beta + (1 - self.beta) * progress if self.anneal_beta else self.beta
+            weight = self.priorities.weights(segment, self.segments.count, beta)
+            env, first = self.segments.locate(segment)
+        else:
+            segment = self.segments.draw(rows)
+            env, first = self.segments.locate(segment)
+        entry = first[:, None] + torch.arange(length)
+        return self._batch(env[:, None], entry, segment, weight)
+
+    def update_priorities(self, segment: Tensor, priority: Tensor) -> None:
+        """Set the priorities of sampled segments; does nothing if sampling is uniform."""
+        if self.priorities:
+            self.priorities.update(segment.cpu(), priority.detach().cpu())
+
+    def episode_metrics(self) -> dict[str, float]:
+        """Number, mean return and mean length of the episodes that ended since the last call."""
+        self.flush()
+        ended, self.ended = self.ended, []
+        if not ended:
+            return {"episodes": 0.0}
+        returns, lengths = (torch.cat(parts) for parts in zip(*ended, strict=True))
+        return summary(returns, lengths)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a resumed run; without the data if it is in files."""
+        self.flush()
+        if not self.storage.leaves:
+            return {}
+        state = {
+            "storage": self.storage.state_dict(),
+            "latest": self.latest,
+            "episodes": self.episodes.state_dict(),
+        }
+        if self.states and self.storage.directory is None:
+            state["states"] = self.states.leaves
+        if self.priorities:
+            state["priorities"] = self.priorities.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`, in a replay to which nothing was added yet.
+
+        Unfinished episodes are truncated, because environments cannot be saved in mid-episode.
+        """
+        if not state:
+            return
+        self.storage.load_state_dict(state["storage"], allocate)
+        if self.states:
+            self.states.load_state_dict(state.get("states"), self.storage.directory, allocate)
+            self.storage.watch(self.states.leaves)
+        self.episodes.load_state_dict(state["episodes"])
+        self.segments.advance(self.storage.head, self.storage.oldest)
+        if self.priorities:
+            self.priorities.load_state_dict(state["priorities"], self.segments.ids())
+        self.latest = state["latest"]
+        env = self.storage.truncate(self.latest)
+        if self.batching != "segments":
+            self.episodes.add(env, self.storage.head[env] - 1)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Drop overwritten episodes or segments, and add new segments."""
+        if self.batching != "segments":
+            self.episodes.forget(self.storage.oldest)
+            return
+        added, removed = self.segments.advance(self.storage.head, self.storage.oldest)
+        if self.priorities:
+            self.priorities.remove(removed)
+            self.priorities.add(added)
+
+    def _first_episodes(self) -> Tensor:
+        """The episodes that a row can begin with."""
+        if self.batching == "tape":
+            return self.episodes.table
+        return self.episodes.with_entries(self.storage.head, self.steps + 1)
+
+    def _batch(self, env: Tensor, entry: Tensor, segment: Tensor, weight: Tensor) -> SequenceBatch:
+        """The rows of these entries [B, T + 1]."""
+        leaves = self.storage.read(self.storage.slot(env, entry))
+        flags, steps = leaves["flags"], slice(0, self.steps)
+        truncated, last = (flags & TRUNCATED).bool(), (flags & LAST).bool()
+        mask = step_mask(last, truncated, self.burn_in)
+        state = self.policy.initial_state(len(segment))
+        if self.states:
+            state = self.states.read(segment, state)
+
+        def put(leaf: Tensor) -> Tensor:
+            return leaf.to(self.device, non_blocking=True)
+
+        def group(name: str, keys: Iterable[str], part: slice) -> Tensors:
+            return {key: put(leaves[f"{name}{i}"][:, part]) for i, key in enumerate(keys)}
+
+        return SequenceBatch(
+            obs=group("obs", self.keys[0], slice(None)),
+            start=put((flags & START).bool()),
+            action=group("action", self.keys[1], steps),
+            reward=put(leaves["reward"][:, steps]),
+            terminated=put((flags & TERMINATED).bool()[:, steps]),
+            truncated=put(truncated[:, steps]),
+            mask=put(mask),
+            state=state,
+            weight=put(weight),
+            segment=segment,
+            burn_in=self.burn_in,
+        )
+
+
+def _check_options(options: Mapping[str, Any], num_envs: int) -> None:
+    if options["batching"] not in BATCHINGS:
+        raise unknown("batching", options["batching"], BATCHINGS)
+    for name in ("capacity", "batch_size", "length", "stride"):
+        positive(f"replay.{name}", options[name])
+    at_least("replay.burn_in", options["burn_in"], 0)
+    for name in ("alpha", "beta"):
+        fraction(f"replay.{name}", options[name])
+    slots, row = options["capacity"] // num_envs, options["burn_in"] + options["length"] + 1
+    if slots < (least := max(2 * row, options["stride"])):
+        raise UsageError(
+            f"replay.capacity ({options['capacity']}) leaves {slots} steps for each of {num_envs} "
+            f"environments; it must leave at least {least} (two rows of {row}, one stride)"
+        )
+
+
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def allocate(
+    example: dict[str, Tensor] | None, size: int, directory: Path | None
+) -> dict[str, Tensor]:
+    """Tensors [size, ...] with the shapes and dtypes of `example`; None opens those in `directory`.
+
+    Raises `UsageError` if the files exist already, or are missing.
+    """
+    # Imported late: these imports take as long as all others together.
+    from tensordict import TensorDict
+    from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorStorage
+
+    if directory is None:
+        assert example is not None
+        storage: TensorStorage = LazyTensorStorage(size)
+    elif example is None:
+        if not (directory / "meta.json").exists():
+            raise UsageError(f"{directory} does not hold the replay of this run")
+        storage = TensorStorage(TensorDict.load_memmap(directory))
+    else:
+        if directory.exists() and any(directory.iterdir()):
+            raise UsageError(f"replay.directory must be an empty or a new folder, not {directory}")
+        storage = LazyMemmapStorage(size, scratch_dir=directory)
+    if example is not None:
+        with _quiet(logging.getLogger("torchrl")):  # it logs the size of its storages
+            storage.set(0, TensorDict(example))
+    leaves = storage.state_dict()["_storage"]
+    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}

@@ -1,0 +1,84 @@
+"""Experience for off-policy algorithms: collect into a replay, then sample batches from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from rlmem.data.batch import SequenceBatch
+from rlmem.data.replay import Replay
+from rlmem.envs.base import VecEnv
+from rlmem.errors import at_least, positive
+from rlmem.policies import Policy
+
+
+class ReplayCollector:
+    """Runs a policy in N environments, `num_steps` steps per call, and adds them to a replay.
+
+    There are no batches before `learning_starts` steps. `replay` holds the options of `Replay`.
+    """
+
+    def __init__(
+        self,
+        env: VecEnv,
+        policy: Policy,
+        seed: list[int],
+        num_steps: int,
+        num_updates: int,
+        learning_starts: int,
+        replay: Mapping[str, Any],
+    ) -> None:
+        self.env = env
+        self.policy = policy
+        self.num_steps = positive("num_steps", num_steps)
+        self.num_updates = positive("num_updates", num_updates)
+        self.learning_starts = at_least("learning_starts", learning_starts, 0)
+        self.steps = env.num_envs * num_steps
+        self.obs = env.reset(seed)
+        self.start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        self.state = policy.initial_state(env.num_envs)
+        self.replay = Replay(env, policy, **replay)
+        self.collected = 0
+        self.updates = 0
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Run `num_steps` steps in every environment."""
+        for _ in range(self.num_steps):
+            action, state = self.policy.act(self.obs, self.state, self.start)
+            step = self.env.step(action)
+            self.replay.add(self.obs, self.start, self.state, action, step)
+            self.obs, self.start, self.state = step.obs, step.memory_reset, state
+        self.collected += self.steps
+
+    def episode_metrics(self) -> dict[str, float]:
+        """Number, mean return and mean length of the episodes that ended since the last call."""
+        return self.replay.episode_metrics()
+
+    def batches(self, progress: float) -> Iterator[SequenceBatch]:
+        """`num_updates` batches; each is sampled after the update with the previous one.
+
+        `progress` (0 to 1) is the finished fraction of the training. `updates` counts the batches,
+        including the current one.
+        """
+        if self.collected < self.learning_starts or not self.replay.ready:
+            return
+        for _ in range(self.num_updates):
+            batch = self.replay.sample(progress)
+            self.updates += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a resumed run."""
+        return {
+            "replay": self.replay.state_dict(),
+            "collected": self.collected,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`."""
+        self.replay.load_state_dict(state["replay"])
+        self.collected, self.updates = state["collected"], state["updates"]

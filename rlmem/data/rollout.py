@@ -1,0 +1,157 @@
+"""On-policy experience: rows [B, T] of consecutive steps, one row per environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlmem import tree
+from rlmem.data.returns import EpisodeSums, summary
+from rlmem.envs.base import Tensors, VecEnv
+from rlmem.errors import UsageError, positive
+from rlmem.policies import PolicyStep
+
+
+@dataclass
+class Rollout:
+    """T steps of N environments, with the policy's log-probabilities and values at that time.
+
+    A row spans several episodes; `start` marks the first step of each. `state` is the memory before
+    the row. `next_value[b, t]` is the value of the observation after step t: of the episode's final
+    observation if step t was truncated, and undefined (never read) if it terminated.
+    """
+
+    obs: Tensors
+    action: Tensors
+    log_prob: Float[Tensor, "B T"]
+    value: Float[Tensor, "B T"]
+    next_value: Float[Tensor, "B T"]
+    reward: Float[Tensor, "B T"]
+    start: Bool[Tensor, "B T"]
+    terminated: Bool[Tensor, "B T"]
+    truncated: Bool[Tensor, "B T"]
+    state: Any
+
+    def rows(self, index: Tensor) -> tuple[Tensors, Any, Tensor]:
+        """The policy's inputs for some rows: observations, state before the row, starts."""
+        obs = {key: leaf[index] for key, leaf in self.obs.items()}
+        return obs, tree.map(lambda leaf: leaf[index], self.state), self.start[index]
+
+    def actions(self, index: Tensor) -> Tensors:
+        """The actions of some rows."""
+        return {key: leaf[index] for key, leaf in self.action.items()}
+
+
+def minibatches(rows: Float[Tensor, "B T"], count: int) -> Sequence[Tensor]:
+    """The indices of the B rows in random order, split into `count` minibatches."""
+    return torch.randperm(len(rows), device=rows.device).chunk(count)
+
+
+@runtime_checkable
+class OnPolicyAgent(Protocol):
+    """A policy that returns log-probabilities and values with its actions."""
+
+    def initial_state(self, batch_size: int) -> Any: ...
+
+    def act_with_value(self, obs: Tensors, state: Any, start: Tensor) -> PolicyStep: ...
+
+    def value(self, obs: Tensors, state: Any, start: Tensor) -> Tensor: ...
+
+
+class Collector:
+    """Runs a policy in N environments and fills one `Rollout` of T steps per call.
+
+    The rollout's tensors are allocated once; the next `collect` overwrites them.
+    """
+
+    def __init__(self, env: VecEnv, policy: OnPolicyAgent, num_steps: int, seed: list[int]) -> None:
+        self.env = env
+        self.policy = policy
+        self.num_steps = positive("num_steps", num_steps)
+        self.steps = env.num_envs * num_steps
+        self.obs = env.reset(seed)
+        self.start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        self.state = policy.initial_state(env.num_envs)
+        self.sums = EpisodeSums(env.num_envs, env.device)
+        self.rollout: Rollout | None = None
+
+    def require_divisible(self, num_minibatches: int) -> None:
+        """Raises a `UsageError` unless the rows can be split into minibatches of equal size."""
+        num_envs = self.env.num_envs
+        if num_envs % positive("num_minibatches", num_minibatches):
+            raise UsageError(
+                f"num_minibatches ({num_minibatches}) must divide num_envs ({num_envs}): "
+                "a minibatch is a set of whole rows"
+            )
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """Run T steps in every environment."""
+        first_state = self.state
+        never = torch.zeros_like(self.start)
+        out = self.rollout
+        for t in range(self.num_steps):
+            act = self.policy.act_with_value(self.obs, self.state, self.start)
+            step = self.env.step(act.action)
+            if out is None:
+                out = self.rollout = self._allocate(act.action, step.reward)
+            _write(out.obs, self.obs, t)
+            _write(out.action, act.action, t)
+            out.log_prob[:, t] = act.log_prob
+            out.value[:, t] = act.value
+            out.reward[:, t] = step.reward
+            out.start[:, t] = self.start
+            out.terminated[:, t] = step.terminated
+            out.truncated[:, t] = step.truncated
+            self.obs, self.state = step.obs, act.state
+            self.start = step.memory_reset
+            if step.truncated.any():
+                out.next_value[:, t] = self.policy.value(step.final_obs, act.state, never)
+        assert out is not None
+        out.state = first_state
+        last = self.policy.value(self.obs, self.state, self.start)
+        following = torch.cat([out.value[:, 1:], last[:, None]], dim=1)
+        torch.where(out.truncated, out.next_value, following, out=out.next_value)
+        return out
+
+    def episode_metrics(self) -> dict[str, float]:
+        """Number, mean return and mean length of the episodes (trials) that ended in the rollout.
+
+        To be called once after each `collect`.
+        """
+        out = self.rollout
+        assert out is not None
+        return summary(*self.sums.ended(out.reward, out.start, self.start))
+
+    def _allocate(self, action: Tensors, reward: Tensor) -> Rollout:
+        def rows(leaf: Tensor) -> Tensor:
+            return leaf.new_zeros(leaf.shape[0], self.num_steps, *leaf.shape[1:])
+
+        def scalar() -> Tensor:
+            return rows(reward)
+
+        def flag() -> Tensor:
+            return rows(self.start)
+
+        return Rollout(
+            obs={key: rows(leaf) for key, leaf in self.obs.items()},
+            action={key: rows(leaf) for key, leaf in action.items()},
+            log_prob=scalar(),
+            value=scalar(),
+            next_value=scalar(),
+            reward=scalar(),
+            start=flag(),
+            terminated=flag(),
+            truncated=flag(),
+            state=self.state,
+        )
+
+
+def _write(buffer: Tensors, leaves: Tensors, t: int) -> None:
+    for key, leaf in leaves.items():
+        buffer[key][:, t] = leaf

@@ -1,0 +1,233 @@
+"""Ring buffers of time steps, one ring per environment, in memory or in memory-mapped files.
+
+An entry is one time step: observation, action, reward and flags. After the last step of an episode
+(of a trial, if the memory outlives an episode) the final observation has its own entry. That entry
+repeats the action before it, so that all results computed from it are finite.
+
+Each environment numbers its entries from 0, for ever; entry e is in slot e % slots of its ring. The
+rings lie one after the other, so that a row is contiguous in memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from rlmem.envs.base import Tensors, Transition
+
+# (example, size, folder) -> leaves [size, ...] with the shapes and dtypes of the example, in
+# memory if the folder is None. Without an example it opens the leaves in the folder.
+Allocate = Callable[[dict[str, Tensor] | None, int, Path | None], dict[str, Tensor]]
+
+# Bits of an entry's flags. LAST marks a final observation.
+START, TERMINATED, TRUNCATED, LAST = 1, 2, 4, 8
+
+MAX_RESIDENT = 128 * 2**20
+MADV_DONTNEED = 4
+
+
+class PendingStep(NamedTuple):
+    """One step of N environments that is not written yet, as received."""
+
+    obs: Tensors
+    start: Bool[Tensor, "N"]
+    state: Any
+    action: Tensors
+    step: Transition
+
+
+class StepBlock(NamedTuple):
+    """K steps of N environments, on the CPU."""
+
+    leaves: dict[str, Tensor]  # [K, N, ...]: "obs0", .., "action0", .., "reward", "flags" (uint8)
+    ends: Bool[Tensor, "K N"]  # the last steps before the memory is reset
+    final: dict[str, Tensor]  # [F, ...]: "obs0", ..: the observations after the F steps in `ends`
+
+    @classmethod
+    def of(cls, pending: list[PendingStep], obs: Sequence[str], action: Sequence[str]) -> StepBlock:
+        """K pending steps as one block; `obs` and `action` are the keys in their order."""
+        steps = [each.step for each in pending]
+        ends = _stack([step.memory_reset for step in steps])
+        flags = START * _stack([each.start for each in pending]).to(torch.uint8)
+        flags += TERMINATED * _stack([step.terminated for step in steps])
+        flags += TRUNCATED * _stack([step.truncated for step in steps])
+        leaves = _stacked("obs", obs, [each.obs for each in pending])
+        leaves |= _stacked("action", action, [each.action for each in pending])
+        leaves |= {"reward": _stack([step.reward for step in steps]), "flags": flags}
+        ending = ends.any(1)
+        final = [step.final_obs for step, yes in zip(steps, ending.tolist(), strict=True) if yes]
+        last = _stacked("obs", obs, final) if final else {}
+        return cls(leaves, ends, {name: leaf[ends[ending]] for name, leaf in last.items()})
+
+
+def numbered(name: str, keys: Sequence[str], leaves: Tensors) -> dict[str, Tensor]:
+    """The leaves under the names `name0`, `name1`, .., which are valid as file names."""
+    return {f"{name}{i}": leaves[key] for i, key in enumerate(keys)}
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors).cpu()
+
+
+def _stacked(name: str, keys: Sequence[str], parts: list[Tensors]) -> dict[str, Tensor]:
+    return {f"{name}{i}": _stack([p[key] for p in parts]) for i, key in enumerate(keys)}
+
+
+class ResidentMemoryLimit:
+    """Bounds the resident memory of memory-mapped tensors by releasing their pages.
+
+    No data is lost: the pages stay in the kernel's cache or on the disk and are read again when
+    needed. They only stop counting as this process's memory.
+    """
+
+    def __init__(self, limit: int = MAX_RESIDENT) -> None:
+        self.leaves: list[Tensor] = []
+        self.limit = limit
+        self.baseline = mapped_bytes()
+        self.libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def check(self) -> None:
+        """Release all pages if more than `limit` bytes were added since the last release."""
+        now = mapped_bytes()
+        self.baseline = min(self.baseline, now)  # other mappings may have been released
+        if self.libc is None or now - self.baseline <= self.limit:
+            return
+        for leaf in self.leaves:
+            self.libc.madvise(
+                ctypes.c_void_p(leaf.data_ptr()), ctypes.c_size_t(leaf.nbytes), MADV_DONTNEED
+            )
+        if hasattr(self.libc, "malloc_trim"):
+            # Every change replaces the tables of episodes, which leaves holes in the heap.
+            self.libc.malloc_trim(0)
+        self.baseline = mapped_bytes()
+
+
+def mapped_bytes() -> int:
+    """Resident bytes of this process that are pages of files; 0 if the system is not Linux."""
+    if sys.platform != "linux":
+        return 0
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[2]) * mmap.PAGESIZE
+
+
+class RingStorage:
+    """`num_envs` rings of `slots` entries each; in files if `directory` is given.
+
+    `head` is the number of entries of each environment. `written` is the number ever written to
+    its ring: in files it exceeds `head` after an older checkpoint is restored, and entries
+    overwritten since that checkpoint are lost.
+    """
+
+    def __init__(self, num_envs: int, slots: int, directory: Path | None) -> None:
+        self.num_envs = num_envs
+        self.slots = slots
+        self.directory = directory
+        self.rings = torch.arange(num_envs) * slots
+        self.head = torch.zeros(num_envs, dtype=torch.int64)
+        self.written = self.head
+        self.leaves: dict[str, Tensor] = {}
+        self.resident = ResidentMemoryLimit()
+
+    @property
+    def oldest(self) -> Int[Tensor, "N"]:
+        """The oldest entry of each environment that is not overwritten."""
+        return (self.written - self.slots).clamp(min=0)
+
+    def open(self, example: dict[str, Tensor] | None, allocate: Allocate) -> None:
+        """Allocate entries with leaves like those of `example`; None opens existing files."""
+        self.leaves = allocate(example, self.num_envs * self.slots, self.directory)
+        if self.directory is not None:
+            name = str(self.directory / "written")
+            self.written = torch.from_file(name, True, self.num_envs, dtype=torch.int64)
+            self.watch(self.leaves)
+
+    def watch(self, leaves: dict[str, Tensor]) -> None:
+        """Include these leaves in the limit of resident memory, if they are in files."""
+        if self.directory is not None:  # releasing pages without a file would lose data
+            self.resident.leaves += leaves.values()
+
+    def write(self, block: StepBlock) -> Int[Tensor, "K N"]:
+        """Append steps to all rings; returns the numbers of their entries."""
+        ends = block.ends.long()
+        steps = len(ends)
+        entry = self.head + torch.arange(steps)[:, None] + ends.cumsum(0) - ends
+        slot = self.slot(torch.arange(self.num_envs), entry)
+        final = self.slot(torch.arange(self.num_envs), entry + 1)[block.ends]
+        for name, leaf in block.leaves.items():
+            stored = self.leaves[name]
+            stored[slot] = leaf
+            if len(final):
+                last = block.final.get(name)
+                stored[final] = leaf[block.ends] if last is None else last
+        self.leaves["flags"][final] = LAST
+        self.leaves["reward"][final] = 0
+        self._advance(steps + ends.sum(0))
+        self.resident.check()
+        return entry
+
+    def truncate(self, obs: dict[str, Tensor]) -> Int[Tensor, "M"]:
+        """Truncate all unfinished episodes, with `obs` [N, ...] as their final observations.
+
+        Returns the environments that had one.
+        """
+        env = torch.arange(self.num_envs)
+        slot = self.slot(env, self.head - 1)
+        unfinished = (self.leaves["flags"][slot] & LAST) == 0
+        env, slot = env[unfinished], slot[unfinished]
+        self.leaves["flags"][slot] |= TRUNCATED
+        final = self.slot(env, self.head[unfinished])
+        for name, stored in self.leaves.items():
+            stored[final] = obs[name][unfinished] if name in obs else stored[slot]
+        self.leaves["flags"][final] = LAST
+        self.leaves["reward"][final] = 0
+        self._advance(unfinished.long())
+        return env
+
+    def slot(self, env: Int[Tensor, "..."], entry: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+        """The indices of entries in the leaves; `env` and `entry` are broadcast."""
+        return self.rings[env] + entry % self.slots
+
+    def read(self, slot: Int[Tensor, "B L"]) -> dict[str, Tensor]:
+        """The leaves [B, L, ...] of these slots."""
+        self.resident.check()
+        flat = slot.flatten()
+        return {
+            name: leaf.index_select(0, flat).unflatten(0, slot.shape)
+            for name, leaf in self.leaves.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """`head`, and the leaves unless they are in files."""
+        state: dict[str, Any] = {"head": self.head, "leaves": {}}
+        if self.directory is None:
+            most = int(self.head.max())
+            state["leaves"] = {
+                name: leaf.unflatten(0, (self.num_envs, -1))[:, :most].clone()
+                for name, leaf in self.leaves.items()
+            }
+        return state
+
+    def load_state_dict(self, state: dict[str, Any], allocate: Allocate) -> None:
+        """Restore a `state_dict`, in a storage that is not open yet."""
+        parts = state["leaves"]
+        self.open({name: part[0, 0] for name, part in parts.items()} or None, allocate)
+        for name, part in parts.items():
+            self.leaves[name].unflatten(0, (self.num_envs, -1))[:, : part.shape[1]] = part
+        self.head = state["head"].clone()
+        if self.directory is None:
+            self.written = self.head
+
+    def _advance(self, by: Int[Tensor, "N"]) -> None:
+        self.head = self.head + by
+        if self.directory is None:
+            self.written = self.head
+        else:
+            torch.maximum(self.written, self.head, out=self.written)

@@ -1,0 +1,117 @@
+"""Builds environment, policy and algorithm from a configuration."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from rlmem import algos, envs
+from rlmem.algos import Algorithm
+from rlmem.data.recorder import Recorder
+from rlmem.envs.base import VecEnv
+from rlmem.envs.seeding import train_seeds
+from rlmem.envs.trials import Trials
+from rlmem.errors import UsageError, positive
+from rlmem.policies import Policy
+from rlmem.runs import checkpoint
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device named `auto`, `cpu` or `cuda`; a `UsageError` if it is unknown or unavailable."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r} (allowed: auto, cpu, cuda, cuda:N)") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device=cuda, but torch finds no CUDA device")
+    return device
+
+
+def options(node: DictConfig) -> dict[str, Any]:
+    """The keyword arguments in a configuration group: all keys except `name`."""
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "name"}
+
+
+def make_env(cfg: DictConfig, num_envs: int, device: torch.device) -> VecEnv:
+    """The configured environment, `num_envs` copies, with the history its algorithm needs."""
+    env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
+    return with_history(env, cfg.algo.name) if "algo" in cfg else env
+
+
+def with_history(env: VecEnv, algo: str) -> VecEnv:
+    """Add the previous action and reward to the observations of `env` if `algo` needs them."""
+    needed = algos.requirements(algo).needs_history and not isinstance(env, Trials)
+    return Trials(env, episodes=1) if needed else env
+
+
+def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:
+    """A new policy for the spaces of `env`, of the type that the configured algorithm trains.
+
+    Raises `UsageError`, with the algorithms that fit, if the algorithm does not fit the actions.
+    """
+    algos.require_supported(cfg.algo.name, env.action_space)
+    needs = algos.requirements(cfg.algo.name)
+    return needs.policy_type(
+        env.observation_space,
+        env.action_space,
+        core=cfg.core.name,
+        core_options=options(cfg.core),
+        hidden_size=cfg.hidden_size,
+        layers=cfg.layers,
+        **options(cfg.policy),
+        **{key: value for key, value in options(cfg.algo).items() if key in needs.policy_options},
+    )
+
+
+def build(cfg: DictConfig, step: int = 0) -> tuple[VecEnv, Policy, Algorithm]:
+    """Environment, policy and algorithm of a configuration, seeded for a run at `step`."""
+    device = resolve_device(cfg.device)
+    seed_everything(cfg.seed)
+    env = make_env(cfg, positive("num_envs", cfg.num_envs), device)
+    policy = make_policy(cfg, env).to(device)
+    # The offset gives a resumed run other episodes than those it started with.
+    seeds = train_seeds(cfg.seed, step + cfg.num_envs)[step:]
+    recorder = None
+    if (folder := cfg.get("record")) is not None:
+        env = recorder = Recorder(env, Path(folder), _dataset_metadata(cfg))
+    algo = algos.make(cfg.algo.name, env=env, policy=policy, seed=seeds, **options(cfg.algo))
+    if recorder is not None:
+        iterations = -(-(cfg.total_steps - step) // algo.steps_per_iteration)
+        recorder.reserve(iterations * algo.steps_per_iteration // env.num_envs)
+    return env, policy, algo
+
+
+def _dataset_metadata(cfg: DictConfig) -> dict[str, Any]:
+    """The description of a run in the dataset that it records."""
+    return {key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("env", "algo")} | {
+        "core": cfg.core.name,
+        "seed": cfg.seed,
+    }
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global random generators of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (third-party environments may use it)
+    torch.manual_seed(seed)
+
+
+def load_config(run_dir: str | Path) -> DictConfig:
+    """The configuration of a run folder; a `UsageError` if the folder holds no run."""
+    path = checkpoint.require_run(run_dir) / "config.yaml"
+    try:
+        cfg = OmegaConf.load(path)
+    except Exception as error:  # YAML and OmegaConf raise their own types
+        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(cfg, DictConfig) or not {"env", "core", "algo", "policy"} <= set(cfg):
+        raise UsageError(f"{path} is not the configuration of a run")
+    return cfg

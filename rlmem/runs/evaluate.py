@@ -1,0 +1,180 @@
+"""`rlmem eval`: returns of an agent in episodes on seeds not used in training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from omegaconf import DictConfig
+from torch import Tensor
+
+from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.popgym.scores import memory_score
+from rlmem.envs.seeding import eval_seeds
+from rlmem.envs.trials import Trials
+from rlmem.files import atomic_write
+from rlmem.policies import Policy
+from rlmem.runs import build, checkpoint, stats
+
+# Number of environments stepped in parallel; the result does not depend on it.
+CHUNK = 128
+
+
+@runtime_checkable
+class AgentStep(Protocol):
+    """An action, and the agent's state after it."""
+
+    @property
+    def action(self) -> Tensors: ...
+
+    @property
+    def state(self) -> Any: ...
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """An agent to evaluate: a policy, or a reference player."""
+
+    def initial_state(self, batch_size: int) -> Any: ...
+
+    def act(
+        self, obs: Tensors, state: Any, start: Tensor, deterministic: bool = False
+    ) -> AgentStep: ...
+
+
+def play(
+    policy: Policy,
+    make_env: Callable[[int], VecEnv],
+    seeds: list[int],
+    deterministic: bool = True,
+    chunk: int = CHUNK,
+) -> list[float]:
+    """The return of one episode per seed; with trials, the sum over the episodes of one trial.
+
+    Each seed counts exactly once, so short episodes have no more weight than long ones.
+    `make_env(num_envs)` makes an environment of `num_envs` copies.
+    """
+    returns = play_trials(lambda env: policy, make_env, seeds, deterministic, chunk)
+    return returns.sum(axis=1).tolist()
+
+
+@torch.no_grad()
+def play_trials(
+    make_agent: Callable[[VecEnv], Agent],
+    make_env: Callable[[int], VecEnv],
+    seeds: list[int],
+    deterministic: bool,
+    chunk: int = CHUNK,
+) -> Float[ndarray, "M K"]:
+    """The returns of the K episodes of one trial for each seed; K = 1 without trials.
+
+    `make_agent(env)` gets the environment, because the oracle reads its hidden state.
+    """
+    parts = []
+    for first in range(0, len(seeds), chunk):
+        part = seeds[first : first + chunk]
+        env = make_env(len(part))
+        try:
+            parts.append(play_batch(make_agent(env), env, part, deterministic).cpu().numpy())
+        finally:
+            env.close()
+    return np.concatenate(parts)
+
+
+def play_batch(
+    agent: Agent, env: VecEnv, seeds: list[int], deterministic: bool
+) -> Float[Tensor, "N K"]:
+    """The returns of the K episodes of one trial, or of one episode, after a reset with `seeds`.
+
+    Steps after that do not count. float64, on the environment's device.
+    """
+    obs = env.reset(seeds)
+    start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    over = ~start
+    trials = env if isinstance(env, Trials) else None
+    episodes = trials.episodes if trials else 1
+    total = torch.zeros(env.num_envs, episodes, dtype=torch.float64, device=env.device)
+    state = agent.initial_state(env.num_envs)
+    while not over.all():
+        act = agent.act(obs, state, start, deterministic)
+        now = trials.episode if trials else torch.zeros_like(over, dtype=torch.int64)
+        step = env.step(act.action)
+        reward = torch.where(over, 0, step.reward).double()
+        total.scatter_add_(1, now[:, None], reward[:, None])
+        start = step.memory_reset
+        over |= start
+        obs, state = step.obs, act.state
+    return total
+
+
+def summary(returns: list[float]) -> dict[str, Any]:
+    """Mean, interquartile mean, standard deviation and extremes of the returns."""
+    scores = np.asarray(returns, dtype=float)
+    return {
+        "episodes": len(returns),
+        "return_mean": float(stats.mean(scores)),
+        "return_iqm": float(stats.iqm(scores)),
+        "return_std": float(scores.std()),
+        "return_min": float(scores.min()),
+        "return_max": float(scores.max()),
+    }
+
+
+class Trained(NamedTuple):
+    """A trained policy with its run's configuration and its checkpoint's step."""
+
+    run_dir: Path
+    cfg: DictConfig
+    policy: Policy
+    step: int
+    device: torch.device
+
+
+def load(run_dir: str | Path, which: str | int = "last", device: str | None = None) -> Trained:
+    """The agent of a run folder, on `device` (None: the run's device)."""
+    cfg = build.load_config(run_dir)
+    run_device = build.resolve_device(device or cfg.device)
+    env = build.make_env(cfg, 1, run_device)
+    policy = build.make_policy(cfg, env).to(run_device)
+    env.close()
+    loaded = checkpoint.load(run_dir, which)
+    loaded.load_weights(policy)
+    return Trained(Path(run_dir), cfg, policy, loaded.step, run_device)
+
+
+def run(cfg: DictConfig) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run; writes `eval.json` into its folder."""
+    trained = load(cfg.run, cfg.checkpoint, cfg.device)
+    seed = trained.cfg.seed if cfg.seed is None else cfg.seed
+    deterministic = True if cfg.deterministic is None else cfg.deterministic
+    torch.manual_seed(seed)
+    returns = play(
+        trained.policy,
+        lambda num_envs: build.make_env(trained.cfg, num_envs, trained.device),
+        eval_seeds(seed, cfg.episodes),
+        deterministic,
+    )
+    settings = {"step": trained.step, "seed": seed, "deterministic": deterministic}
+    return write_report(trained.run_dir, trained.cfg.env, settings, returns)
+
+
+def write_report(
+    run_dir: Path, env: DictConfig, settings: dict[str, Any], returns: list[float]
+) -> dict[str, Any]:
+    """Write `eval.json`: the settings, a summary of the returns, and the returns.
+
+    Returns its content without the returns.
+    """
+    result = settings | summary(returns)
+    if "difficulty" in env:
+        result["memory_score"] = memory_score(
+            env.name, env.difficulty, env.get("previous_action", False), result["return_mean"]
+        )
+    atomic_write(run_dir / "eval.json", json.dumps(result | {"returns": returns}, indent=2) + "\n")
+    return result

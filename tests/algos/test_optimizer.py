@@ -1,0 +1,47 @@
+"""Gradient steps: joint and separate clipping, and non-finite gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rlmem.algos import NonFiniteLoss
+from rlmem.algos.optimizer import ClippedAdam
+
+
+def weights(*values: list[float]) -> list[nn.Parameter]:
+    return [nn.Parameter(torch.tensor(value)) for value in values]
+
+
+def clipped(parameters: list[nn.Parameter], separate: list[nn.Parameter]) -> list[list[float]]:
+    """The gradients 3, 4 and 12 after clipping to a norm of 1."""
+    first, second = parameters
+    optimizer = ClippedAdam(parameters, 0.1, max_grad_norm=1.0, separate_group=separate)
+    norm = optimizer.step((first * torch.tensor([3.0, 4.0])).sum() + 12 * second.sum(), "a test")
+    assert norm.item() == pytest.approx(13)
+    return [parameter.grad.tolist() for parameter in parameters if parameter.grad is not None]
+
+
+def test_gradients_are_clipped_together() -> None:
+    first, second = clipped(weights([0.0, 0.0], [0.0]), [])
+    assert [*first, *second] == pytest.approx([3 / 13, 4 / 13, 12 / 13], rel=1e-4)
+
+
+def test_a_separate_group_is_clipped_separately() -> None:
+    parameters = weights([0.0, 0.0], [0.0])
+    first, second = clipped(parameters, parameters[1:])
+    assert [*first, *second] == pytest.approx([0.6, 0.8, 1.0], rel=1e-4)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_non_finite_gradient_changes_no_weight(which: int) -> None:
+    parameters = weights([1.0, 2.0], [3.0])
+    before = [parameter.detach().clone() for parameter in parameters]
+    optimizer = ClippedAdam(parameters, 0.1, max_grad_norm=1.0, separate_group=parameters[1:])
+    with pytest.raises(NonFiniteLoss, match="in a test"):
+        optimizer.step(
+            sum(p.sum() for p in parameters) + parameters[which][0] * torch.inf, "a test"
+        )
+    for parameter, old in zip(parameters, before, strict=True):
+        assert torch.equal(parameter, old)
