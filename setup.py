@@ -3,6 +3,6 @@
 from setuptools import setup
 
 setup(
-    cffi_modules=["rlmem/kernels/build.py:ffi"],
+    cffi_modules=["rlmem/kernels/build.py:installed"],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

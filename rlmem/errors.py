@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 
 class UsageError(ValueError):
@@ -13,9 +14,37 @@ class UsageError(ValueError):
 def unknown(kind: str, name: object, options: Iterable[str]) -> UsageError:
     """A `UsageError` for a name not in `options`; lists the nearest names, then all of them."""
     known = sorted(options)
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    near = nearest(str(name), known)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known) or 'none'})")
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The names most like `name`: by words (see `nearest_by_words`), else by letters.
+
+    `lr` is `learning_rate` by initials, and `steps` is `total_steps` by words.
+    """
+    options = list(known)
+    near = nearest_by_words(name, options)[:count]
+    return near or difflib.get_close_matches(name, options, n=count, cutoff=0.5)
+
+
+def nearest_by_words(name: str, known: Iterable[str]) -> list[str]:
+    """The names spelled like `name` but for `_` and `-`, else by its initials or all its words."""
+    options = {option: re.findall(r"[a-z0-9]+", option.lower()) for option in known}
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    tests: list[Callable[[list[str]], bool]] = [
+        lambda parts: "".join(parts) == "".join(words),
+        lambda parts: len(name) > 1 and "".join(part[0] for part in parts) == name.lower(),
+        lambda parts: bool(words) and set(words) <= set(parts),
+    ]
+    found = ([option for option in options if test(options[option])] for test in tests)
+    return next(filter(None, found), [])
+
+
+def install_hint(extra: str) -> str:
+    """How to install the packages of an extra: of an installed rlmem, and in a checkout."""
+    return f"pip install 'rlmem[{extra}]', in a checkout pip install -e '.[{extra}]'"
 
 
 def at_least(name: str, value: int, least: int) -> int:

@@ -26,13 +26,27 @@ def leaves(tree: Any) -> Iterator[Tensor]:
             yield from leaves(part)
 
 
+def alike(tree: Any, other: Any) -> bool:
+    """Whether two trees have the same structure and their leaves the same shapes."""
+    if isinstance(other, Tensor):
+        return isinstance(tree, Tensor) and tree.shape == other.shape
+    if not isinstance(tree, (tuple, list)) or len(tree) != len(other):
+        return False
+    return all(alike(*parts) for parts in zip(tree, other, strict=True))
+
+
 def select(mask: Tensor, yes: Any, no: Any) -> Any:
     """Rows of `yes` where `mask` [B] is True and rows of `no` elsewhere, for each leaf.
 
     This selects instead of multiplying: values not selected leave no trace, not even a NaN.
     """
 
+    views: dict[int, Tensor] = {}  # the mask with so many dimensions of size 1 at the end
+
     def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(mask.reshape(mask.shape + (1,) * (a.dim() - mask.dim())), a, b)
+        extra = a.dim() - mask.dim()
+        if extra not in views:
+            views[extra] = mask.view(*mask.shape, *(1,) * extra)
+        return torch.where(views[extra], a, b)
 
     return map(pick, yes, no)

@@ -7,7 +7,8 @@ disturbances affect all of them; medians are printed. GB/s counts each input rea
 output written once. The percentage refers to the bandwidth of adding two large tensors into a third
 one, measured in the same turns with one thread and with all, the faster of the two; the third
 tensor was written before, and a fresh one is printed for comparison. Extra memory is the peak
-beyond the inputs, in tensors of the result's size.
+beyond the inputs, in tensors of the result's size. The error is the largest one of the result and
+of the gradients (if computed), relative to the largest entry, against the definition in float64.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import NamedTuple
 
 import ops
 import torch
-from ops.base import Case, Form, Op, Shape
+from ops.base import Case, Op, Run, Shape, bind, errors, max_or_nan
 from pages import publish
 from rich.console import Console
 from rich.table import Table
@@ -36,10 +37,10 @@ from torch import Tensor
 from rlmem.kernels import native
 
 PASSES = ("forward", "both")
+DTYPES = ("float32", "bfloat16")
+NARROW_TOLERANCE = 0.1  # of other forms' results in bfloat16
 SHORT = 0.05  # seconds
 STREAM = 2**25  # elements of each tensor in the bandwidth measurement
-
-Run = Callable[[], Tensor]
 
 
 class Result(NamedTuple):
@@ -49,6 +50,7 @@ class Result(NamedTuple):
     bandwidth: float
     bandwidth_fresh: float
     extra: float
+    error: float
 
     def figures(self) -> dict[str, float]:
         """The numbers to print and write."""
@@ -61,34 +63,20 @@ class Result(NamedTuple):
             "% of bandwidth": 100 * rate / self.bandwidth,
             "GFLOP/s": work.flops / self.seconds / 1e9,
             "extra tensors": self.extra,
+            "error": self.error,
         }
 
     def names(self) -> dict[str, str]:
         """The description of the measurement."""
-        op, shape, variant, passes = self.case
+        op, shape, variant, passes, dtype = self.case
         return {
             "op": op,
             "shape": "x".join(map(str, shape)),
             "variant": variant,
+            "dtype": dtype,
             "passes": passes,
             "form": self.form,
         }
-
-
-def bind(op: Op, case: Case, name: str, form: Form, device: str) -> Run:
-    """One pass, or both, over prepared inputs; returns the result."""
-    torch.manual_seed(0)
-    arguments, grad = op.inputs(case, name, device)
-    if case.passes == "forward":
-        return lambda: form(*arguments).detach()
-    leaves = [x.requires_grad_() for x in arguments if x.is_floating_point() or x.is_complex()]
-
-    def both() -> Tensor:
-        result = form(*arguments)
-        torch.autograd.grad(result, leaves, grad)
-        return result.detach()
-
-    return both
 
 
 class Memory:
@@ -144,12 +132,22 @@ def streams(args: argparse.Namespace) -> dict[str, Callable[[], object]]:
     }
 
 
-def prepare(case: Case, args: argparse.Namespace) -> tuple[dict[str, Run], dict[str, float]]:
+class Prepared(NamedTuple):
+    """Forms by name: the functions to time, and their extra memory and errors."""
+
+    runs: dict[str, Run]
+    extra: dict[str, float]
+    error: dict[str, float]
+
+
+def prepare(case: Case, args: argparse.Namespace) -> Prepared:
     """Every form, compiled if needed and checked against ours; and its extra memory."""
     op = ops.get(case.op)
     runs: dict[str, Run] = {}
     extra: dict[str, float] = {}
+    error: dict[str, float] = {}
     want: Tensor | None = None
+    tolerance = op.tolerance if case.dtype == "float32" else NARROW_TOLERANCE
     for name, form in op.forms(case, args.device):
         if args.forms and name not in args.forms:
             continue
@@ -157,17 +155,19 @@ def prepare(case: Case, args: argparse.Namespace) -> tuple[dict[str, Run], dict[
         got = run()
         want = got if want is None else want
         if name not in op.apart:
-            torch.testing.assert_close(got, want, rtol=op.tolerance, atol=op.tolerance)
+            torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance, check_dtype=False)
         size = got.nbytes
         del got
         memory = Memory(args.device)
         run()
         extra[name] = memory.peak() / size
-    return runs, extra
+        found = errors(op, case, name, form, args.device)
+        error[name] = found.result if case.passes == "forward" else max_or_nan(found)
+    return Prepared(runs, extra, error)
 
 
 def measure(case: Case, args: argparse.Namespace) -> list[Result]:
-    runs, extra = prepare(case, args)
+    runs, extra, error = prepare(case, args)
     turns: dict[str, Callable[[], object]] = {**args.streams, **runs}
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(args.repeats):
@@ -179,7 +179,10 @@ def measure(case: Case, args: argparse.Namespace) -> list[Result]:
     median = {name: statistics.median(s) for name, s in seconds.items()}
     one, all_, fresh = (12 * STREAM / median[name] for name in args.streams)
     bandwidth = max(one, all_)
-    return [Result(case, form, median[form], bandwidth, fresh, extra[form]) for form in runs]
+    return [
+        Result(case, form, median[form], bandwidth, fresh, extra[form], error[form])
+        for form in runs
+    ]
 
 
 def report(results: list[Result], path: Path) -> None:
@@ -197,20 +200,29 @@ def report(results: list[Result], path: Path) -> None:
             bandwidths = [result.bandwidth / 1e9, result.bandwidth_fresh / 1e9]
             writer.writerow([*names, *figures, *bandwidths])
             last = i + 1 == len(results) or results[i + 1].case != result.case
-            table.add_row(*names, *(f"{x:.2f}" for x in figures), end_section=last)
+            table.add_row(*names, *map(to_text, figures), end_section=last)
     Console(width=170 if not sys.stdout.isatty() else None).print(table)
+
+
+def to_text(x: float) -> str:
+    """Two decimals; small numbers (errors) in scientific notation."""
+    return f"{x:.2f}" if x == 0 or abs(x) >= 0.01 else f"{x:.0e}"
 
 
 def cells(result: Result) -> dict[str, str]:
     """A row of the page's table."""
-    return {**result.names(), **{name: f"{x:.2f}" for name, x in result.figures().items()}}
+    return {**result.names(), **{name: to_text(x) for name, x in result.figures().items()}}
 
 
 def cases(op: Op, args: argparse.Namespace) -> list[Case]:
     shapes = args.shapes or (op.quick if args.quick else op.shapes)
     small = [shape for shape in shapes if op.size(shape) <= args.max_elements]
     variants = [v for v in op.variants if not args.variants or v in args.variants]
-    return [Case(op.name, s, v, p) for v, p, s in product(variants, args.passes, small)]
+    return [
+        Case(op.name, shape, variant, passes, dtype)
+        for variant, dtype, passes, shape in product(variants, args.dtypes, args.passes, small)
+        if dtype in op.precisions(variant)
+    ]
 
 
 def to_shape(text: str) -> Shape:
@@ -225,6 +237,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--variants", nargs="+", help="all by default")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=DTYPES)
     parser.add_argument("--passes", nargs="+", default=list(PASSES), choices=PASSES)
     parser.add_argument("--forms", nargs="+", help="all by default")
     parser.add_argument("--repeats", type=int, default=11)

@@ -1,8 +1,12 @@
-"""Every test: shape annotations are checked, the seed is fixed, `gpu` needs a CUDA device."""
+"""Every test: shape annotations are checked, the seed is fixed, `gpu` needs a CUDA device.
+
+Without beartype (a machine with a GPU may lack it) the tests run, and annotations are not checked.
+"""
 
 from __future__ import annotations
 
 import random
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,10 +17,19 @@ from jaxtyping import install_import_hook
 # at every call, which the hook would decorate every time (0.7 ms).
 import rlmem.tree  # noqa: F401
 
-install_import_hook("rlmem", "beartype.beartype")
+HAS_BEARTYPE = find_spec("beartype") is not None
+if HAS_BEARTYPE:
+    install_import_hook("rlmem", "beartype.beartype")
 
 # The tensors of the tests are small: more threads only wait for each other.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if HAS_BEARTYPE:
+        # OmegaConf's DictConfig derives from typing.MutableMapping.
+        warning = "beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+        config.addinivalue_line("filterwarnings", f"ignore::{warning}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

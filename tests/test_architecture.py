@@ -74,7 +74,8 @@ MODULES = {module(path): path for path in SOURCES}
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_import_runs_upward(path):
     if path == PACKAGE / "__init__.py":
-        assert not list(imports(path))
+        # The front door imports its modules at their first use.
+        assert set(imports(path)) == {"importlib", "typing"}
         return
     here = room(path)
     assert here in MAY_IMPORT, f"give {here} its place among the rooms"
@@ -117,7 +118,7 @@ def test_no_modules_import_each_other_in_a_circle():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_the_side_door_imports_torchrl(path):
     # Replay uses torchrl's storages.
-    if room(path) != "torchrl" and path != PACKAGE / "data" / "replay.py":
+    if room(path) != "torchrl" and path != PACKAGE / "data" / "allocation.py":
         foreign = {module.split(".")[0] for module in imports(path)}
         assert not foreign & {"torchrl", "tensordict"}
     assert path.stem not in ("torch", "triton", "gymnasium"), "hides the package of that name"

@@ -2,6 +2,7 @@
 
 from rlmem.algos.base import (
     Algorithm,
+    LearnsLater,
     NonFiniteLoss,
     Requirements,
     register,
@@ -15,6 +16,7 @@ names = registry.names
 
 __all__ = [
     "Algorithm",
+    "LearnsLater",
     "NonFiniteLoss",
     "Requirements",
     "make",

@@ -78,7 +78,7 @@ class AD:
         for update in range(1, self.num_updates + 1):
             rows = self.dataset.read(*pack(self.draw(), self.length))
             loss, metrics = action_loss(self.policy, rows, self.device, reset_memory=False)
-            metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of AD")
+            metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of AD", rows)
             updates.append(metrics)
         return {**mean_metrics(updates), "learning_rate": learning_rate}
 

@@ -130,20 +130,25 @@ class AMAGO:
             updates.append(metrics)
         return {**episodes, **mean_metrics(updates)}
 
+    @property
+    def steps_until_learning(self) -> int:
+        """The steps before the first update, at least; 0 after it."""
+        return self.collector.steps_until_learning
+
     def learn(self, batch: SequenceBatch) -> tuple[Metrics, Float[Tensor, "B"]]:
         """One update from a batch: its metrics, and the error of Q in each row."""
         features, _ = self.policy.core.scan(
             self.policy.encoder(batch.obs), batch.state, batch.start
         )
         target = self.targets(batch, features[:, 1:].detach())
-        change = self.popart.update(target, batch.mask)
+        change = self.popart.update(target, batch.mask, batch)
         for heads in (self.policy.heads, self.target.network):
             heads.critics.out.rescale(*change)
         # Select before any arithmetic: masked entries may hold anything, also NaN.
         target = torch.where(batch.mask[..., None], self.popart.normalise(target), 0)
         loss, metrics, error = self.loss(batch, features[:, :-1], target)
         metrics["grad_norm"] = self.optimizer.step(
-            loss, f"update {self.collector.updates} of AMAGO"
+            loss, f"update {self.collector.updates} of AMAGO", batch
         )
         self.target.update()
         return metrics, error

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from rlmem.algos.nonfinite import Experience, nonfinite_input
 from rlmem.envs.base import Spaces
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic, Policy
@@ -15,7 +16,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss or gradient is NaN or infinite; the weights are those before that update."""
+    """A loss or gradient is NaN or infinite; the weights are those before that update.
+
+    The message ends with the first input of `batch` that is not finite, if there is one;
+    `finite_inputs` is whether there is none.
+    """
+
+    def __init__(self, message: str, batch: Experience | None = None) -> None:
+        found = None if batch is None else nonfinite_input(batch)
+        super().__init__(message if found is None else f"{message}: {found}")
+        self.finite_inputs = found is None
 
 
 @runtime_checkable
@@ -39,6 +49,16 @@ class Algorithm(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
+        ...
+
+
+@runtime_checkable
+class LearnsLater(Protocol):
+    """An algorithm that collects experience before it learns."""
+
+    @property
+    def steps_until_learning(self) -> int:
+        """The steps before the first update, at least; 0 after it."""
         ...
 
 

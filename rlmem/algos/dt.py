@@ -61,8 +61,8 @@ class DT:
         if not len(self.episodes):
             raise UsageError(f"{dataset} has no complete episode")
         returns = self.dataset.returns
-        best = returns.max().item() if target_return is None else target_return
-        policy.target_return.fill_(best)
+        self.target_return = returns.max().item() if target_return is None else target_return
+        policy.target_return.fill_(self.target_return)
         policy.return_scale.fill_(returns.abs().max().clamp(min=1e-6))
         self.optimizer = ClippedAdam(
             policy.parameters(), learning_rate, max_grad_norm, adam_eps, anneal_lr
@@ -75,7 +75,7 @@ class DT:
         for update in range(1, self.num_updates + 1):
             rows = self.dataset.read(*pack(self.draw(), self.length))
             loss, metrics = action_loss(self.policy, rows, self.device, reset_memory=True)
-            metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of DT")
+            metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of DT", rows)
             updates.append(metrics)
         return {**mean_metrics(updates), "learning_rate": learning_rate}
 
@@ -89,3 +89,6 @@ class DT:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        # Option and dataset may have changed since the weights were saved; `return_scale`, the unit
+        # that the policy was trained with, stays.
+        self.policy.target_return.fill_(self.target_return)

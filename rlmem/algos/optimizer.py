@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlmem.algos.base import NonFiniteLoss
+from rlmem.algos.nonfinite import Experience
 from rlmem.errors import UsageError
 
 # Scalar tensors by name. They stay on the device until the end of an iteration.
@@ -60,10 +61,11 @@ class ClippedAdam:
             group["lr"] = learning_rate
         return learning_rate
 
-    def step(self, loss: Tensor, where: str) -> Tensor:
+    def step(self, loss: Tensor, where: str, batch: Experience | None = None) -> Tensor:
         """One step along the gradient of `loss`; returns the gradient's norm before clipping.
 
-        Raises `NonFiniteLoss` with the place `where`, before any weight changes.
+        Raises `NonFiniteLoss` with the place `where`, before any weight changes. It names the first
+        input of `batch` that is not finite, if there is one.
         """
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
@@ -71,7 +73,8 @@ class ClippedAdam:
         norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
         if not torch.isfinite(norm):
             raise NonFiniteLoss(
-                f"the loss is {loss.item():g} with a gradient of norm {norm.item():g} in {where}"
+                f"the loss is {loss.item():g} with a gradient of norm {norm.item():g} in {where}",
+                batch,
             )
         self.adam.step()
         return norm
@@ -81,8 +84,14 @@ class ClippedAdam:
         return self.adam.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a `state_dict`."""
+        """Restore a `state_dict`; a `UsageError` if it is of other parameters."""
         self.adam.load_state_dict(state)
+        for parameter, moments in self.adam.state.items():
+            if moments["exp_avg"].shape != parameter.shape:
+                raise UsageError(
+                    f"the optimizer's state has a moment of shape {list(moments['exp_avg'].shape)} "
+                    f"for a parameter of shape {list(parameter.shape)}"
+                )
 
 
 def mean_metrics(updates: Sequence[Metrics]) -> dict[str, float]:

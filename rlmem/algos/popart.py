@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rlmem.algos.base import NonFiniteLoss
+from rlmem.algos.nonfinite import Experience
 from rlmem.errors import UsageError
 
 # What a deviation may be: targets that differ by less than the first are as good as equal, and
@@ -47,17 +49,26 @@ class PopArt(nn.Module):
 
     @torch.no_grad()
     def update(
-        self, target: Float[Tensor, "*N G"], mask: Bool[Tensor, "*N"]
+        self,
+        target: Float[Tensor, "*N G"],
+        mask: Bool[Tensor, "*N"],
+        batch: Experience | None = None,
     ) -> tuple[Float[Tensor, "G"], Float[Tensor, "G"]]:
-        """Take in the targets where `mask`; returns the scale and the shift of the last layer."""
+        """Include the targets where `mask`; returns the scale and the shift of the last layer.
+
+        Raises `NonFiniteLoss`, which names the non-finite input of `batch`, before any change.
+        """
         if not mask.any():
             return torch.ones_like(target[0]), torch.zeros_like(target[0])
         old_mean, old_deviation = self.mean.clone(), self.deviation
+        seen = target[mask].double()
+        mean, square = seen.mean(0), seen.square().mean(0)
+        if not torch.isfinite(square).all():
+            raise NonFiniteLoss("the mean square of the values' targets is not finite", batch)
         self.updates += 1
         rate = self.beta / (1 - (1 - self.beta) ** self.updates)
-        seen = target[mask].double()
-        self.mean.lerp_(seen.mean(0), rate)
-        self.square.lerp_(seen.square().mean(0), rate)
+        self.mean.lerp_(mean, rate)
+        self.square.lerp_(square, rate)
         scale = old_deviation / self.deviation
         shift = (old_mean - self.mean) / self.deviation
         first = self.updates == 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from rlmem.algos.base import Requirements, register
@@ -94,20 +95,20 @@ class PPO:
             gae_lambda=self.gae_lambda,
         )
         value_scale = 1.0
-        if self.norm_value:
+        if self.norm_value and target.numel() > 1:
             value_scale = float(target.var().clamp(min=self.min_value_scale))
 
         updates: list[Metrics] = []
         for epoch in range(1, self.num_epochs + 1):
             for rows in minibatches(advantage, self.num_minibatches):
                 loss, metrics = self.loss(rollout, rows, advantage[rows], target[rows], value_scale)
-                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PPO")
+                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PPO", rollout)
                 updates.append(metrics)
             if self.target_kl is not None:
                 kl = mean_metrics(updates[-self.num_minibatches :])["approx_kl"]
                 if kl > self.target_kl:
                     break
-        unexplained = (target - rollout.value).var() / target.var().clamp(min=1e-12)
+        unexplained = variance(target - rollout.value) / variance(target).clamp(min=1e-12)
         return {
             **mean_metrics(updates),
             "epochs": float(epoch),
@@ -128,7 +129,8 @@ class PPO:
         policy, value = self.policy(*rollout.rows(rows))
         log_ratio = policy.log_prob(rollout.actions(rows)) - rollout.log_prob[rows]
         ratio = log_ratio.exp()
-        if self.norm_adv:
+        # A single advantage has no deviation, and a single target no variance.
+        if self.norm_adv and advantage.numel() > 1:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
         policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
@@ -159,3 +161,8 @@ class PPO:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def variance(x: Float[Tensor, "*N"]) -> Float[Tensor, ""]:
+    """The unbiased variance of all entries; 0 for a single one."""
+    return x.var() if x.numel() > 1 else x.new_zeros(())

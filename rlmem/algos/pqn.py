@@ -79,7 +79,7 @@ class PQN:
         for epoch in range(1, self.num_epochs + 1):
             for rows in minibatches(target, self.num_minibatches):
                 loss, metrics = self.loss(rollout, rows, target[rows])
-                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PQN")
+                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PQN", rollout)
                 updates.append(metrics)
         return {
             **mean_metrics(updates),

@@ -90,6 +90,11 @@ class R2D2:
             updates.append(metrics)
         return {**episodes, **mean_metrics(updates)}
 
+    @property
+    def steps_until_learning(self) -> int:
+        """The steps before the first update, at least; 0 after it."""
+        return self.collector.steps_until_learning
+
     def learn(self, batch: SequenceBatch) -> tuple[Metrics, Float[Tensor, "B"]]:
         """One update from a batch: its metrics, and the new priorities of its rows."""
         with torch.no_grad():
@@ -98,7 +103,7 @@ class R2D2:
         delta = self.errors(online, target, batch.past_burn_in(None))
         mask = batch.mask[:, batch.burn_in :]
         loss = (batch.weight[:, None] * delta.square() / 2).sum() / mask.sum().clamp(min=1)
-        norm = self.optimizer.step(loss, f"update {self.collector.updates} of R2D2")
+        norm = self.optimizer.step(loss, f"update {self.collector.updates} of R2D2", batch)
         self.target.update()
         size = delta.detach().abs()
         mean = size.sum(1) / mask.sum(1).clamp(min=1)

@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.algos.base import Requirements, register
+from rlmem.algos.base import NonFiniteLoss, Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.target_network import TargetNetwork
 from rlmem.data.batch import SequenceBatch
@@ -100,7 +100,8 @@ class SAC:
         self.progress = 0.0
         self.gamma = fraction("gamma", gamma)
         self.scale = RewardScale(gamma, reward_scale)
-        n, k = policy.actions.n, policy.actions.k
+        # Constant actions have no entropy.
+        n, k = policy.actions.n, policy.actions.free
         self.kinds = {"discrete": n > 1, "continuous": k > 0}
         first = fraction("discrete_target_entropy", discrete_target_entropy) * math.log(n)
         last = fraction("discrete_target_entropy_end", discrete_target_entropy_end) * math.log(n)
@@ -135,13 +136,18 @@ class SAC:
         """The temperatures of discrete and of continuous actions."""
         return self.log_alpha.detach().exp()
 
+    @property
+    def steps_until_learning(self) -> int:
+        """The steps before the first update, at least; 0 after it."""
+        return self.collector.steps_until_learning
+
     def learn(self, batch: SequenceBatch) -> tuple[Metrics, Float[Tensor, "B"]]:
         """One update from a batch: its metrics, and the error of Q in each row."""
         self.scale.update(batch)
         losses = self.losses(batch)
         where = f"update {self.collector.updates} of SAC"
-        norm = self.optimizer.step(losses.critic + losses.actor, where)
-        self.alpha_optimizer.step(losses.alpha, "SAC's temperature")
+        norm = self.optimizer.step(losses.critic + losses.actor, where, batch)
+        self.alpha_optimizer.step(losses.alpha, "SAC's temperature", batch)
         self.target.update()
         metrics = {
             "critic_loss": losses.critic.detach(),
@@ -229,8 +235,11 @@ class RewardScale:
         return self.usual / math.sqrt(self.square / self.batches) if self.square else 1.0
 
     def update(self, batch: SequenceBatch) -> None:
-        """Include the rewards of a batch."""
-        self.square += average(batch.reward.square(), batch).item()
+        """Include the rewards of a batch; raises `NonFiniteLoss` if one of them is not finite."""
+        square = average(batch.reward.square(), batch).item()
+        if not math.isfinite(square):
+            raise NonFiniteLoss(f"the mean squared reward is {square:g} in a batch of SAC", batch)
+        self.square += square
         self.batches += 1
 
     def state_dict(self) -> dict[str, Any]:

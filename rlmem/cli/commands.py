@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +20,21 @@ from typing import NoReturn
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlmem.cli import help as cli_help
-from rlmem.cli.config import prepare_eval, prepare_play, prepare_train
-from rlmem.cli.hydra_errors import GROUPS, to_usage_error
+from rlmem.cli.config import (
+    has_own_folder,
+    prepare_eval,
+    prepare_play,
+    prepare_train,
+    with_saved_groups,
+)
+from rlmem.cli.hydra_errors import sweep_config, to_usage_error
 from rlmem.cli.output import print_error
+from rlmem.cli.overrides import check, readable
 from rlmem.errors import UsageError
 
 
@@ -32,26 +42,28 @@ def run(command: str, arguments: Sequence[str]) -> int:
     """Run `train`, `eval` or `play` with Hydra's flags and overrides; returns the exit code."""
     body = {"train": _train, "eval": _eval, "play": _play}[command]
     flags, overrides = _parse(command, arguments)
-    _check_overrides(overrides)
+    check(overrides)
+    overrides = with_saved_groups(command, readable(overrides))
     failures: list[Exception] = []
 
     def job(cfg: DictConfig) -> float | None:
         try:
             return body(cfg)
-        except UsageError as error:
+        except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
             failures.append(error)
-            print_error(error)
+            print_error(_as_usage_error(error, cfg, command, overrides))
             return float("nan")
 
     _register_third_party()
     program = hydra.main(
         version_base="1.3", config_path="pkg://rlmem.configs", config_name=command
     )(job)
-    with _hydra_process([f"rlmem {command}", *flags, *overrides]):
+    read = [*overrides, *_search_path(flags)]
+    sweep = _sweep_folder(command, flags, read)
+    with sweep as folder, _hydra_process([f"rlmem {command}", *flags, *overrides, *folder]):
         try:
             program()
         except (HydraException, OmegaConfBaseException) as error:
-            read = [*overrides, *_search_path(flags)]
             raise to_usage_error(error, command, read) from error
     return 2 if failures else 0
 
@@ -61,9 +73,10 @@ def _train(cfg: DictConfig) -> float:
     from rlmem.runs import train
 
     try:
-        return train.run(cfg)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_interrupt_message(cfg.run_dir)) from None
+        return train.run(cfg, unique=not has_own_folder(cfg))
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (_interrupt_message(cfg.run_dir, cfg.total_steps),)
+        raise
 
 
 def _eval(cfg: DictConfig) -> None:
@@ -87,13 +100,33 @@ def _play(cfg: DictConfig) -> None:
     play.run(cfg)
 
 
-def _interrupt_message(run_dir: str) -> str:
+def _interrupt_message(run_dir: str, total_steps: int) -> str:
     from rlmem.runs import checkpoint
 
     saved = checkpoint.last(run_dir)
     if saved is None:
         return "interrupted before anything was saved"
+    if checkpoint.steps(run_dir)[-1] >= total_steps:
+        return f"saved {saved}, trained to the end; evaluate with: rlmem eval run={run_dir}"
     return f"saved {saved}; resume with: rlmem train resume={run_dir}"
+
+
+def _as_usage_error(
+    error: Exception, cfg: DictConfig, command: str, overrides: Sequence[str]
+) -> Exception:
+    """The error of a job as one line; raises an `OSError` that names no file."""
+    from rlmem.runs.guard import EnvironmentFailure, report
+
+    if isinstance(error, EnvironmentFailure):
+        run = cfg.get("run")
+        return report(error, Path(run) if isinstance(run, str) else None)
+    if isinstance(error, OSError):
+        if not error.filename:
+            raise error
+        return UsageError(f"{error.filename}: {error.strerror}")
+    if isinstance(error, UsageError):
+        return error
+    return to_usage_error(error, command, overrides)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -109,7 +142,6 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]
     mode.add_argument("--multirun", "-m", action="store_true")
     mode.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
     mode.add_argument("--info", "-i", nargs="?", const="all")
-    mode.add_argument("--hydra-help", action="store_true")
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--package", "-p")
     parser.add_argument("--config-dir", "-cd")
@@ -122,24 +154,37 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]
     return flags, overrides
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
-    """Raise a `UsageError` for a removed group or key; Hydra allows it, but all are needed."""
-    for override in overrides:
-        if override.startswith("~"):
-            raise UsageError(f"{override}: an option cannot be removed, only changed")
-        key, _, value = override.partition("=")
-        if key == "tuned" and value in ("", "null"):
-            raise UsageError("tuned needs a name (tuned=none: plain defaults of the groups)")
-        if key in GROUPS and "=" in override and value in ("", "null"):
-            raise UsageError(f"{key} needs a name (rlmem list shows the names)")
-
-
 def _search_path(flags: Sequence[str]) -> list[str]:
     """`--config-dir` as an override."""
     if "--config-dir" not in flags:
         return []
     folder = Path(flags[flags.index("--config-dir") + 1]).absolute()
     return [f"hydra.searchpath=[file://{folder}]"]
+
+
+@contextmanager
+def _sweep_folder(
+    command: str, flags: Sequence[str], overrides: Sequence[str]
+) -> Iterator[list[str]]:
+    """The override that gives a sweep a new folder of its own; empty if the user has chosen one."""
+    from rlmem.runs.folder import make_unique
+
+    chosen = any(override.startswith("hydra.sweep.dir=") for override in overrides)
+    printed = {"--cfg", "--info"} & set(flags)
+    # An experiment may be a sweep by itself.
+    may_sweep = "--multirun" in flags or any(
+        re.match(r"\+?(experiment|hydra\.mode)=", each) for each in overrides
+    )
+    hydra_cfg = None if chosen or printed or not may_sweep else sweep_config(command, overrides)
+    if hydra_cfg is None or ("--multirun" not in flags and hydra_cfg.mode != RunMode.MULTIRUN):
+        yield []
+        return
+    folder = make_unique(Path(hydra_cfg.sweep.dir))
+    try:
+        yield readable([f"hydra.sweep.dir={folder}"])
+    finally:
+        if [path.name for path in folder.iterdir()] in ([], ["multirun.yaml"]):  # no job began
+            shutil.rmtree(folder)
 
 
 def _register_third_party() -> None:

@@ -9,11 +9,15 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlmem.cli.help import CONFIGS
 from rlmem.cli.hydra_errors import GROUPS, compose, leaves, to_usage_error
+from rlmem.cli.overrides import expand_paths
 from rlmem.errors import UsageError, unknown
 
 POSITIVE_INTEGERS = (
@@ -22,11 +26,11 @@ POSITIVE_INTEGERS = (
     "hidden_size",
     "layers",
     "eval_episodes",
+    "eval_max_steps",
     "episodes",
     "trials",
     "trial_episodes",
     "threads",
-    "checkpoint_every",
     "checkpoint_keep",
 )
 TYPE_NAMES = {
@@ -43,18 +47,27 @@ def prepare_train(cfg: DictConfig) -> DictConfig:
 
     With `resume` it is that run's configuration, changed by the given options.
     """
+    from rlmem.runs import folder
+    from rlmem.runs.saver import checkpoint_steps
+
     overrides = _check_values(cfg, "train")
+    checkpoint_steps(cfg.checkpoint_every, cfg.total_steps)
     if cfg.resume is not None:
         return _resumed_config(cfg, overrides)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if any(override.startswith("run_dir=") for override in overrides):
             raise UsageError("run_dir is one folder for many runs: with -m use hydra.sweep.dir")
         cfg.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
-    if (Path(cfg.run_dir) / "config.yaml").exists():
-        raise UsageError(
-            f"{cfg.run_dir} already holds a run: use another run_dir, or resume={cfg.run_dir}"
-        )
+    if has_own_folder(cfg) and (Path(cfg.run_dir) / folder.CONFIG).exists():
+        raise UsageError(folder.taken(cfg.run_dir))
     return cfg
+
+
+def has_own_folder(cfg: DictConfig) -> bool:
+    """Whether the user has chosen the run folder; the default one may get another name."""
+    job = HydraConfig.get()
+    given = any(override.lstrip("+").startswith("run_dir=") for override in job.overrides.task)
+    return given or job.mode == RunMode.MULTIRUN or cfg.resume is not None
 
 
 def prepare_eval(cfg: DictConfig) -> DictConfig:
@@ -104,6 +117,7 @@ def _check_values(cfg: DictConfig, command: str) -> list[str]:
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
         raise to_usage_error(error, command, overrides) from error
+    expand_paths(cfg)
     for key, value in leaves(cfg):
         converted = _check_type(key, value, defaults.get(key))
         if converted is not value:
@@ -139,6 +153,42 @@ def _check_type(key: str, value: Any, default: Any) -> Any:
     return value
 
 
+def with_saved_groups(command: str, overrides: Sequence[str]) -> list[str]:
+    """`overrides`, with the group members of the run that they resume or play.
+
+    So `resume=RUN algo.OPTION=VALUE` knows the options of the run's own algorithm. Raises
+    `UsageError` if there is no such run, or for a set of options (`tuned`, `experiment`).
+    """
+    from rlmem.runs.build import load_config
+
+    option, groups = {"train": ("resume", GROUPS), "play": ("run", ("env",))}.get(command, ("", ()))
+    run = next((_folder(o) for o in overrides if o.lstrip("+").startswith(f"{option}=")), None)
+    if run is None:
+        return list(overrides)
+    saved = load_config(run)
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if command == "train" and (whole := given & {"tuned", "experiment"}):
+        raise UsageError(f"{whole.pop()}: a resumed run has its own settings; give single options")
+    members = []
+    for group in groups:
+        name = saved[group].get("name")
+        needed = any(key.startswith(f"{group}.") for key in given)
+        # Members of other packages and folders may be missing now; few commands need them.
+        if group not in given and (needed or (CONFIGS / group / f"{name}.yaml").exists()):
+            members.append(f"{group}={name}")
+    return [*members, *overrides]
+
+
+def _folder(override: str) -> str | None:
+    """The path in an override; None for null, the values of a sweep, and if it is not readable."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
+    value = None if parsed.is_sweep_override() else parsed.value()
+    return None if value is None else os.path.expanduser(str(value))
+
+
 def _resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     from rlmem.runs.build import load_config
 
@@ -160,7 +210,7 @@ def _apply_overrides(
     Options of a group can change; another member of a group is a `UsageError`.
     """
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+")
+        key = override.partition("=")[0].lstrip("+").removesuffix(".name")
         if key in GROUPS:
             if cfg[key].get("name") != saved[key].get("name"):
                 raise UsageError(

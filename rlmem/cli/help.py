@@ -1,30 +1,54 @@
-"""Help and lists, read from the comments of the YAML files; imports only the standard library."""
+"""Help and lists, read from the comments of the YAML files, without slow imports."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import NamedTuple
+
+from rlmem.cli.output import unknown_key
+from rlmem.errors import unknown
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # Configuration groups with a registry, and their entry point groups for other packages.
 ENTRY_POINT_GROUPS = {"core": "rlmem.cores", "env": "rlmem.envs", "algo": "rlmem.algos"}
 
-FLAGS = """\
-Flags
-  -m, --multirun     sweep: one run for each combination of core=ffm,gru seed=0,1,2
-  --cfg job          print the configuration and exit (--resolve fills in the ${...})
-  --config-dir DIR   add YAML files from DIR (DIR/core/mine.yaml is core=mine)
-  --hydra-help       flags of Hydra, which reads this command line
-  --help             this text; with core=NAME env=NAME, their options"""
+FLAGS = [
+    ("-m, --multirun", "sweep: one run for each combination of core=ffm,gru seed=0,1,2"),
+    ("--cfg job", "print the configuration and exit (--resolve fills in the ${...})"),
+    ("--config-dir DIR", "add YAML files from DIR (DIR/core/mine.yaml is core=mine)"),
+    ("--hydra-help", "flags of Hydra, which reads this command line"),
+    ("--help", "this text; with core=NAME env=NAME, their options"),
+]
 
-THIRD_PARTY = """\
-Cores, environments and algorithms from other packages
-  An installed package adds them with the entry points rlmem.cores, rlmem.envs and rlmem.algos.
-  They need no YAML: core=NAME uses the defaults of the class, core.OPTION=VALUE sets an option.
-  --config-dir DIR or hydra.searchpath=[pkg://their.configs] adds your own YAML files."""
+HYDRA_FLAGS = [
+    ("-m, --multirun", "one run for each combination of values with commas"),
+    ("-c, --cfg WHAT", "print a configuration and exit: job, hydra or all"),
+    ("--resolve", "with --cfg: fill in the ${...}"),
+    ("-p, --package NAME", "with --cfg: only this part, such as core"),
+    ("-i, --info WHAT", "all, config, defaults, defaults-tree, plugins or searchpath"),
+    ("-cd, --config-dir DIR", "add a folder of YAML files"),
+]
+
+HYDRA = (
+    "Options are overrides of Hydra: KEY=VALUE changes a value, +KEY=VALUE adds one, and a group "
+    "such as core=NAME chooses a YAML file. Lists are [1,2] and dicts {a:1}; text with commas or "
+    "brackets needs quotes inside the shell's: \"key='a,b'\". With -m also choice(a,b), "
+    "range(1,10) and glob(*). hydra.sweep.dir=DIR is the folder of a sweep, and "
+    "hydra.searchpath=[pkg://their.configs] adds YAML files of a package. Grammar: "
+    "https://hydra.cc/docs/advanced/override_grammar/basic"
+)
+
+THIRD_PARTY = (
+    "An installed package adds them with the entry points rlmem.cores, rlmem.envs and rlmem.algos. "
+    "They need no YAML: core=NAME uses the defaults of the class, core.OPTION=VALUE sets an "
+    "option. --config-dir DIR or hydra.searchpath=[pkg://their.configs] adds your own YAML files."
+)
 
 
 class Option(NamedTuple):
@@ -38,39 +62,61 @@ class Option(NamedTuple):
 def program_help(commands: Mapping[str, str]) -> str:
     """The text of `rlmem --help`."""
     lines = ["rlmem: reinforcement learning with memory", "", "Commands"]
-    lines += _table([(name, text) for name, text in commands.items()])
-    lines += ["", "rlmem COMMAND --help lists the options; rlmem --version prints the version."]
-    lines += ["Exit codes: 0 done, 2 bad input (explained in one line), 130 interrupted."]
+    lines += _table(list(commands.items()))
+    lines += ["", *_wrap("rlmem COMMAND --help lists the options; rlmem --version the version.")]
+    lines += _wrap(
+        "Exit codes: 0 done, 2 bad input or a failed run (explained in one line), 130 stopped by "
+        "Ctrl-C, 143 by SIGTERM."
+    )
     return "\n".join(lines)
+
+
+def hydra_help() -> str:
+    """The text of `rlmem COMMAND --hydra-help`: the flags of Hydra that the program takes."""
+    return "\n".join(["Flags of Hydra", *_table(HYDRA_FLAGS), "", *_wrap(HYDRA)])
 
 
 def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     """The text of `rlmem train --help`: each option with its default and its YAML comment.
 
-    Arguments like `core=NAME` choose the group members whose options are listed.
+    Arguments like `core=NAME` choose the group members whose options are listed. Raises
+    `UsageError` for an unknown member or key.
     """
     path = CONFIGS / f"{name}.yaml"
     if not path.exists():
         return f"rlmem {name}: {summary}"
-    lines = [f"rlmem {name} [KEY=VALUE ...] [FLAG ...]: {summary}", ""]
+    lines = [*_wrap(f"rlmem {name} [KEY=VALUE ...] [FLAG ...]: {summary}"), ""]
     groups = _groups(path)
     if groups:
-        lines += ["Groups (rlmem list shows their members)", *_option_table(groups), ""]
+        lines += [*_wrap("Groups (rlmem list shows their members)"), *_option_table(groups), ""]
     lines += ["Options", *_option_table(options(path)), ""]
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    given = dict(each.lstrip("+").split("=", 1) for each in arguments if "=" in each)
+    if ":" in given.get("env", ""):
+        given["env"] = "gym"  # env=FILE.py:NAME
+    given = {key: value for key, value in given.items() if not key.startswith("env.kwargs.")}
     chosen = {group.key: group.default for group in groups} | given
+    folders = _folders(arguments)
+    known = [option.key for option in options(path)]
     for group in groups:
-        member = CONFIGS / group.key / f"{chosen[group.key]}.yaml"
-        if group.key != "tuned" and member.exists():
-            listed = [o for o in options(member) if o.key != "name"]
+        for member in chosen[group.key].split(","):
+            file = _member(group.key, member, folders)
+            if file is None or group.key in ("tuned", "experiment"):
+                continue
+            listed = [o for o in options(file) if o.key != "name"]
             listed = [o._replace(key=f"{group.key}.{o.key}") for o in listed]
-            title = f"{group.key}={member.stem}: {first_comment(member)}"
-            lines += [title, *_option_table(listed), ""]
+            known += [f"{group.key}.name", *(option.key for option in listed)]
+            title = f"{group.key}={file.stem}: {first_comment(file)}"
+            lines += [*_wrap(title), *_option_table(listed), ""]
+    _check_keys(given, known, [group.key for group in groups])
     tuned = CONFIGS / "tuned" / f"{chosen.get('env')}-{chosen.get('algo')}.yaml"
     if tuned.exists():
         title = f"tuned={tuned.stem}, applied unless tuned=none: {first_comment(tuned)}"
-        lines += [title, *_option_table(options(tuned)), ""]
-    return "\n".join([*lines, FLAGS, *(["", THIRD_PARTY] if groups else [])])
+        lines += [*_wrap(title), *_option_table(options(tuned)), ""]
+    lines += ["Flags", *_table(FLAGS)]
+    if groups:
+        lines += ["", *_wrap("Cores, environments and algorithms from other packages")]
+        lines += _wrap(THIRD_PARTY)
+    return "\n".join(lines)
 
 
 def list_members() -> str:
@@ -79,13 +125,15 @@ def list_members() -> str:
     for group, title in (("core", "Cores"), ("env", "Environments"), ("algo", "Algorithms")):
         rows = {path.stem: first_comment(path) for path in (CONFIGS / group).glob("*.yaml")}
         rows |= {e.name: f"from {_origin(e)}" for e in third_party_members(group)}
-        lines += [f"{title} ({group}=NAME)", *_table(sorted(rows.items())), ""]
+        # One line each for other programs, such as grep.
+        columns = None if sys.stdout.isatty() else 10_000
+        lines += [f"{title} ({group}=NAME)", *_table(sorted(rows.items()), columns), ""]
     return "\n".join(lines[:-1])
 
 
 def third_party_members(group: str) -> list[EntryPoint]:
     """The entry points of a group that have no YAML file in this package."""
-    found = entry_points(group=ENTRY_POINT_GROUPS[group])
+    found = entry_points(group=ENTRY_POINT_GROUPS.get(group, f"rlmem.{group}"))
     return [entry for entry in found if not (CONFIGS / group / f"{entry.name}.yaml").exists()]
 
 
@@ -120,13 +168,89 @@ def _groups(path: Path) -> list[Option]:
     return [Option(*match) for match in re.findall(pattern, path.read_text("utf-8"), re.M)]
 
 
+def _folders(arguments: Sequence[str]) -> list[Path] | None:
+    """The folders of YAML files; None if some are in packages, which only Hydra finds."""
+    folders = [CONFIGS]
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag.startswith("hydra.searchpath="):
+            return None
+        if flag in ("--config-dir", "-cd"):
+            folders.append(Path(value))
+        elif flag.startswith("--config-dir="):
+            folders.append(Path(flag.partition("=")[2]))
+    return folders
+
+
+def _member(group: str, name: str, folders: Sequence[Path] | None) -> Path | None:
+    """The YAML file of a member of a group, if it has one; a `UsageError` if it is unknown."""
+    for folder in folders or [CONFIGS]:
+        if (path := folder / group / f"{name}.yaml").exists():
+            return path
+    if folders is None or name == "null" or "$" in name:
+        return None
+    members = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    members |= {entry.name for entry in third_party_members(group)}
+    if name not in members:
+        raise unknown(group, name, members)
+    return None
+
+
+def _check_keys(given: Iterable[str], known: Sequence[str], groups: Sequence[str]) -> None:
+    """Raise a `UsageError` for an unknown key; options of members without YAML can be any."""
+    for key in given:
+        if key in (*known, *groups) or key.startswith(("-", "hydra")):
+            continue
+        if any(name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
+            continue  # a group of options, or an entry of a dict
+        group = key.partition(".")[0]
+        if group in groups and not any(name.startswith(f"{group}.") for name in known):
+            continue
+        top = [name for name in known if "." not in name]
+        raise unknown_key(key, [*groups, *top], known)
+
+
 def _option_table(listed: Sequence[Option]) -> list[str]:
-    return _table([(f"{option.key}={option.default}", option.comment) for option in listed])
+    rows = [(f"{option.key}={_readable(option.default)}", option.comment) for option in listed]
+    return _table(rows)
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> list[str]:
-    width = min(max((len(name) for name, _ in rows), default=0), 40)
-    return [f"  {name:<{width}}  {text}".rstrip() for name, text in rows] or ["  (no options)"]
+def _readable(default: str) -> str:
+    """A default value, with ENV for ${env.name} and TIME for the time of the start."""
+    default = re.sub(r"\$\{now:[^}]*\}", "TIME", default)
+    return re.sub(r"\$\{(\w+)(?:\.name)?\}", lambda found: found[1].upper(), default)
+
+
+def _table(rows: Sequence[tuple[str, str]], columns: int | None = None) -> list[str]:
+    """Lines of two columns, wrapped at the width of the terminal (80 if there is none)."""
+    columns = columns or _columns()
+    # Longer names have their own lines.
+    longest = max(8, min(40, columns * 45 // 100, columns - 28))
+    width = max((len(name) for name, _ in rows if len(name) <= longest), default=0)
+    lines = []
+    for name, text in rows:
+        names = _fill(name, columns - 2, "    ")
+        texts = _fill(text, max(columns - width - 4, 20), "")
+        if len(names) > 1 or len(name) > width:
+            lines += [f"  {part}" for part in names]
+        else:
+            lines.append(f"  {name:<{width}}  {texts.pop(0) if texts else ''}".rstrip())
+        lines += [f"{'':{width + 4}}{part}" for part in texts]
+    return lines or ["  (no options)"]
+
+
+def _wrap(text: str) -> list[str]:
+    return _fill(text, _columns(), "  ")
+
+
+def _fill(text: str, width: int, indent: str) -> list[str]:
+    """Lines of whole words."""
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size((80, 24)).columns
 
 
 def _origin(entry: EntryPoint) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlmem.cli.output import unknown_key
 from rlmem.errors import UsageError, unknown
 
 # The groups of `train.yaml`: core=NAME chooses a file, core.OPTION=VALUE changes a value in it.
@@ -60,6 +63,21 @@ def compose(command: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(command, list(overrides))
 
 
+def sweep_config(command: str, overrides: Sequence[str]) -> DictConfig | None:
+    """Hydra's own settings for a sweep of `overrides`; None if they cannot be read."""
+    parser = OverridesParser.create()
+    try:
+        fixed = [o for o in overrides if not parser.parse_override(o).is_sweep_override()]
+        with (
+            warnings.catch_warnings(),
+            hydra.initialize_config_module("rlmem.configs", version_base="1.3"),
+        ):
+            warnings.simplefilter("ignore")  # Hydra gives them again when the command runs
+            return hydra.compose(command, fixed, return_hydra_config=True).hydra
+    except (HydraException, OmegaConfBaseException):
+        return None
+
+
 def _unknown_key(key: str, command: str, overrides: Sequence[str]) -> UsageError:
     # Compose with only those overrides that determine the keys; of a sweep, the first value.
     deciding = [o for o in overrides if o.startswith("hydra.searchpath=")]
@@ -68,12 +86,4 @@ def _unknown_key(key: str, command: str, overrides: Sequence[str]) -> UsageError
         cfg = compose(command, deciding)
     except (HydraException, OmegaConfBaseException):
         return UsageError(f"unknown key {key!r}")
-    known = [name for name, _ in leaves(cfg)]
-    same_name = [name for name in known if name.rpartition(".")[2] == key]
-    if same_name:
-        return UsageError(f"unknown key {key!r}; did you mean {' or '.join(same_name)}?")
-    group, _, option = key.partition(".")
-    siblings = [name.removeprefix(f"{group}.") for name in known if name.startswith(f"{group}.")]
-    if siblings:
-        return unknown(f"key of {group}:", option, siblings)
-    return unknown("key", key, map(str, cfg))
+    return unknown_key(key, [str(name) for name in cfg], [name for name, _ in leaves(cfg)])

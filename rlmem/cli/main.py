@@ -1,7 +1,8 @@
 """The program `rlmem`: dispatch of commands, and exit codes.
 
-Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted. To start fast, this module
-and `rlmem.cli.help` import neither torch nor Hydra.
+Exit codes: 0 done, 2 bad input or a failed run (one line on stderr), 128 + its number for a signal
+(130 Ctrl-C, 143 SIGTERM). To start fast, this module and `rlmem.cli.help` import neither torch nor
+Hydra.
 """
 
 from __future__ import annotations
@@ -40,17 +41,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
-        return 130
+        # A signal other than Ctrl-C has its own code.
+        return getattr(interrupt, "exit_code", 130)
 
 
 def _dispatch(arguments: list[str]) -> int:
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
-    if command in ("-h", "--help"):
+    if command in ("-h", "--help", "help") and rest and rest[0] in COMMANDS:
+        command, rest = rest[0], [*rest[1:], "--help"]
+    if command in ("-h", "--help", "help"):
+        if rest:
+            raise unknown("command", rest[0], COMMANDS)
         print(cli_help.program_help(COMMANDS))
     elif command == "--version":
         print(f"rlmem {__version__}")
     elif command in COMMANDS and ("-h" in rest or "--help" in rest):
         print(cli_help.command_help(command, COMMANDS[command], rest))
+    elif command in COMMANDS and "--hydra-help" in rest:
+        print(cli_help.hydra_help())
     elif command == "list":
         if rest:
             raise UsageError(f"rlmem list takes no arguments, not {rest[0]!r}")

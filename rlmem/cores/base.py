@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -10,11 +13,160 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem import tree
-from rlmem.errors import positive
+from rlmem.errors import UsageError, positive
 from rlmem.kernels import linear_scan
 from rlmem.registry import Registry
 
 S = TypeVar("S")
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def any_precision(method: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
+    """Let a core's `method(self, x, ...)` take half-precision inputs and parameters.
+
+    Half precision comes from autocast or from the parameters (`core.bfloat16()`). The second is
+    turned into the first: a copy of the module with float32 parameters runs under autocast. So a
+    core is written once, for float32 parameters and autocast, and its state is float32 in any case.
+
+    The method then sees `x`, parameters and buffers in float32. It returns a pair; the first part,
+    the output, gets the dtype of the parameters if that is a half precision.
+    """
+
+    @wraps(method)
+    def call(self: nn.Module, x: Any, *rest: Any, **named: Any) -> tuple[Tensor, Any]:
+        # The dictionary is much faster than the attribute.
+        dtype = self._buffers["_anchor"].dtype  # type: ignore[union-attr]
+        if x.dtype is dtype and (dtype is torch.float32 or dtype is torch.float64):
+            return method(self, x, *rest, **named)
+        who = f"{type(self).__name__}.{method.__name__}"
+        if not x.is_floating_point() or (x.dtype == torch.float64) != (dtype == torch.float64):
+            raise UsageError(f"{who}: x must have the parameters' dtype {dtype}, not {x.dtype}")
+        if dtype not in HALF:
+            return method(self, x.float(), *rest, **named)
+        with _autocast(x.device.type, dtype):
+            y, after = method(_in_float32(self), x.float(), *rest, **named)
+        return y.to(dtype), after
+
+    return call
+
+
+def _autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Autocast to `dtype`, unless the caller has chosen another one or the device has none."""
+    if torch.is_autocast_enabled(device) or not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, dtype)
+
+
+def _in_float32(module: nn.Module) -> nn.Module:
+    """A copy of `module` with float32 parameters and buffers, connected to it by autograd.
+
+    The module itself is not changed, so that other threads may use it.
+    """
+    copy = object.__new__(type(module))
+    copy.__dict__.update(module.__dict__)
+    for name in ("_parameters", "_buffers"):
+        tensors = module.__dict__[name]
+        copy.__dict__[name] = {
+            key: x.float() if x is not None and x.dtype in HALF else x for key, x in tensors.items()
+        }
+    copy.__dict__["_modules"] = {
+        key: None if part is None else _in_float32(part) for key, part in module._modules.items()
+    }
+    return copy
+
+
+def check_inputs(core: nn.Module, method: str, x: Any, start: Any, dims: int) -> int:
+    """The number of rows B, if `x` is [B, I] or [B, T, I] (`dims` 2 or 3) and `start` fits it.
+
+    Otherwise a `UsageError`. `dims` counts the dimensions of `x`; `start` has all but the last.
+    """
+    if isinstance(x, Tensor) and isinstance(start, Tensor):
+        *lead, size = x.shape or (0,)
+        if (
+            len(lead) == dims - 1
+            and size == core.input_size
+            and start.shape == tuple(lead)
+            and start.dtype is torch.bool
+            and 0 not in lead
+        ):
+            return lead[0]
+    raise _problem(core, method, x, start, dims)
+
+
+def _problem(core: nn.Module, method: str, x: Any, start: Any, dims: int) -> UsageError:
+    """What is wrong with `x` or `start`."""
+    who = f"{type(core).__name__}.{method}"
+    for name, value in (("x", x), ("start", start)):
+        if not isinstance(value, Tensor):
+            return UsageError(f"{who}: {name} must be a tensor, not {type(value).__name__}")
+    letters = ("B", "T")[: dims - 1]
+    if x.dim() != dims or x.shape[-1] != core.input_size or 0 in x.shape:
+        wanted = ", ".join([*letters, str(core.input_size)])
+        return UsageError(
+            f"{who}: x must be [{wanted}] with {' and '.join(letters)} at least 1, "
+            f"not {list(x.shape)}"
+        )
+    return UsageError(
+        f"{who}: start must be [{', '.join(letters)}] = {list(x.shape[:-1])} of torch.bool, "
+        f"not {list(start.shape)} of {start.dtype}"
+    )
+
+
+def check_state(core: nn.Module, method: str, state: Any, like: Any, rows: int) -> None:
+    """A `UsageError` unless `state` has the structure and shapes of `like`, with `rows` rows."""
+    who = f"{type(core).__name__}.{method}"
+    wanted = list(tree.leaves(like))
+    try:
+        got = list(tree.leaves(state))
+    except (TypeError, RecursionError):
+        kind = type(state).__name__
+        raise UsageError(
+            f"{who}: state must be a tensor or a tuple of tensors, not {kind}"
+        ) from None
+    if len(got) != len(wanted):
+        raise UsageError(f"{who}: state must have {len(wanted)} tensors, not {len(got)}")
+    for i, (leaf, other) in enumerate(zip(got, wanted, strict=True)):
+        if leaf.shape != (rows, *other.shape[1:]):
+            raise UsageError(
+                f"{who}: tensor {i} of the state must be {[rows, *other.shape[1:]]}, "
+                f"not {list(leaf.shape)}"
+            )
+
+
+def _checked_step(step: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
+    """A core's `step`, after a check of `x` and `start`."""
+
+    @wraps(step)
+    def call(self: MemoryCore[Any], x: Any, state: Any, start: Any) -> tuple[Tensor, Any]:
+        check_inputs(self, "step", x, start, dims=2)
+        return step(self, x, state, start)
+
+    return call
+
+
+def _checked_scan(scan: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
+    """A core's `scan` for any precision, after a check of all arguments' shapes."""
+    scan = any_precision(scan)
+
+    @wraps(scan)
+    def call(
+        self: MemoryCore[Any], x: Any, state: Any, start: Any, *rest: Any
+    ) -> tuple[Tensor, Any]:
+        rows = check_inputs(self, "scan", x, start, dims=3)
+        check_state(self, "scan", state, self.initial_state(1), rows)
+        return scan(self, x, state, start, *rest)
+
+    return call
+
+
+# Methods of cores, and the function that each is passed through.
+_WRAPS = {
+    "update": any_precision,
+    "step": _checked_step,
+    "scan": _checked_scan,
+    "scan_states": _checked_scan,
+}
 
 
 class MemoryCore(nn.Module, ABC, Generic[S]):
@@ -23,7 +175,11 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     `start[b, t]` is True if `x[b, t]` is the first observation of an episode: the initial state
     replaces the state *before* `x[b, t]` is read. A state is a Tensor or a (named) tuple of
     Tensors. Each of these tensors is a leaf of the state: [B, ...], float32 or complex64 (float64
-    or complex128 with float64 parameters).
+    or complex128 with float64 parameters). That holds for half precision too, whether of inputs, of
+    parameters or by autocast: only matrix products use it (`any_precision`).
+
+    A subclass defines `update` and may define `scan`. Both get arguments of the right shapes, with
+    B and T at least 1, and see inputs and parameters in float32 or float64.
     """
 
     # Guarantees that the tests check. A core that cannot give one sets it to False.
@@ -33,6 +189,12 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     input_size: int
     output_size: int
     _anchor: Tensor
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, wrap in _WRAPS.items():
+            if name in cls.__dict__:
+                setattr(cls, name, wrap(cls.__dict__[name]))
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__()
@@ -46,11 +208,15 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     @property
     def state_dtype(self) -> torch.dtype:
         """Real dtype of the state: float64 if the parameters are float64, else float32."""
-        return torch.float64 if self._anchor.dtype == torch.float64 else torch.float32
+        # The dictionary is much faster than the attribute.
+        narrow = self._buffers["_anchor"].dtype is not torch.float64  # type: ignore[union-attr]
+        return torch.float32 if narrow else torch.float64
 
     def zeros(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Zeros of `state_dtype` (or `dtype`) on the core's device."""
-        return torch.zeros(shape, dtype=dtype or self.state_dtype, device=self._anchor.device)
+        anchor = self._buffers["_anchor"]
+        assert anchor is not None
+        return torch.zeros(shape, dtype=dtype or self.state_dtype, device=anchor.device)
 
     @abstractmethod
     def initial_state(self, batch_size: int) -> S:
@@ -60,16 +226,27 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
         """One time step without resets: output and next state."""
 
+    @_checked_step
     def step(
         self, x: Float[Tensor, "B I"], state: S, start: Bool[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B O"], S]:
-        """One time step: reset the state of rows with `start`, then `update`."""
-        return self.update(x, tree.select(start, self.initial_state(x.shape[0]), state))
+        """One time step: reset the state of rows with `start`, then `update`.
 
+        Raises `UsageError` if a shape is wrong or `start` is not bool.
+        """
+        first = self.initial_state(x.shape[0])
+        if not tree.alike(state, first):
+            check_state(self, "step", state, first, x.shape[0])
+        return self.update(x, tree.select(start, first, state))
+
+    @_checked_scan
     def scan(
         self, x: Float[Tensor, "B T I"], state: S, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], S]:
-        """A row of time steps: same result as `step` in a loop; cores override it to be faster."""
+        """A row of time steps: same result as `step` in a loop; cores override it to be faster.
+
+        Raises `UsageError` if a shape is wrong or `start` is not bool.
+        """
         outputs = []
         for x_t, start_t in zip(x.unbind(1), start.unbind(1), strict=True):
             y, state = self.step(x_t, state, start_t)
@@ -116,14 +293,14 @@ class LinearCore(MemoryCore[Tensor]):
         h = gate * state + value
         return self.decode(h, x), h
 
-    def states(
+    def scan_states(
         self,
         x: Float[Tensor, "B T I"],
         state: Tensor,
         start: Bool[Tensor, "B T"],
         loads: tuple[Bool[Tensor, "B T"], Tensor] | None = None,
-    ) -> Tensor:
-        """The state after each step of a row, [B, T, D].
+    ) -> tuple[Float[Tensor, "B T O"], Tensor]:
+        """The outputs of a row, and the state after each step, [B, T, D].
 
         `loads` is a mask [B, T] and states [B, T, D]. The mask selects some of the starts, none in
         the first step; there the row continues from the given state, not from the initial one.
@@ -132,14 +309,15 @@ class LinearCore(MemoryCore[Tensor]):
         if loads is not None:
             there, given = loads
             value = value + gate * torch.where(there[..., None], given, 0)
-        return linear_scan(gate, value, state, start)
+        h = linear_scan(gate, value, state, start)
+        return self.decode(h, x), h
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], Tensor]:
-        h = self.states(x, state, start)
+        y, h = self.scan_states(x, state, start)
         # A view would keep the memory of the whole row alive.
-        return self.decode(h, x), h[:, -1].clone()
+        return y, h[:, -1].clone()
 
 
 registry: Registry[MemoryCore[Any]] = Registry("core", "rlmem.cores")

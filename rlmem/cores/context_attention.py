@@ -46,7 +46,7 @@ class ContextAttention(WindowAttention):
         content = query + self.content_bias
         learned = torch.einsum("bhd,phd->bhp", content, learned_keys) * self.size**-0.5
         scores = torch.cat([learned, inputs.scores, context.scores], dim=-1)
-        learned_values = learned_values.expand(len(x), -1, -1, -1)
+        learned_values = learned_values.expand(x.shape[0], -1, -1, -1)
         values = torch.cat([learned_values, inputs.values, context.values], dim=1)
         y = torch.einsum("bhm,bmhd->bhd", scores.softmax(-1), values)
         return self.out(y.flatten(1).to(x.dtype)), (inputs.cache, context.cache)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rlmem import tree
 from rlmem.cores.base import MemoryCore
-from rlmem.kernels import gated_rnn, gated_step, project
+from rlmem.kernels import gated_rnn, project
+from rlmem.kernels.gated_rnn import step_unchecked
 
 S = TypeVar("S")
 
@@ -51,22 +52,23 @@ class GatedCore(MemoryCore[S]):
         """The core's state made of these leaves."""
 
     def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
-        new = gated_step(self.cell, *self._kernel_inputs(x, state))
+        projected = nn.functional.linear(x, self.weight_ih)
+        new = step_unchecked(self.cell, *self._kernel_inputs(projected, state))
         return new[0][:, 0], self._without_heads(new)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: S, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], S]:
-        h, last = gated_rnn(self.cell, *self._kernel_inputs(x, state), start)
+        projected = project(x, self.weight_ih)
+        h, last = gated_rnn(self.cell, *self._kernel_inputs(projected, state), start)
         return h[:, :, 0], self._without_heads(last)
 
     def _kernel_inputs(
-        self, x: Float[Tensor, "*N I"], state: S
+        self, projected: Float[Tensor, "*N GO"], state: S
     ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Projected input, weight, bias and state, with a dimension for the kernel's one head."""
-        projected = project(x, self.weight_ih).unsqueeze(-2)
         first = tuple(leaf[:, None] for leaf in tree.leaves(state))
-        return projected, self.weight_hh.t()[None], self.bias()[None], first
+        return projected.unsqueeze(-2), self.weight_hh.t()[None], self.bias()[None], first
 
     def _without_heads(self, state: tuple[Tensor, ...]) -> S:
         return self.as_state(*(leaf[:, 0] for leaf in state))

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ConvState, ShortConv
+from rlmem.cores.gate_range import check_range, stretch
+from rlmem.errors import UsageError
 from rlmem.kernels import linear_scan
 
 
@@ -22,6 +24,9 @@ class MinRNN(MemoryCore[ConvState]):
 
     `u` is `x` after a causal convolution over `conv_size` steps (1: none). Without it, one layer
     can hardly represent the order of recent inputs, because its gates see one input at a time.
+
+    `gate` is the range of the gate: positive (the papers' g), signed (2 g - 1), or complex
+    (g exp(i theta), with theta another linear map of `u`; outputs the real part of `h`).
     """
 
     parts: int
@@ -34,11 +39,16 @@ class MinRNN(MemoryCore[ConvState]):
         conv_size: int = 4,
         positive: bool = False,
         bias: bool = True,
+        gate: str = "positive",
     ) -> None:
         super().__init__(input_size, output_size)
         self.positive = positive
+        self.gate = check_range(gate)
+        if positive and gate != "positive":
+            raise UsageError(f"positive=true needs gate=positive, not {gate}")
         self.conv = ShortConv(self.input_size, conv_size)
-        self.linear = nn.Linear(self.input_size, self.parts * self.output_size, bias=bias)
+        self.maps = self.parts + (gate == "complex")
+        self.linear = nn.Linear(self.input_size, self.maps * self.output_size, bias=bias)
 
     @abstractmethod
     def gates(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
@@ -46,7 +56,10 @@ class MinRNN(MemoryCore[ConvState]):
 
     def initial_state(self, batch_size: int) -> ConvState:
         window = self.zeros(batch_size, self.conv.size - 1, self.input_size)
-        return ConvState(window, self.zeros(batch_size, self.output_size))
+        dtype = self.state_dtype
+        if self.gate == "complex":
+            dtype = torch.promote_types(dtype, torch.complex64)
+        return ConvState(window, self.zeros(batch_size, self.output_size, dtype=dtype))
 
     def update(
         self, x: Float[Tensor, "B I"], state: ConvState
@@ -54,7 +67,7 @@ class MinRNN(MemoryCore[ConvState]):
         u, window = self.conv.step(x, state.window)
         gate, value = self._encode(u)
         h = gate * state.h + value
-        return h, ConvState(window, h)
+        return self._output(h), ConvState(window, h)
 
     def scan(
         self, x: Float[Tensor, "B T I"], state: ConvState, start: Bool[Tensor, "B T"]
@@ -62,12 +75,16 @@ class MinRNN(MemoryCore[ConvState]):
         u, window = self.conv.scan(x, state.window, start)
         gate, value = self._encode(u)
         h = linear_scan(gate, value, state.h, start)
-        return h, ConvState(window, h[:, -1].clone())
+        return self._output(h), ConvState(window, h[:, -1].clone())
 
     def _encode(self, u: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
-        c, *parts = self.linear(u).to(self.state_dtype).chunk(self.parts, dim=-1)
-        gate, write = self.gates(tuple(parts))
+        c, *parts = self.linear(u).to(self.state_dtype).chunk(self.maps, dim=-1)
+        gate, write = self.gates(tuple(parts[: self.parts - 1]))
+        gate = torch.polar(gate, parts[-1]) if self.gate == "complex" else stretch(gate, self.gate)
         return gate, write * (keep_positive(c) if self.positive else c)
+
+    def _output(self, h: Tensor) -> Tensor:
+        return h.real if self.gate == "complex" else h
 
 
 def keep_positive(c: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:

@@ -58,7 +58,7 @@ class MLSTMCell(nn.Module):
 
     def initial_state(self, zeros: Tensor) -> MLSTMState:
         """The empty memory of as many rows as `zeros` [B] has, in its dtype and on its device."""
-        head = (len(zeros), self.heads)
+        head = (zeros.shape[0], self.heads)
         sizes = ((*head, self.size, self.size), (*head, self.size), head)
         return MLSTMState(*(zeros.new_zeros(size) for size in sizes))
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from rlmem.cores import ssm
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import ConvState, ShortConv
+from rlmem.cores.gate_range import check_range, stretch
 from rlmem.errors import positive
 from rlmem.kernels import linear_scan
 
@@ -34,9 +35,11 @@ class Selected(NamedTuple):
     C: Tensor
 
 
-def discretize(selected: Selected, A: Float[Tensor, "N D"]) -> tuple[Tensor, Tensor]:
+def discretize(
+    selected: Selected, A: Float[Tensor, "N D"], gate_range: str = "positive"
+) -> tuple[Tensor, Tensor]:
     """Gate `exp(dt A)` and value `B (dt u)`, both [*K, N * inner]."""
-    gate = torch.exp(selected.dt[..., None, :] * A)
+    gate = stretch(torch.exp(selected.dt[..., None, :] * A), gate_range)
     value = selected.B[..., None] @ (selected.dt * selected.u)[..., None, :]
     return gate.flatten(-2), value.flatten(-2)
 
@@ -50,7 +53,8 @@ def contract(h: Float[Tensor, "*K ND"], selected: Selected) -> Float[Tensor, "*K
 class S6(MemoryCore[ConvState]):
     """S6: Mamba's selective state space with its short convolution (Gu and Dao 2023).
 
-    There are `inner = expand * output_size` channels of `channel_states` states each.
+    There are `inner = expand * output_size` channels of `channel_states` states each. `gate` is the
+    range of the gate: positive (the paper's, exp(dt A)) or signed (2 exp(dt A) - 1).
     """
 
     def __init__(
@@ -63,8 +67,10 @@ class S6(MemoryCore[ConvState]):
         conv_size: int = 4,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        gate: str = "positive",
     ) -> None:
         super().__init__(input_size, output_size)
+        self.gate = check_range(gate, ("positive", "signed"))
         inner = self.inner = positive("expand", expand) * self.output_size
         size = self.channel_states = positive("channel_states", channel_states)
         rank = math.ceil(inner / 16)
@@ -93,7 +99,7 @@ class S6(MemoryCore[ConvState]):
         u, z = self._project(x)
         u, window = self.conv.step(u, state.window)
         selected = self._select(u)
-        gate, value = discretize(selected, self._A())
+        gate, value = discretize(selected, self._A(), self.gate)
         h = gate * state.h + value
         return self._output(h, selected, z), ConvState(window, h)
 
@@ -103,7 +109,7 @@ class S6(MemoryCore[ConvState]):
         u, z = self._project(x)
         u, window = self.conv.scan(u, state.window, start)
         selected = self._select(u)
-        gate, value = discretize(selected, self._A())
+        gate, value = discretize(selected, self._A(), self.gate)
         h = linear_scan(gate, value, state.h, start)
         return self._output(h, selected, z), ConvState(window, h[:, -1].clone())
 

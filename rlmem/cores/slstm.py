@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.errors import UsageError, positive, unknown
-from rlmem.kernels import gated_rnn, gated_step, project
+from rlmem.kernels import gated_rnn, project
+from rlmem.kernels.gated_rnn import step_unchecked
 
 # Forget gate -> name of the cell in `gated_rnn`.
 FORGET = {"sigmoid": "slstm", "exponential": "slstm_exp"}
@@ -62,7 +63,7 @@ class SLSTMCell(nn.Module):
         self, gates: Float[Tensor, "B H G"], state: SLSTMState
     ) -> tuple[Float[Tensor, "B O"], SLSTMState]:
         """One time step: the normalised output and the next state."""
-        new = gated_step(self.cell, gates, self.R, self.b.flatten(1), self._by_head(state))
+        new = step_unchecked(self.cell, gates, self.R, self.b.flatten(1), self._by_head(state))
         last = SLSTMState(*(leaf.flatten(1) for leaf in new))
         return self.norm(last.h), last
 

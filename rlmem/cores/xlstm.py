@@ -121,7 +121,7 @@ class SLSTMBlock(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def initial_state(self, zeros: Tensor) -> SLSTMState:
-        leaf = zeros.new_zeros(len(zeros), self.conv.channels)
+        leaf = zeros.new_zeros(zeros.shape[0], self.conv.channels)
         return SLSTMState(leaf, leaf, leaf, leaf)
 
     def update(

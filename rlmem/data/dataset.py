@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlmem.data.replay import allocate
+from rlmem.data.allocation import allocate
 from rlmem.data.returns import discounted_sum
 from rlmem.data.storage import LAST, START, RingStorage
 from rlmem.envs.base import Spaces, Tensors
@@ -24,7 +24,7 @@ from rlmem.errors import UsageError
 
 ABOUT = "about.json"
 STORAGE = "storage"
-FORMAT = 1
+FORMAT = 2  # format 1 had the same files in `tapes/`
 
 
 class RecordedRows(NamedTuple):
@@ -145,12 +145,17 @@ def read_abouts(folder: Path) -> dict[Path, dict[str, Any]]:
     for path in sorted(folder.glob("[!.]*")):
         try:
             about = json.loads((path / ABOUT).read_text())
-            if about["format"] != FORMAT:
-                raise ValueError(f"format {about['format']} and not {FORMAT}")
+            found_format = about["format"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"{folder} is not a dataset: {path.name} is no recorded run"
             ) from error
+        if found_format != FORMAT:
+            old = f": rename its folder tapes to {STORAGE} and write format {FORMAT} in {ABOUT}"
+            raise UsageError(
+                f"{path} has format {found_format} of datasets, not {FORMAT}"
+                + (old if found_format == 1 else ", which this version of rlmem reads")
+            )
         require_same_spaces(folder, next(iter(found.values()), about), about)
         found[path] = about
     return found

@@ -18,7 +18,7 @@ import torch
 from rlmem.data.recorder import RunWriter
 from rlmem.data.storage import START, TERMINATED, TRUNCATED, StepBlock, numbered
 from rlmem.envs.spaces import ActionSpace, FlatSpace
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, install_hint
 
 
 def convert(dataset: str, folder: str | Path) -> Path:
@@ -43,7 +43,7 @@ def _load(dataset: str) -> Any:
         import minari
     except ImportError as error:
         raise UsageError(
-            "reading Minari's datasets needs minari: pip install 'rlmem[minari]'"
+            f"reading Minari's datasets needs minari: {install_hint('minari')}"
         ) from error
     try:
         return minari.load_dataset(dataset)

@@ -103,9 +103,23 @@ class Priorities:
         return {
             "mass": tree.nodes[tree.leaves : tree.leaves + tree.size].clone(),
             "highest": self.highest,
+            "alpha": self.alpha,
         }
 
-    def load_state_dict(self, state: dict[str, Any], present: Int[Tensor, "B"]) -> None:
-        """Restore a `state_dict`, for the segments `present` only."""
+    def load_state_dict(
+        self,
+        state: dict[str, Any],
+        present: Int[Tensor, "P"],
+        here: Int[Tensor, "B"],
+        there: Int[Tensor, "B"],
+    ) -> None:
+        """Restore a `state_dict` for the segments `present`; `there[i]` becomes segment `here[i]`.
+
+        Segments without a priority in `state` get the highest one.
+        """
         self.highest = state["highest"]
-        self.tree.set(present, state["mass"][present])
+        self.add(present)
+        mass = state["mass"][there]
+        known = mass > 0
+        # A power of exactly 1 leaves every bit as it is.
+        self.tree.set(here[known], mass[known] ** (self.alpha / state["alpha"]))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlmem.data.allocation import allocate
 from rlmem.data.dataset import (
     ABOUT,
     FORMAT,
@@ -19,7 +20,7 @@ from rlmem.data.dataset import (
     require_same_spaces,
     space_texts,
 )
-from rlmem.data.replay import CHUNK, allocate
+from rlmem.data.replay import CHUNK
 from rlmem.data.storage import PendingStep, RingStorage, StepBlock
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv
 from rlmem.files import atomic_write

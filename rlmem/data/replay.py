@@ -14,9 +14,7 @@ There are three ways to make rows (`batching`):
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlmem.data.allocation import allocate
 from rlmem.data.batch import SequenceBatch
 from rlmem.data.priorities import Priorities
 from rlmem.data.returns import EpisodeSums, summary
@@ -202,10 +201,13 @@ class Replay:
         state = {
             "storage": self.storage.state_dict(),
             "latest": self.latest,
-            "episodes": self.episodes.state_dict(),
+            "stride": self.segments.stride,
+            "per_env": self.segments.per_env,
         }
-        if self.states and self.storage.directory is None:
-            state["states"] = self.states.leaves
+        if self.batching != "segments":
+            state["episodes"] = self.episodes.state_dict()
+        if self.states:
+            state["states"] = {} if self.storage.directory else self.states.leaves
         if self.priorities:
             state["priorities"] = self.priorities.state_dict()
         return state
@@ -213,23 +215,53 @@ class Replay:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`, in a replay to which nothing was added yet.
 
-        Unfinished episodes are truncated, because environments cannot be saved in mid-episode.
+        The options may differ from those of the saved replay: with another capacity the newest
+        steps are kept, and segments keep their stored states and priorities. Raises `UsageError`
+        if the state cannot have these options. Unfinished episodes are truncated, because
+        environments cannot be saved in mid-episode.
         """
         if not state:
             return
-        self.storage.load_state_dict(state["storage"], allocate)
+        storage, empty = self.storage, self.policy.initial_state(1)
         if self.states:
-            self.states.load_state_dict(state.get("states"), self.storage.directory, allocate)
-            self.storage.watch(self.states.leaves)
-        self.episodes.load_state_dict(state["episodes"])
-        self.segments.advance(self.storage.head, self.storage.oldest)
-        if self.priorities:
-            self.priorities.load_state_dict(state["priorities"], self.segments.ids())
+            self.states.require_loadable(state, storage.directory is not None)
+        storage.load_state_dict(state["storage"], allocate)
         self.latest = state["latest"]
-        env = self.storage.truncate(self.latest)
+        if self.batching == "segments":
+            self._load_segments(state, empty)
+        elif "episodes" in state:
+            self.episodes.load_state_dict(state["episodes"])
+        else:
+            slot = storage.slot(torch.arange(len(storage.head)), storage.oldest)
+            whole = (storage.leaves["flags"][slot] & START) != 0
+            self.episodes.rebuild(storage.oldest, whole, *storage.finals())
+        env = storage.truncate(self.latest)
+        final = storage.head[env] - 1
         if self.batching != "segments":
-            self.episodes.add(env, self.storage.head[env] - 1)
+            self.episodes.add(env, final)
+        elif self.states:
+            # The step of a final observation is masked, so this state has no effect but must exist.
+            self.states.write_empty(self.segments.beginning_at(env, final), empty)
         self._advance()
+
+    def _load_segments(self, state: dict[str, Any], empty: Any) -> None:
+        """Restore the segments, their stored states and their priorities."""
+        head, oldest = self.storage.head, self.storage.oldest
+        saved = Segments(len(head), state["per_env"] * state["stride"], 1, state["stride"])
+        if self.states:
+            # States exist from the first step of a segment on.
+            begun = Segments(len(head), self.storage.slots, 1, self.segments.stride)
+            begun.advance(head, oldest)
+            ids = begun.counterparts(saved)
+            where = self.storage.directory
+            self.states.load_state_dict(state["states"], empty, *ids, where, allocate)
+            self.storage.watch(self.states.leaves)
+        self.segments.advance(head, oldest)
+        if self.priorities and "priorities" in state:
+            ids = self.segments.counterparts(saved)
+            self.priorities.load_state_dict(state["priorities"], self.segments.ids(), *ids)
+        elif self.priorities:
+            self.priorities.add(self.segments.ids())
 
     def _advance(self) -> None:
         """Drop overwritten episodes or segments, and add new segments."""
@@ -292,42 +324,3 @@ def _check_options(options: Mapping[str, Any], num_envs: int) -> None:
             f"replay.capacity ({options['capacity']}) leaves {slots} steps for each of {num_envs} "
             f"environments; it must leave at least {least} (two rows of {row}, one stride)"
         )
-
-
-@contextmanager
-def _quiet(logger: logging.Logger) -> Iterator[None]:
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-def allocate(
-    example: dict[str, Tensor] | None, size: int, directory: Path | None
-) -> dict[str, Tensor]:
-    """Tensors [size, ...] with the shapes and dtypes of `example`; None opens those in `directory`.
-
-    Raises `UsageError` if the files exist already, or are missing.
-    """
-    # Imported late: these imports take as long as all others together.
-    from tensordict import TensorDict
-    from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorStorage
-
-    if directory is None:
-        assert example is not None
-        storage: TensorStorage = LazyTensorStorage(size)
-    elif example is None:
-        if not (directory / "meta.json").exists():
-            raise UsageError(f"{directory} does not hold the replay of this run")
-        storage = TensorStorage(TensorDict.load_memmap(directory))
-    else:
-        if directory.exists() and any(directory.iterdir()):
-            raise UsageError(f"replay.directory must be an empty or a new folder, not {directory}")
-        storage = LazyMemmapStorage(size, scratch_dir=directory)
-    if example is not None:
-        with _quiet(logging.getLogger("torchrl")):  # it logs the size of its storages
-            storage.set(0, TensorDict(example))
-    leaves = storage.state_dict()["_storage"]
-    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}

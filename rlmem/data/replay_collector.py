@@ -70,6 +70,19 @@ class ReplayCollector:
             self.updates += 1
             yield batch
 
+    @property
+    def steps_until_learning(self) -> int:
+        """The steps before the first update, at least; 0 after it.
+
+        The first row of a replay must fit into them. Batches that need a complete episode may
+        begin even later.
+        """
+        if self.updates:
+            return 0
+        row = (self.replay.steps + 1) * self.env.num_envs
+        first = 1 if self.replay.batching == "tape" else row - 1
+        return max(first, self.learning_starts, self.collected + 1) - self.collected
+
     def state_dict(self) -> dict[str, Any]:
         """The state for a resumed run."""
         return {

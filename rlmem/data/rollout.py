@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,7 +23,8 @@ class Rollout:
 
     A row spans several episodes; `start` marks the first step of each. `state` is the memory before
     the row. `next_value[b, t]` is the value of the observation after step t: of the episode's final
-    observation if step t was truncated, and undefined (never read) if it terminated.
+    observation if step t was truncated, and undefined (never read) if it terminated. `last_obs` are
+    the observations [B, ...] after the last step.
     """
 
     obs: Tensors
@@ -36,6 +37,7 @@ class Rollout:
     terminated: Bool[Tensor, "B T"]
     truncated: Bool[Tensor, "B T"]
     state: Any
+    last_obs: Tensors = field(default_factory=dict)
 
     def rows(self, index: Tensor) -> tuple[Tensors, Any, Tensor]:
         """The policy's inputs for some rows: observations, state before the row, starts."""
@@ -113,7 +115,7 @@ class Collector:
             if step.truncated.any():
                 out.next_value[:, t] = self.policy.value(step.final_obs, act.state, never)
         assert out is not None
-        out.state = first_state
+        out.state, out.last_obs = first_state, self.obs
         last = self.policy.value(self.obs, self.state, self.start)
         following = torch.cat([out.value[:, 1:], last[:, None]], dim=1)
         torch.where(out.truncated, out.next_value, following, out=out.next_value)

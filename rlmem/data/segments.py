@@ -64,6 +64,21 @@ class Segments:
         first = self.first[env]
         return env, (first + (ring - first) % self.per_env) * self.stride
 
+    def beginning_at(self, env: Indices, entry: Indices) -> SegmentIds:
+        """The ids of the segments that begin at some entries; entries inside are left out."""
+        begins = entry % self.stride == 0
+        return env[begins] * self.per_env + entry[begins] // self.stride % self.per_env
+
+    def counterparts(self, other: Segments) -> tuple[SegmentIds, SegmentIds]:
+        """Segments of two rings of other sizes that begin at the same entries: ids here and there.
+
+        Only existing segments of this ring are listed; the other may not have some of them.
+        """
+        here = self.ids()
+        env, first = self.locate(here)
+        same = first % other.stride == 0
+        return here[same], other.beginning_at(env, first)
+
     def _ids(self, first: PerEnv, end: PerEnv) -> SegmentIds:
         sizes = (end - first).clamp(min=0)
         env = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
@@ -109,6 +124,16 @@ class Episodes:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`."""
         self.open, self.table = state["open"], state["known"]
+
+    def rebuild(
+        self, oldest: PerEnv, whole: Bool[Tensor, "N"], env: Indices, last: Indices
+    ) -> None:
+        """Find the episodes that end with the entries `last`, ordered by `env` and time.
+
+        `whole` marks the environments whose entry `oldest` is the first one of an episode.
+        """
+        self.open = torch.where(whole, oldest, -1)  # `forget` drops an episode that begins at -1
+        self.add(env, last)
 
     def with_entries(self, head: PerEnv, length: int) -> Int[Tensor, "E 3"]:
         """The episodes that have at least `length` written entries from their start on."""

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors, Transition
+from rlmem.errors import UsageError
 
 # (example, size, folder) -> leaves [size, ...] with the shapes and dtypes of the example, in
 # memory if the folder is None. Without an example it opens the leaves in the folder.
@@ -123,7 +124,8 @@ class RingStorage:
 
     `head` is the number of entries of each environment. `written` is the number ever written to
     its ring: in files it exceeds `head` after an older checkpoint is restored, and entries
-    overwritten since that checkpoint are lost.
+    overwritten since that checkpoint are lost. Entries before `first` were lost in a smaller ring,
+    before the storage was restored with more slots.
     """
 
     def __init__(self, num_envs: int, slots: int, directory: Path | None) -> None:
@@ -133,13 +135,14 @@ class RingStorage:
         self.rings = torch.arange(num_envs) * slots
         self.head = torch.zeros(num_envs, dtype=torch.int64)
         self.written = self.head
+        self.first = torch.zeros_like(self.head)
         self.leaves: dict[str, Tensor] = {}
         self.resident = ResidentMemoryLimit()
 
     @property
     def oldest(self) -> Int[Tensor, "N"]:
         """The oldest entry of each environment that is not overwritten."""
-        return (self.written - self.slots).clamp(min=0)
+        return torch.maximum(self.written - self.slots, self.first)
 
     def open(self, example: dict[str, Tensor] | None, allocate: Allocate) -> None:
         """Allocate entries with leaves like those of `example`; None opens existing files."""
@@ -204,10 +207,22 @@ class RingStorage:
             for name, leaf in self.leaves.items()
         }
 
+    def finals(self) -> tuple[Int[Tensor, "F"], Int[Tensor, "F"]]:
+        """Environments and entries of all stored final observations, in order of both."""
+        found = []
+        for env in range(self.num_envs):
+            entry = torch.arange(int(self.oldest[env]), int(self.head[env]))
+            flags = self.leaves["flags"][self.slot(torch.tensor(env), entry)]
+            last = entry[(flags & LAST) != 0]
+            found.append(torch.stack([torch.full_like(last, env), last]))
+        env_of, entry = torch.cat(found, dim=1)
+        return env_of, entry
+
     def state_dict(self) -> dict[str, Any]:
-        """`head`, and the leaves unless they are in files."""
-        state: dict[str, Any] = {"head": self.head, "leaves": {}}
+        """The numbers of the entries, and the leaves unless they are in files."""
+        state: dict[str, Any] = {"head": self.head, "oldest": self.oldest, "leaves": {}}
         if self.directory is None:
+            # Entry e is in place e % most: no ring is longer, or no entry was overwritten.
             most = int(self.head.max())
             state["leaves"] = {
                 name: leaf.unflatten(0, (self.num_envs, -1))[:, :most].clone()
@@ -216,14 +231,44 @@ class RingStorage:
         return state
 
     def load_state_dict(self, state: dict[str, Any], allocate: Allocate) -> None:
-        """Restore a `state_dict`, in a storage that is not open yet."""
-        parts = state["leaves"]
+        """Restore a `state_dict`, in a storage that is not open yet.
+
+        Entries move to the slots of this storage, the newest ones if it is smaller. Raises
+        `UsageError` for another number of environments, and if files have another number of slots.
+        """
+        head, parts = state["head"], state["leaves"]
+        if len(head) != self.num_envs:
+            raise UsageError(
+                f"the replay of this run holds the steps of {len(head)} environments: "
+                f"resume with num_envs={len(head)}"
+            )
+        if not parts and self.directory is None:
+            raise UsageError(
+                "the replay of this run is in files, not in its checkpoint: "
+                "resume with its own algo.replay.directory"
+            )
         self.open({name: part[0, 0] for name, part in parts.items()} or None, allocate)
-        for name, part in parts.items():
-            self.leaves[name].unflatten(0, (self.num_envs, -1))[:, : part.shape[1]] = part
-        self.head = state["head"].clone()
-        if self.directory is None:
-            self.written = self.head
+        if not parts:
+            self._require_files(head)
+        self.first = state["oldest"].clone()
+        self._advance(head)
+        for env in range(self.num_envs if parts else 0):
+            entry = torch.arange(int(self.oldest[env]), int(head[env]))
+            slot = self.slot(torch.tensor(env), entry)
+            for name, part in parts.items():
+                self.leaves[name][slot] = part[env, entry % part.shape[1]]
+        self.resident.check()
+
+    def _require_files(self, head: Int[Tensor, "N"]) -> None:
+        """Raises a `UsageError` unless the files hold `head` entries in rings of this size."""
+        entries = {len(leaf) for leaf in self.leaves.values()}
+        if entries != {self.num_envs * self.slots}:
+            raise UsageError(
+                f"the replay files in {self.directory} have a fixed size: "
+                f"resume with algo.replay.capacity={min(entries)} and the stride of the run"
+            )
+        if (self.written < head).any():
+            raise UsageError(f"{self.directory} does not hold the replay of this run")
 
     def _advance(self, by: Int[Tensor, "N"]) -> None:
         self.head = self.head + by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlmem import tree
 from rlmem.data.storage import Allocate
+from rlmem.errors import UsageError
 
 
 class StoredStates:
@@ -22,10 +24,9 @@ class StoredStates:
         self.leaves: dict[str, Tensor] = {}
 
     def open(self, example: Any, directory: Path | None, allocate: Allocate) -> None:
-        """Allocate states like `example` [N, ...]; None opens the states in the files."""
-        one = None if example is None else {k: leaf[0] for k, leaf in _real(example).items()}
-        folder = None if directory is None else directory / "states"
-        self.leaves = allocate(one, self.number, folder)
+        """Allocate states like `example` [N, ...]."""
+        one = {name: leaf[0] for name, leaf in _real(example).items()}
+        self._allocate(one, directory, allocate)
 
     def write(
         self, states: list[Any], entry: Int[Tensor, "K N"], ends: Bool[Tensor, "K N"]
@@ -59,11 +60,54 @@ class StoredStates:
 
         return tree.map(leaf, like)
 
+    def write_empty(self, segment: Int[Tensor, "M"], empty: Any) -> None:
+        """Store the memory `empty` [1, ...] as the first state of some segments."""
+        for name, leaf in _real(empty).items():
+            self.leaves[name][segment] = leaf.cpu()
+
+    def require_loadable(self, state: Mapping[str, Any], in_files: bool) -> None:
+        """Raises a `UsageError` if a replay's `state_dict` lacks states of some segments here."""
+        if "states" not in state:
+            raise UsageError(
+                "this run stored no memory states: resume with algo.replay.stored_state=false"
+            )
+        stride = state["stride"]
+        if self.stride != stride if in_files else self.stride % stride:
+            needed = f"{stride}, the size of its files" if in_files else f"a multiple of {stride}"
+            raise UsageError(
+                f"this run stored its memory states {stride} steps apart: resume with "
+                f"algo.replay.stride={needed}, or with algo.replay.stored_state=false"
+            )
+
     def load_state_dict(
-        self, state: dict[str, Tensor] | None, directory: Path | None, allocate: Allocate
+        self,
+        parts: Mapping[str, Tensor],
+        empty: Any,
+        here: Int[Tensor, "M"],
+        there: Int[Tensor, "M"],
+        directory: Path | None,
+        allocate: Allocate,
     ) -> None:
-        """Restore `leaves`; None opens the states in the files."""
-        self.open(None, directory, allocate) if state is None else self.leaves.update(state)
+        """Restore states: number `there[i]` of `parts` becomes number `here[i]`.
+
+        Without `parts` they are in files. Raises `UsageError` if they are not like `empty`
+        [1, ...].
+        """
+        self._allocate({name: part[0] for name, part in parts.items()} or None, directory, allocate)
+        wanted = {name: leaf.shape[1:] for name, leaf in _real(empty).items()}
+        if wanted != {name: leaf.shape[1:] for name, leaf in self.leaves.items()}:
+            raise UsageError(
+                "the stored memory states of this run do not fit its memory core: resume with the "
+                "core options of the run, or with algo.replay.stored_state=false"
+            )
+        for name, part in parts.items():
+            self.leaves[name][here] = part[there]
+
+    def _allocate(
+        self, example: dict[str, Tensor] | None, directory: Path | None, allocate: Allocate
+    ) -> None:
+        folder = None if directory is None else directory / "states"
+        self.leaves = allocate(example, self.number, folder)
 
 
 def _real(state: Any) -> dict[str, Tensor]:

@@ -17,8 +17,16 @@ Shape = str | dict[str, Any] | tuple[Any, ...]
 
 
 def made(env: VecEnv | str, num_envs: int | None, options: dict[str, Any]) -> VecEnv:
-    """`env` itself, or the environment of that name, made with `num_envs` and `options`."""
+    """`env` itself, or the environment of that name, made with `num_envs` and `options`.
+
+    `env_id` is another name of the option `id`, which is an argument of `gymnasium.make_vec`.
+    """
     if isinstance(env, str):
+        if "env_id" in options:
+            if "id" in options or "id" not in registry.options(env):
+                problem = "is given twice, as id and as env_id" if "id" in options else "is unknown"
+                raise UsageError(f"the option env_id of env {env!r} {problem}")
+            options = {"id" if key == "env_id" else key: each for key, each in options.items()}
         given = {} if num_envs is None else {"num_envs": num_envs}
         return registry.make(env, **given, **options)
     if options or num_envs not in (None, env.num_envs):

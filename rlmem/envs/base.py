@@ -64,6 +64,14 @@ class VecEnv(Protocol):
         ...
 
 
+@runtime_checkable
+class DefinesSpaces(Protocol):
+    """An environment with the spaces of one of its copies, nested as its author defined them."""
+
+    single_observation_space: gym.Space
+    single_action_space: gym.Space
+
+
 def find_wrapped(env: VecEnv, kind: type) -> Any:
     """The outermost environment of class `kind`, `env` or one inside it; None if there is none."""
     inner: Any = env

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import difflib
-import importlib.util
-import multiprocessing
-import os
-import signal
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlmem.envs import refusals
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, register
+from rlmem.envs.gym_ids import registered
 from rlmem.envs.previous_action import PreviousAction
-from rlmem.envs.spaces import ActionSpace, FlatSpace, batch
+from rlmem.envs.refusals import Refused
+from rlmem.envs.spaces import ActionSpace, FlatSpace
+from rlmem.envs.vectorization import VECTORIZATIONS, BatchedStep, Columns, EnvFn
 from rlmem.errors import UsageError, positive, unknown
-
-EnvFn = Callable[[], gym.Env]
-
-# Packages needed by environments of Gymnasium itself; rlmem has extras of the same names.
-EXTRAS = ("mujoco",)
 
 
 class GymVecEnv:
@@ -38,6 +27,11 @@ class GymVecEnv:
     `vectorization` is `sync` (one after the other in this process) or `async` (one process each,
     faster if a step takes much longer than a message between processes, about 0.1 ms). Raises
     `UsageError` for spaces that have no tensor form.
+
+    An observation of another shape or kind than its space, and a reward or flag that is not one
+    number, are a `UsageError` that names leaf, environment, step (counted since the last `reset`)
+    and value. With `check_obs` so are values outside of a discrete space or of the bounds of a Box
+    of integers, NaN and infinite values, in observations and rewards.
     """
 
     def __init__(
@@ -45,6 +39,7 @@ class GymVecEnv:
         env_fns: Sequence[EnvFn],
         vectorization: str = "sync",
         device: torch.device | str = "cpu",
+        check_obs: bool = True,
     ) -> None:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
@@ -52,148 +47,90 @@ class GymVecEnv:
         # Checks the spaces first: gymnasium's error for an unknown space is hard to understand.
         probe = env_fns[0]()
         try:
-            self._obs = FlatSpace("obs", probe.observation_space)
-            self._action = ActionSpace("action", probe.action_space)
+            self.single_observation_space = _space(probe, "observation_space")
+            self.single_action_space = _space(probe, "action_space")
+            self._obs = FlatSpace("obs", self.single_observation_space)
+            self._action = ActionSpace("action", self.single_action_space)
         finally:
             probe.close()
         self.num_envs = len(env_fns)
         self.device = torch.device(device)
+        self.check_obs = check_obs
         self.observation_space: Spaces = self._obs.spaces
         self.action_space: Spaces = self._action.spaces
-        self.envs: Any = VECTORIZATIONS[vectorization](env_fns)
-        self._was_reset = False
+        self.envs: Any = VECTORIZATIONS[vectorization](env_fns, self._obs)
+        self._steps: int | None = None  # since the last reset; None before the first one
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
         """Start a new episode in every environment. An int seeds environment i with `seed + i`."""
-        if not (seed is None or isinstance(seed, int)):
-            seed = [int(number) for number in seed]
-            if len(seed) != self.num_envs:
-                raise ValueError(f"{len(seed)} seeds for {self.num_envs} environments")
-        obs, _ = self.envs.reset(seed=seed)
-        self._was_reset = True
-        return self._to_device(self._obs.read(obs))
+        seeds: list[int | None] = [None] * self.num_envs
+        if seed is not None:
+            given = range(seed, seed + self.num_envs) if isinstance(seed, int) else seed
+            seeds = [int(number) for number in given]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
+        try:
+            obs = self._tensors(self.envs.reset(seeds))
+        except Refused as error:
+            raise error.at(error.row, 0) from None
+        self._steps = 0
+        return obs
 
     def step(self, action: Tensors) -> Transition:
         """Take one action in each environment; a ValueError names the space of an invalid one."""
-        if not self._was_reset:
+        if self._steps is None:
             raise ValueError("step before reset")
         actions = self._action.write(action, self.num_envs)
-        batched, reward, terminated, truncated, info = self.envs.step(actions)
-        obs = self._to_device(self._obs.read(batched))
-        final_obs, done = obs, terminated | truncated
-        if "final_obs" in info:
-            final_obs = self._scatter(obs, info["final_obs"], done)
-        return Transition(
-            obs,
-            self._tensor(reward.astype(np.float32)),
-            self._tensor(terminated),
-            self._tensor(truncated),
-            final_obs,
-            self._tensor(done),
-        )
+        self._steps += 1
+        try:
+            return self._transition(self.envs.step(actions))
+        except Refused as error:
+            raise error.at(error.row, self._steps) from None
 
     def close(self) -> None:
         """Close the environments and their processes."""
         self.envs.close()
 
-    def _scatter(self, obs: Tensors, finals: NDArray[Any], done: NDArray[np.bool_]) -> Tensors:
+    def _transition(self, step: BatchedStep) -> Transition:
+        reward = refusals.as_float32("reward", step.reward, self.check_obs)
+        obs = self._tensors(step.obs)
+        done = step.terminated | step.truncated
+        final_obs = obs if step.final_obs is None else self._scatter(obs, step.final_obs, done)
+        return Transition(
+            obs,
+            self._tensor(reward),
+            self._tensor(step.terminated),
+            self._tensor(step.truncated),
+            final_obs,
+            self._tensor(done),
+        )
+
+    def _scatter(self, obs: Tensors, finals: Columns, done: NDArray[np.bool_]) -> Tensors:
         """`obs`, with the last observation of the ended episode in the rows that are `done`."""
-        rows = torch.from_numpy(np.flatnonzero(done)).to(self.device)
-        last = self._to_device(self._obs.stack(list(finals[done])))
-        return {key: leaf.index_copy(0, rows, last[key]) for key, leaf in obs.items()}
+        rows = np.flatnonzero(done)
+        try:
+            last = self._tensors(finals)
+        except Refused as error:
+            raise Refused(int(rows[error.row]), str(error)) from None
+        index = torch.from_numpy(rows).to(self.device)
+        return {key: leaf.index_copy(0, index, last[key]) for key, leaf in obs.items()}
 
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
-
-    def _to_device(self, tensors: Tensors) -> Tensors:
+    def _tensors(self, columns: Columns) -> Tensors:
+        tensors = self._obs.tensors(columns, self.check_obs)
         if self.device.type == "cpu":
             return tensors
         return {key: leaf.to(self.device) for key, leaf in tensors.items()}
 
-
-class SyncEnvs(SyncVectorEnv):
-    """gymnasium's SyncVectorEnv in SAME_STEP mode, without its costs for infos and copies.
-
-    `info` holds `final_obs` only, and only if an episode ended.
-    """
-
-    def __init__(self, env_fns: Sequence[EnvFn]) -> None:
-        super().__init__(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
-
-    def step(
-        self, actions: Any
-    ) -> tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        rows: list[Any] = []
-        rewards: list[Any] = []
-        terminations: list[bool] = []
-        truncations: list[bool] = []
-        finals: dict[int, Any] = {}
-        for env, action in zip(self.envs, iterate(self.action_space, actions), strict=True):
-            obs, reward, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                # The environment may reuse the array for its next observation.
-                finals[len(rows)] = copy.deepcopy(obs)
-                obs, _ = env.reset()
-            rows.append(obs)
-            rewards.append(reward)
-            terminations.append(terminated)
-            truncations.append(truncated)
-        info: dict[str, Any] = {}
-        if finals:
-            info["final_obs"] = np.full(self.num_envs, None, dtype=object)
-            for index, final in finals.items():
-                info["final_obs"][index] = final
-        return (
-            batch(self.single_observation_space, rows),
-            np.array(rewards, dtype=np.float64).reshape(self.num_envs),
-            np.array(terminations, dtype=np.bool_),
-            np.array(truncations, dtype=np.bool_),
-            info,
-        )
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
 
-class Lean(gym.Wrapper):
-    """Drops infos, which would go through a pipe, and copies final observations."""
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        if terminated or truncated:
-            obs = copy.deepcopy(obs)
-        return obs, reward, bool(terminated), bool(truncated), {}
-
-    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        obs, _ = self.env.reset(**options)
-        return obs, {}
-
-
-def _lean(env_fn: EnvFn, main_process: int) -> gym.Env:
-    if os.getpid() != main_process:
-        # The main process handles Ctrl-C and closes the others.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Lean(env_fn())
-
-
-def async_envs(env_fns: Sequence[EnvFn]) -> VectorEnv:
-    """gymnasium's AsyncVectorEnv in SAME_STEP mode.
-
-    Its processes come from a fork server, because a fork of this process would copy torch's threads
-    in an undefined state. The server imports this module once for all of them.
-    """
-    method = "spawn"
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        method = "forkserver"
-        multiprocessing.get_context(method).set_forkserver_preload(["__main__", __name__])
-    return AsyncVectorEnv(
-        [partial(_lean, env_fn, os.getpid()) for env_fn in env_fns],
-        autoreset_mode=AutoresetMode.SAME_STEP,
-        context=method,
-    )
-
-
-VECTORIZATIONS: dict[str, Callable[[Sequence[EnvFn]], VectorEnv]] = {
-    "sync": SyncEnvs,
-    "async": async_envs,
-}
+def _space(env: gym.Env, name: str) -> gym.Space:
+    space = getattr(env, name, None)
+    if not isinstance(space, gym.Space):
+        raise UsageError(f"{env}: {name} must be a space of gymnasium, not {space!r}")
+    return space
 
 
 def vectorize(
@@ -202,63 +139,28 @@ def vectorize(
     vectorization: str,
     device: torch.device | str,
     previous_action: bool,
+    check_obs: bool,
 ) -> VecEnv:
     """`num_envs` copies of an environment, optionally with the previous action observed."""
-    env = GymVecEnv([env_fn] * positive("num_envs", num_envs), vectorization, device)
+    env_fns = [env_fn] * positive("num_envs", num_envs)
+    env = GymVecEnv(env_fns, vectorization, device, check_obs)
     return PreviousAction(env) if previous_action else env
 
 
 @register("gym")
 def make_gym(
-    id: str,
     num_envs: int,
+    id: str = "CartPole-v1",
     max_episode_steps: int | None = None,
     vectorization: str = "sync",
     previous_action: bool = False,
+    check_obs: bool = True,
     kwargs: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
-    """A registered Gymnasium environment; `kwargs` are its own options.
+    """Any Gymnasium environment; see `registered` for `id`. `kwargs` are its own options.
 
     Raises `UsageError` if there is none with that `id`, or if it cannot be made with these options.
     """
     env_fn = registered(id, max_episode_steps, kwargs or {})
-    return vectorize(env_fn, num_envs, vectorization, device, previous_action)
-
-
-def registered(id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> EnvFn:
-    """A factory of the environment registered as `id`; raises the errors of `make_gym`."""
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise UsageError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
-    spec = copy.deepcopy(_spec(id))
-    for module in EXTRAS:
-        if str(spec.entry_point).startswith(f"gymnasium.envs.{module}"):
-            require(module, id)
-    # GymVecEnv itself checks that `reset` comes before `step`.
-    spec.order_enforce = False
-    return partial(_make, spec, max_episode_steps, kwargs)
-
-
-def require(module: str, what: str, extra: str | None = None) -> None:
-    """Raises `UsageError`, with the extra to install, if `module` is missing."""
-    if importlib.util.find_spec(module) is None:
-        raise UsageError(f"{what} needs {module}: pip install 'rlmem[{extra or module}]'")
-
-
-def _spec(id: str) -> EnvSpec:
-    module, _, name = id.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)  # registers its environments
-        return gym.spec(name)
-    except (gym.error.Error, ImportError) as error:
-        near = difflib.get_close_matches(id, gym.registry, n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f" ({error})"
-        raise UsageError(f"unknown Gymnasium id {id!r}{hint}") from error
-
-
-def _make(spec: EnvSpec, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gym.Env:
-    try:
-        return gym.make(spec, max_episode_steps, disable_env_checker=True, **kwargs)
-    except (gym.error.Error, ImportError, TypeError, ValueError, AssertionError) as error:
-        raise UsageError(f"cannot make {spec.id!r} with {kwargs}: {error}") from error
+    return vectorize(env_fn, num_envs, vectorization, device, previous_action, check_obs)

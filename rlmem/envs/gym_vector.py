@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Space
+from gymnasium.spaces import Box, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ class GymnasiumVectorEnv(VectorEnv):
     The spaces are nested like the original ones (`obs.0` in a Tuple, `obs.position` in a Dict),
     with the leaves of the table in `rlmem.envs.spaces`: discrete values start at 0, floats are
     float32. The caller owns all returned arrays and may write to them.
+
+    The option `id` of the environments `gym` and `masked` can also be given as `env_id`, because
+    `gymnasium.make_vec` has an argument `id` of its own.
 
     An ended environment starts its next episode in the same step (`AutoresetMode.SAME_STEP`). The
     last observation is `infos["final_obs"][i]` if `infos["_final_obs"][i]` is True. `final_info` is
@@ -91,7 +94,10 @@ class GymnasiumVectorEnv(VectorEnv):
     def _final(self, obs: Tensors, done: NDArray[np.bool_]) -> dict[str, Any]:
         """The infos of gymnasium's own vector environments for the rows that are `done`."""
         rows = np.flatnonzero(done)
-        columns = {key: leaf[rows] for key, leaf in self._arrays(obs).items()}
+        columns = {
+            key: _samples(self.env.observation_space[key], leaf[rows])
+            for key, leaf in self._arrays(obs).items()
+        }
         final_obs = np.full(self.num_envs, None, dtype=object)
         for row, sample in zip(rows.tolist(), self._obs.rows(columns), strict=True):
             final_obs[row] = sample
@@ -115,6 +121,13 @@ class GymnasiumVectorEnv(VectorEnv):
 
     def _arrays(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
         return {key: _array(leaf, self._dtypes[key]) for key, leaf in tensors.items()}
+
+
+def _samples(space: Space, rows: NDArray[Any]) -> NDArray[Any] | list[NDArray[Any]]:
+    """The rows of a leaf as samples of its space: those of a Box of shape () are 0-d arrays."""
+    if isinstance(space, Box) and rows.ndim == 1:
+        return [rows[i : i + 1].reshape(()) for i in range(len(rows))]
+    return rows
 
 
 def _seeds(seed: Any) -> int | list[int] | None:

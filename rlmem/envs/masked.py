@@ -12,7 +12,9 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from rlmem.envs.base import VecEnv, register
-from rlmem.envs.gym_env import EnvFn, registered, vectorize
+from rlmem.envs.gym_env import vectorize
+from rlmem.envs.gym_ids import registered
+from rlmem.envs.vectorization import EnvFn
 from rlmem.errors import UsageError, unknown
 
 MASKS = ("velocity", "position", "none")
@@ -56,12 +58,13 @@ MUJOCO_KEYS = {
 
 @register("masked")
 def make_masked(
-    id: str,
     num_envs: int,
+    id: str = "CartPole-v1",
     masked: str = "velocity",
     max_episode_steps: int | None = None,
     vectorization: str = "sync",
     previous_action: bool = False,
+    check_obs: bool = True,
     kwargs: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
@@ -76,7 +79,7 @@ def make_masked(
     if masked not in MASKS:
         raise unknown("masked", masked, MASKS)
     env_fn = partial(_mask, registered(id, max_episode_steps, kwargs or {}), id, masked)
-    return vectorize(env_fn, num_envs, vectorization, device, previous_action)
+    return vectorize(env_fn, num_envs, vectorization, device, previous_action, check_obs)
 
 
 def _mask(env_fn: EnvFn, id: str, masked: str) -> gym.Env:

@@ -18,9 +18,10 @@ class PreviousAction:
 
     `previous_action` (one leaf for each leaf of the action space) is the last action. At the start
     of an episode it is the action 0, as in POPGym's PreviousAction wrapper, or the lowest one if 0
-    is not in the space. As this is a valid action too, `start` (Discrete(2), int64 [N]) tells the
-    two cases apart (POPGym's Antialias wrapper). If memory outlives the end of an episode (see
-    `Transition.memory_reset`), so does the previous action.
+    is not in the space (without a lower bound, the one nearest to 0). As this is a valid action
+    too, `start` (Discrete(2), int64 [N]) tells the two cases apart (POPGym's Antialias wrapper). If
+    memory outlives the end of an episode (see `Transition.memory_reset`), so does the previous
+    action.
     """
 
     def __init__(self, env: VecEnv) -> None:
@@ -68,9 +69,12 @@ class PreviousAction:
         """The placeholder for the action before the first one, [N, ...]."""
         shape = (self.num_envs, *(space.shape or ()))
         if not isinstance(space, Box):
-            return torch.zeros(shape, dtype=torch.int64, device=self.device)
+            first = np.broadcast_to(getattr(space, "start", 0), shape).astype(np.int64)
+            return torch.as_tensor(first, device=self.device)
         zero = np.zeros(space.shape, space.dtype)
-        null = torch.as_tensor(zero if space.contains(zero) else space.low, device=self.device)
+        # The largest float stands for infinity in some libraries.
+        lowest = np.where(space.low > -1e30, space.low, np.minimum(space.high, 0))
+        null = torch.as_tensor(zero if space.contains(zero) else lowest, device=self.device)
         return null.expand(shape)
 
 

@@ -10,9 +10,12 @@ from rlmem.errors import UsageError
 SEED_BITS = 31
 
 
-def train_seeds(seed: int, n: int) -> list[int]:
-    """`n` different even seeds for the training environments of the run `seed`."""
-    return _seeds(seed, n, odd=0)
+def train_seeds(seed: int, n: int, used: int = 0) -> list[int]:
+    """`n` different even seeds for the training environments of the run `seed`.
+
+    They come after the first `used` ones, which earlier parts of a resumed run had.
+    """
+    return _seeds(seed, used + n, odd=0)[used:]
 
 
 def eval_seeds(seed: int, n: int) -> list[int]:
@@ -30,6 +33,8 @@ def _seeds(seed: int, n: int, odd: int) -> list[int]:
     """
     if seed < 0 or n < 0:
         raise UsageError(f"seed and number of seeds must not be negative, not {seed} and {n}")
+    if n > 1 << (SEED_BITS - 1):
+        raise UsageError(f"there are {1 << (SEED_BITS - 1)} seeds, and {n} were asked for")
     sequence = np.random.SeedSequence(seed, spawn_key=(odd,))
     drawn, found = n, list[int]()
     while len(found) < n:

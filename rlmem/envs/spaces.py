@@ -10,11 +10,16 @@ The leaves of a space named `obs` are `obs` for a plain space, `obs.0`, `obs.1` 
 | MultiBinary         | int64 [N, k]         | MultiBinary of one dimension              |
 | Box of uint8        | uint8 [N, *shape]    | the same (an image)                       |
 | Box of other dtypes | float32 [N, *shape]  | Box of float32                            |
+
+Values of observations are converted if that does not change them (300.0 to uint8 would), and
+refused otherwise. Floats are rounded to float32. Refused are also values outside of a discrete
+space or outside of the bounds of a Box of integers, NaN and infinite values. The bounds of a Box of
+floats are not checked, because observations of many environments exceed them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -22,7 +27,9 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
+from rlmem.envs import refusals
 from rlmem.envs.base import Spaces, Tensors
+from rlmem.envs.refusals import Refused
 from rlmem.errors import UsageError
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -46,13 +53,48 @@ class Leaf:
         is_uint8 = isinstance(source, Box) and source.dtype == np.uint8
         is_number = isinstance(source, Box) and not is_uint8
         self.dtype = np.dtype(np.uint8 if is_uint8 else np.float32 if is_number else np.int64)
+        self.limit, self.bounds = _limit(self.space), _integer_bounds(source)
 
-    def read(self, batch: np.ndarray) -> torch.Tensor:
-        """Samples of `source` [N, ...] as a tensor, which shares their memory if possible."""
-        rows = batch.reshape(len(batch), *self.shape).astype(self.dtype, copy=False)
-        if self.offset is not None:
-            rows = rows - self.offset
-        return torch.from_numpy(rows)
+    def rows(self, batch: np.ndarray, checked: bool = False) -> np.ndarray:
+        """Samples of `source` [N, ...] in the form of the tensors, without a copy if possible.
+
+        If `checked`, raises `Refused` for a value that is not in the space. The bounds of a Box of
+        floats are not checked.
+        """
+        rows = batch.reshape(len(batch), *self.shape)
+        if checked and self.bounds is not None:
+            low, high = self.bounds
+            refusals.check(self.name, batch, (batch >= low) & (batch <= high), self.source)
+        if self.dtype == np.float32:
+            return refusals.as_float32(self.name, rows, checked)
+        rows = rows.astype(self.dtype, copy=False)
+        rows = rows if self.offset is None else rows - self.offset
+        if checked and self.limit is not None:
+            # As unsigned integers, negative ones are too great.
+            wrong = rows.view(np.uint64) >= self.limit
+            if np.count_nonzero(wrong):
+                samples = batch.reshape(len(batch), *(self.source.shape or ()))
+                fine = ~wrong.reshape(samples.shape)
+                refusals.check(self.name, samples, fine, self.source)
+        return rows
+
+
+def _limit(space: gym.Space) -> np.ndarray | None:
+    """The number of values of each entry of a discrete space; None for a Box."""
+    if isinstance(space, Box):
+        return None
+    sizes = space.n if isinstance(space, Discrete) else getattr(space, "nvec", 2)
+    return np.asarray(sizes, dtype=np.uint64)
+
+
+def _integer_bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray] | None:
+    """The bounds of a Box of integers; None for others, and for those of the dtype itself."""
+    if not isinstance(space, Box) or np.dtype(space.dtype).kind not in "iu":
+        return None
+    limit = np.iinfo(space.dtype)
+    if (space.low == limit.min).all() and (space.high == limit.max).all():
+        return None
+    return space.low, space.high
 
 
 def _tensor_space(name: str, space: gym.Space) -> tuple[gym.Space, np.ndarray | None]:
@@ -78,6 +120,7 @@ class FlatSpace:
     """A gymnasium space as leaves; `spaces` maps their names to the spaces of the tensors."""
 
     def __init__(self, name: str, source: gym.Space) -> None:
+        self.root = name
         self.source = source
         self.leaves = [Leaf(*found) for found in _walk(name, (), source)]
         self.spaces: Spaces = {leaf.name: leaf.space for leaf in self.leaves}
@@ -88,12 +131,45 @@ class FlatSpace:
             raise UsageError(f"space {name!r}: two leaves have the same name ({names})")
 
     def read(self, batch: Any) -> Tensors:
-        """N samples of a gymnasium vector environment as tensors [N, ...]."""
-        return {leaf.name: leaf.read(_at(batch, leaf.path)) for leaf in self.leaves}
+        """N samples of a gymnasium vector environment as tensors [N, ...], without checks."""
+        return self.tensors(self.leaf_batches(batch))
 
     def stack(self, samples: Sequence[Any]) -> Tensors:
-        """A list of N samples as tensors [N, ...]."""
-        return self.read(batch(self.source, samples))
+        """A list of N samples as tensors [N, ...]; `Refused` for one outside of the space."""
+        return self.tensors(self.columns(samples), check=True)
+
+    def leaf_batches(self, batch: Any) -> dict[str, np.ndarray]:
+        """The leaves of N samples of a gymnasium vector environment, by name."""
+        return {leaf.name: _at(batch, leaf.path) for leaf in self.leaves}
+
+    def columns(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:
+        """The leaves [N, ...] of N samples, by name, several times faster than gymnasium.
+
+        Raises `Refused` for a sample with other parts, another shape, or a value that the dtype of
+        the space cannot hold.
+        """
+        found: dict[str, np.ndarray] = {}
+        _columns(self.root, self.source, samples, found)
+        return found
+
+    def tensors(self, columns: Mapping[str, np.ndarray], check: bool = False) -> Tensors:
+        """Leaves as tensors; with `check`, `Refused` for a value outside of the space."""
+        return {
+            leaf.name: torch.from_numpy(leaf.rows(columns[leaf.name], check))
+            for leaf in self.leaves
+        }
+
+    def nest(self, rows: Iterator[Any]) -> Any:
+        """Values of the leaves, in their order, as nested dicts and tuples."""
+
+        def build(space: gym.Space) -> Any:
+            if isinstance(space, Dict):
+                return {key: build(part) for key, part in space.items()}
+            if isinstance(space, Tuple):
+                return tuple(build(part) for part in space)
+            return next(rows)
+
+        return build(self.source)
 
 
 class ActionSpace(FlatSpace):
@@ -114,7 +190,7 @@ class ActionSpace(FlatSpace):
         self.check_form(tensors, num_rows)
         leaves = zip(self.leaves, self.bounds, strict=True)
         rows = [_write(leaf, bounds, tensors[leaf.name], num_rows) for leaf, bounds in leaves]
-        return rows[0] if len(rows) == 1 and not self.leaves[0].path else self._nest(iter(rows))
+        return rows[0] if len(rows) == 1 and not self.leaves[0].path else self.nest(iter(rows))
 
     def check(self, tensors: Tensors, num_rows: int) -> None:
         """Raises the errors of `write`, in half the time."""
@@ -143,16 +219,6 @@ class ActionSpace(FlatSpace):
                 raise _wrong(leaf, f"dtype {leaf.dtype}, not {tensor.dtype}")
             if tensor.shape != (num_rows, *leaf.shape):
                 raise _wrong(leaf, f"shape {[num_rows, *leaf.shape]}, not {list(tensor.shape)}")
-
-    def _nest(self, rows: Iterator[np.ndarray]) -> Any:
-        def build(space: gym.Space) -> Any:
-            if isinstance(space, Dict):
-                return {key: build(part) for key, part in space.items()}
-            if isinstance(space, Tuple):
-                return tuple(build(part) for part in space)
-            return next(rows)
-
-        return build(self.source)
 
 
 def _dtypes(leaf: Leaf) -> tuple[torch.dtype, ...]:
@@ -229,16 +295,39 @@ def _at(tree: Any, path: tuple[Any, ...]) -> Any:
     return tree
 
 
-def batch(space: gym.Space, samples: Sequence[Any]) -> Any:
-    """N samples as one batch, like gymnasium's `concatenate`, but several times faster.
-
-    Raises ValueError or TypeError if a sample's shape or kind does not match the space.
-    """
+def _columns(
+    name: str, space: gym.Space, samples: Sequence[Any], found: dict[str, np.ndarray]
+) -> None:
     if isinstance(space, Dict):
-        return {k: batch(part, [sample[k] for sample in samples]) for k, part in space.items()}
-    if isinstance(space, Tuple):
-        return tuple(batch(part, [sample[i] for sample in samples]) for i, part in enumerate(space))
-    rows = np.array(samples)
-    if rows.shape[1:] != space.shape:
-        raise ValueError(f"an observation of shape {rows.shape[1:]} is not in {space}")
-    return rows.astype(space.dtype, casting="same_kind", copy=False)
+        keys: Sequence[Any] = list(space.spaces)
+    elif isinstance(space, Tuple):
+        keys = range(len(space.spaces))
+    else:
+        found[name] = refusals.batch(name, space, samples)
+        return
+    try:
+        fits = set(map(len, samples)) == {len(keys)}
+        parts = [[sample[key] for sample in samples] for key in keys]
+    except (KeyError, IndexError, TypeError):
+        fits = False
+    if not fits:
+        _refuse_parts(name, keys, samples)
+    for key, part in zip(keys, parts, strict=True):
+        _columns(f"{name}.{key}", space.spaces[key], part, found)
+
+
+def _refuse_parts(name: str, keys: Sequence[Any], samples: Sequence[Any]) -> None:
+    """Raises `Refused` for the first sample that does not have exactly the parts `keys`."""
+    for row, sample in enumerate(samples):
+        try:
+            if len(sample) == len(keys) == len([sample[key] for key in keys]):
+                continue
+        except (KeyError, IndexError, TypeError):
+            pass
+        wanted = "a tuple of" if isinstance(keys, range) else "a dict of"
+        given = f"of type {type(sample).__name__}"
+        if isinstance(sample, Mapping | tuple | list):
+            parts = sample if isinstance(sample, Mapping) else range(len(sample))
+            given = f"a {type(sample).__name__} of {', '.join(map(str, parts)) or 'nothing'}"
+        reason = f"{name} is {given}, not {wanted} {', '.join(map(str, keys))}"
+        raise Refused(row, reason)

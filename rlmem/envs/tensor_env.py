@@ -28,6 +28,7 @@ from rlmem import tree
 from rlmem.envs import counter_rng
 from rlmem.envs.base import Spaces, Tensors, Transition
 from rlmem.envs.counter_rng import RandomDraws, RandomSteps
+from rlmem.envs.observation_check import ObservationCheck
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.errors import positive
 
@@ -35,10 +36,11 @@ S = TypeVar("S")
 
 
 class TensorEnv(ABC):
-    """Spaces, seeds and the check of actions, for all environments on tensors.
+    """Spaces, seeds and the checks of actions and observations, for all environments on tensors.
 
     An action of a wrong name, shape or dtype is always a ValueError that names the space. Values
     out of range are errors with `check_actions` only, since the check takes longer than the step.
+    So are observations outside of their spaces and rewards that are not finite, with `check_obs`.
     Tensors returned by `reset` and `step` are never written to afterwards.
     """
 
@@ -49,14 +51,19 @@ class TensorEnv(ABC):
         action_space: gym.Space,
         device: torch.device | str = "cpu",
         check_actions: bool = False,
+        check_obs: bool = False,
     ) -> None:
         self.num_envs = positive("num_envs", num_envs)
         self.device = torch.device(device)
         self.check_actions = check_actions
         self._action = ActionSpace("action", action_space)
         self._action_forms = self._action.forms(num_envs)
-        self.observation_space: Spaces = FlatSpace("obs", observation_space).spaces
+        space = FlatSpace("obs", observation_space)
+        self._obs_check = ObservationCheck(space, num_envs) if check_obs else None
+        self.observation_space: Spaces = space.spaces
         self.action_space: Spaces = self._action.spaces
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
         self.key: Tensor | None = None
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
@@ -64,8 +71,14 @@ class TensorEnv(ABC):
 
         Without a seed the streams of random numbers continue; the first time, seeds are random.
         """
-        if seed is None and self.key is not None:
-            return self._restart()
+        if seed is not None or self.key is None:
+            self._seed(seed)
+        obs = self._restart()
+        if self._obs_check:
+            self._obs_check.reset(obs)
+        return obs
+
+    def _seed(self, seed: int | Sequence[int] | None) -> None:
         if seed is None:
             seed = np.random.SeedSequence().generate_state(self.num_envs, np.uint64).tolist()
         seeds = range(seed, seed + self.num_envs) if isinstance(seed, int) else list(seed)
@@ -75,7 +88,6 @@ class TensorEnv(ABC):
         self.episode = torch.zeros_like(self.key)
         # The random numbers of `transition`.
         self.random_steps = RandomSteps(self.key)
-        return self._restart()
 
     def step(self, action: Tensors) -> Transition:
         """Take one action in each environment; a ValueError names the space of an invalid one."""
@@ -85,7 +97,10 @@ class TensorEnv(ABC):
             self._action.write(action, self.num_envs)
         elif not self._has_form(action):
             self._action.check_form(action, self.num_envs)  # raises
-        return self._step(action)
+        step = self._step(action)
+        if self._obs_check:
+            self._obs_check.step(step)
+        return step
 
     def close(self) -> None:  # noqa: B027
         """Does nothing: there are no resources to free."""

@@ -22,20 +22,39 @@ SOURCES = [
     )
 ]
 
-ffi = FFI()
-for source in SOURCES:
-    ffi.cdef(source.with_suffix(".h").read_text())
 
-ffi.set_source(
-    "rlmem.kernels._c",
-    "".join(
-        f'#include "{source.relative_to(KERNELS).with_suffix(".h").as_posix()}"\n'
-        for source in SOURCES
-    ),
-    sources=[str(source) for source in SOURCES],
-    depends=[str(KERNELS / "build.py"), *map(str, KERNELS.rglob("*.h"))],
-    include_dirs=[str(KERNELS)],
+def make(
+    compile_args: list[str],
+    link_args: list[str],
+    *,
+    root: Path = Path(),
+    optional: bool = False,
+) -> FFI:
+    """The module's description for cffi, with the sources below `root`.
+
+    `optional`: a failed build is no error.
+    """
+    ffi = FFI()
+    for source in SOURCES:
+        ffi.cdef((root / source).with_suffix(".h").read_text())
+    ffi.set_source(
+        "rlmem.kernels._c",
+        "".join(
+            f'#include "{source.relative_to(KERNELS).with_suffix(".h").as_posix()}"\n'
+            for source in SOURCES
+        ),
+        sources=[str(root / source) for source in SOURCES],
+        depends=[str(root / KERNELS / "build.py"), *map(str, (root / KERNELS).rglob("*.h"))],
+        include_dirs=[str(root / KERNELS)],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        optional=optional,
+    )
+    return ffi
+
+
+def installed() -> FFI:
+    """The module of an installation, built in the root of the repository."""
     # Never -ffast-math: a NaN must stay one. Without traps, both branches of a select can run.
-    extra_compile_args=[] if sys.platform == "win32" else ["-O3", "-fno-trapping-math"],
-    optional=True,
-)
+    flags = [] if sys.platform == "win32" else ["-O3", "-fno-trapping-math"]
+    return make(flags, [], optional=True)

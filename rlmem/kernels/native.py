@@ -1,18 +1,51 @@
-"""Shared parts of the kernels in C: the built module, a thread pool, memory for results."""
+"""Shared parts of the operators: checks of arguments, the built C module, threads, memory.
+
+A kernel in C or Triton trusts shapes, dtypes and strides: a wrong one would read other memory. So
+every argument is checked before any number is read.
+"""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils import deterministic
 
-__all__ = ["AVAILABLE", "empty", "ffi", "lib", "release", "run", "unit_stride", "work_splits"]
+__all__ = [
+    "AVAILABLE",
+    "FLOATS",
+    "Wanted",
+    "check",
+    "check_shapes",
+    "check_tensors",
+    "contiguous",
+    "empty",
+    "ffi",
+    "lib",
+    "plain",
+    "release",
+    "run",
+    "same_dtype",
+    "unit_stride",
+    "widen",
+    "work_splits",
+]
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16)
+DEVICES = ("cpu", "cuda", "meta")
+# Arguments with these names have one dtype in every operator.
+FIXED = {"start": torch.bool, "alive": torch.bool, "age": torch.int64}
+
+T = TypeVar("T", Tensor, Tensor | None)
+# Arguments by name, with the shapes that they must have. (beartype checks the first entry of a
+# collection, but a random one of a sequence, which cannot be traced.)
+Wanted = Mapping[str, tuple[Tensor | None, Collection[int]]]
 
 try:
     from rlmem.kernels._c import ffi, lib
@@ -46,7 +79,13 @@ def work_splits(shape: torch.Size, itemsize: int) -> tuple[int, int]:
 
 def unit_stride(x: Tensor) -> Tensor:
     """`x` with stride 1 over channels; batch and time may have any stride."""
+    x = plain(x)
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    """`x` without gaps between its numbers; None stays None."""
+    return None if x is None else plain(x).contiguous()
 
 
 def run(work: Callable[[], object], threads: int) -> None:
@@ -120,3 +159,76 @@ def _fills_with_nan() -> bool:
     """Whether torch fills empty tensors with NaN, which reveals reads of uninitialised memory."""
     fills: bool = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     return fills and torch.are_deterministic_algorithms_enabled()
+
+
+def check(
+    operator: str,
+    wanted: Wanted,
+    dtypes: Collection[torch.dtype] = FLOATS,
+    devices: Collection[str] = DEVICES,
+) -> None:
+    """`check_tensors`, then `check_shapes`."""
+    check_tensors(operator, {name: x for name, (x, _) in wanted.items()}, dtypes, devices)
+    check_shapes(operator, wanted)
+
+
+def check_shapes(operator: str, wanted: Wanted) -> None:
+    """Raise `ValueError` unless each tensor has the shape next to it."""
+    for name, (x, shape) in wanted.items():
+        if x is not None and x.shape != tuple(shape):
+            raise ValueError(f"{operator}: {name} must be {list(shape)}, not {list(x.shape)}")
+
+
+def check_tensors(
+    operator: str,
+    tensors: Mapping[str, Tensor | None],
+    dtypes: Collection[torch.dtype] = FLOATS,
+    devices: Collection[str] = DEVICES,
+) -> None:
+    """Raise `ValueError` unless all are dense tensors of one of `dtypes`, on one of `devices`.
+
+    Dense means strided: not sparse, nested or quantised. Strides may have any values. None stands
+    for an argument that was not given.
+    """
+    found = {}
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor):
+            raise ValueError(f"{operator}: {name} must be a tensor, not {type(x).__name__}")
+        # Traced tensors are dense.
+        if not torch.compiler.is_compiling() and (x.layout is not torch.strided or x.is_nested):
+            layout = "nested" if x.is_nested else x.layout
+            raise ValueError(f"{operator}: {name} must be a dense tensor, not {layout}")
+        if name in FIXED:
+            if x.dtype is not FIXED[name]:
+                raise ValueError(f"{operator}: {name} must be {FIXED[name]}, not {x.dtype}")
+        elif x.dtype not in dtypes:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise ValueError(f"{operator}: {name} is {x.dtype}; allowed are {allowed}")
+        found[name] = x.device
+    if len(set(found.values())) > 1:
+        devices_found = {name: str(device) for name, device in found.items()}
+        raise ValueError(f"{operator}: all tensors must be on one device, not {devices_found}")
+    for device in found.values():
+        if device.type not in devices:
+            raise ValueError(
+                f"{operator}: device {device} is not supported; allowed are {', '.join(devices)}"
+            )
+
+
+def same_dtype(x: Tensor, dtypes: Collection[torch.dtype]) -> Collection[torch.dtype]:
+    """The dtype of `x` alone, if it is one of `dtypes`; else all of these."""
+    return [x.dtype] if isinstance(x, Tensor) and x.dtype in dtypes else dtypes
+
+
+def widen(x: T) -> T:
+    """`x`; under autocast float32 instead of float16, whose range a recurrence soon exceeds."""
+    if not isinstance(x, Tensor) or x.dtype is not torch.float16:
+        return x
+    return x.float() if torch.is_autocast_enabled(x.device.type) else x
+
+
+def plain(x: Tensor) -> Tensor:
+    """`x` with its numbers in memory: torch stores some conjugates and negatives as a flag."""
+    return x.resolve_conj().resolve_neg()

@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rlmem.errors import UsageError
-from rlmem.policies.encoders import categories
+from rlmem.policies.continuous import box_bounds, box_units
+from rlmem.policies.encoders import categories, first_values, flat
+from rlmem.policies.reshaped import unflat
 
 # The actor's key for the joint discrete part of an action.
 DISCRETE = "discrete"
@@ -39,19 +41,18 @@ class JointDiscrete:
                 f"only discrete spaces with at most {MAX_JOINT_ACTIONS} joint actions are"
             )
         self.sizes = {key: categories(space) for key, space in action_space.items()}
-        self.scalar = {
-            key: isinstance(space, gym.spaces.Discrete) for key, space in action_space.items()
-        }
+        self.starts = {key: first_values(space) for key, space in action_space.items()}
+        self.shapes = {key: tuple(space.shape or ()) for key, space in action_space.items()}
         self.n = math.prod(size for sizes in self.sizes.values() for size in sizes)
 
     def index(self, action: dict[str, Tensor]) -> Int[Tensor, "*N"]:
         """The number of each action; the last entry of the last leaf varies fastest."""
         number: Tensor | int = 0
         for key, sizes in self.sizes.items():
-            leaf = action[key].long()
-            entries = [leaf] if self.scalar[key] else leaf.unbind(-1)
-            for entry, size in zip(entries, sizes, strict=True):
-                number = number * size + entry
+            leaf, shape = action[key].long(), self.shapes[key]
+            entries = flat(leaf, len(shape)).unbind(-1) if shape else [leaf]
+            for entry, size, first in zip(entries, sizes, self.starts[key], strict=True):
+                number = number * size + (entry - first if first else entry)
         assert isinstance(number, Tensor)
         return number
 
@@ -60,11 +61,12 @@ class JointDiscrete:
         entries: dict[str, Tensor] = {}
         for key, sizes in reversed(self.sizes.items()):
             digits = []
-            for size in reversed(sizes):
-                digits.append(index % size)
+            for size, first in zip(reversed(sizes), reversed(self.starts[key]), strict=True):
+                digits.append(index % size + first if first else index % size)
                 index = index // size
             digits.reverse()
-            entries[key] = digits[0] if self.scalar[key] else torch.stack(digits, dim=-1)
+            shape = self.shapes[key]
+            entries[key] = unflat(torch.stack(digits, dim=-1), shape) if shape else digits[0]
         return {key: entries[key] for key in self.sizes}
 
     def explore(self, index: Int[Tensor, "*N"], epsilon: Float[Tensor, "*M"]) -> Int[Tensor, "*N"]:
@@ -79,8 +81,8 @@ class JointDiscrete:
 class Continuous(nn.Module):
     """The Box leaves of an action space as one vector [*N, k], scaled from their bounds to [-1, 1].
 
-    An unbounded leaf is not scaled. The unit is half the range of an entry; `log_unit_volume` is
-    the logarithm of the product of all units.
+    Entries without two bounds are not scaled; see `box_units`. `log_unit_volume` is the logarithm
+    of the product of all units, `free` the number of entries that are not constant.
     """
 
     center: Tensor
@@ -89,19 +91,17 @@ class Continuous(nn.Module):
     def __init__(self, spaces: dict[str, gym.spaces.Box]) -> None:
         super().__init__()
         self.keys = list(spaces)
-        center, half_range = [], []
-        for space in spaces.values():
-            low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
-            bounded = space.is_bounded("both")
-            center.append((low + high) / 2 if bounded else torch.zeros_like(low))
-            half_range.append((high - low) / 2 if bounded else torch.ones_like(low))
-        self.register_buffer("center", torch.cat(center), persistent=False)
-        self.register_buffer("half_range", torch.cat(half_range), persistent=False)
-        self.size = len(self.half_range)
-        self.log_unit_volume = self.half_range.log().sum().item()
+        self.dims = {key: len(space.shape) for key, space in spaces.items()}
+        low, high = map(torch.cat, zip(*map(box_bounds, spaces.values()), strict=True))
+        center, half_range = box_units(low, high)
+        self.register_buffer("center", center, persistent=False)
+        self.register_buffer("half_range", half_range, persistent=False)
+        self.size = len(half_range)
+        self.free = int((low != high).sum())
+        self.log_unit_volume = half_range.log().sum().item()
 
     def forward(self, action: dict[str, Tensor]) -> Float[Tensor, "*N k"]:
-        leaves = torch.cat([action[key] for key in self.keys], dim=-1)
+        leaves = torch.cat([flat(action[key], dims) for key, dims in self.dims.items()], dim=-1)
         return (leaves - self.center) / self.half_range
 
 
@@ -110,8 +110,9 @@ class HybridActions(nn.Module):
 
     `actor_spaces` are the leaves for an `Actor`: one Discrete space `DISCRETE` for the whole
     discrete part, and each Box leaf. `n` is the number of joint discrete actions (1 without a
-    discrete part), `k` the size of the continuous vector (0 without a continuous part). Raises
-    `UsageError` if there are too many joint discrete actions.
+    discrete part), `k` the size of the continuous vector (0 without a continuous part), `free` the
+    number of its entries that are not constant. Raises `UsageError` if there are too many joint
+    discrete actions.
     """
 
     def __init__(self, action_space: dict[str, gym.Space]) -> None:
@@ -123,6 +124,7 @@ class HybridActions(nn.Module):
         self.continuous = Continuous(boxes) if boxes else None
         self.n = self.discrete.n if self.discrete else 1
         self.k = self.continuous.size if self.continuous else 0
+        self.free = self.continuous.free if self.continuous else 0
         self.actor_spaces: dict[str, gym.Space] = {}
         if self.discrete:
             self.actor_spaces[DISCRETE] = gym.spaces.Discrete(self.n)

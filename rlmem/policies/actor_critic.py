@@ -77,20 +77,21 @@ class ActorCritic(Policy):
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
     ) -> Float[Tensor, "N"]:
         """The value at one time step; reads the state without advancing it."""
-        trunk = self.critic_trunk
-        if trunk is None:
-            return self.critic(self.core.step(self.encoder(obs), state, start)[0])
-        return self.critic(trunk.core.step(trunk.encoder(obs), state[1], start)[0])
+        trunk: Trunk = self
+        if self.critic_trunk is not None:
+            trunk, state = self.critic_trunk, state[1]
+        x = trunk.encoder.encode_step(obs, start)
+        return self.critic(trunk.core.step(x, state, start)[0])
 
     def forward(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
     ) -> tuple[Joint, Float[Tensor, "B T"]]:
         """A row of time steps [B, T, ...]: distributions over actions, and values."""
-        trunk = self.critic_trunk
+        trunk, x = self.critic_trunk, self.encoder.encode_row(obs, start)
         if trunk is None:
-            features, _ = self.core.scan(self.encoder(obs), state, start)
+            features, _ = self.core.scan(x, state, start)
             return self.actor(features), self.critic(features)
-        features, _ = self.core.scan(self.encoder(obs), state[0], start)
+        features, _ = self.core.scan(x, state[0], start)
         critic_features, _ = trunk.core.scan(trunk.encoder(obs), state[1], start)
         return self.actor(features), self.critic(critic_features)
 
@@ -98,10 +99,10 @@ class ActorCritic(Policy):
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
     ) -> tuple[Float[Tensor, "N H"], Float[Tensor, "N H"], Any]:
         """Features of actor and critic at one time step, and the next state."""
-        trunk = self.critic_trunk
+        trunk, x = self.critic_trunk, self.encoder.encode_step(obs, start)
         if trunk is None:
-            features, state = self.core.step(self.encoder(obs), state, start)
+            features, state = self.core.step(x, state, start)
             return features, features, state
-        features, actor_state = self.core.step(self.encoder(obs), state[0], start)
+        features, actor_state = self.core.step(x, state[0], start)
         critic_features, critic_state = trunk.core.step(trunk.encoder(obs), state[1], start)
         return features, critic_features, (actor_state, critic_state)

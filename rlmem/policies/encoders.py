@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import gymnasium as gym
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.errors import UsageError, unknown
+from rlmem.policies.images import Convolutions, image_layout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
@@ -19,8 +22,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
-# Smaller uint8 arrays are grids of features: encoded as numbers, not by convolutions.
-MIN_IMAGE_SIDE = 20
 
 
 def mlp(sizes: list[int], activation: str) -> nn.Sequential:
@@ -36,16 +37,6 @@ def mlp(sizes: list[int], activation: str) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def is_image(space: gym.Space) -> bool:
-    """Whether a space holds uint8 images [height, width, channels] that are not too small."""
-    return (
-        isinstance(space, gym.spaces.Box)
-        and space.dtype == "uint8"
-        and len(space.shape) == 3
-        and min(space.shape[:2]) >= MIN_IMAGE_SIDE
-    )
-
-
 def categories(space: gym.Space) -> list[int]:
     """The number of values of each entry of a discrete space (flattened)."""
     if isinstance(space, gym.spaces.Discrete):
@@ -57,11 +48,18 @@ def categories(space: gym.Space) -> list[int]:
     raise UsageError(f"{space} is not a discrete space")
 
 
+def first_values(space: gym.Space) -> list[int]:
+    """The smallest value of each entry of a discrete space (flattened), like `categories`."""
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        return [int(start) for start in np.ravel(space.start)]
+    return [0] * len(categories(space))
+
+
 class Encoder(nn.Module):
     """Observations (leaves [*N, ...]) to features [*N, output_size].
 
-    Discrete leaves are one-hot, Box leaves are used as numbers, and images go through three
-    convolutions (Mnih et al. 2015). An MLP of `layers` layers reads their concatenation.
+    Discrete leaves are one-hot, images and grids go through convolutions (see `image_layout`), and
+    other Box leaves are used as numbers. An MLP of `layers` layers reads their concatenation.
     """
 
     offsets: Tensor
@@ -71,7 +69,10 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.output_size = output_size
-        self.images = [key for key, space in spaces.items() if is_image(space)]
+        self.spaces = spaces
+        layouts = {key: image_layout(space) for key, space in spaces.items()}
+        self.layouts = {key: layout for key, layout in layouts.items() if layout is not None}
+        self.images = list(self.layouts)
         self.boxes = [
             key
             for key, space in spaces.items()
@@ -80,25 +81,27 @@ class Encoder(nn.Module):
         self.discrete = [k for k in spaces if k not in self.images and k not in self.boxes]
         counts = [n for key in self.discrete for n in categories(spaces[key])]
         self.one_hot_size = sum(counts)
-        offsets = torch.tensor([0, *counts]).cumsum(0)[:-1]
+        starts = [first for key in self.discrete for first in first_values(spaces[key])]
+        offsets = torch.tensor([0, *counts]).cumsum(0)[:-1] - torch.tensor(starts).long()
         self.register_buffer("offsets", offsets, persistent=False)
-        self.box_dims = [len(spaces[key].shape or ()) for key in self.boxes]
-        self.discrete_dims = [len(spaces[key].shape or ()) for key in self.discrete]
+        self.shapes = {key: tuple(space.shape or ()) for key, space in spaces.items()}
+        self.box_dims = [len(self.shapes[key]) for key in self.boxes]
+        self.discrete_dims = [len(self.shapes[key]) for key in self.discrete]
         self.convolutions = nn.ModuleList(
-            Convolutions(spaces[key].shape or (), output_size) for key in self.images
+            Convolutions(layout, output_size) for layout in self.layouts.values()
         )
-        box_size = sum(math.prod(spaces[key].shape or ()) for key in self.boxes)
+        box_size = sum(math.prod(self.shapes[key]) for key in self.boxes)
         size = self.one_hot_size + box_size + output_size * len(self.images)
         self.mlp = mlp([size] + [output_size] * layers, activation)
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*N H"]:
         parts = [conv(obs[key]) for key, conv in zip(self.images, self.convolutions, strict=True)]
         for key, dims in zip(self.boxes, self.box_dims, strict=True):
-            parts.append(_flat(obs[key], dims).to(self.dtype))
+            parts.append(flat(obs[key], dims).to(self.dtype))
         if self.discrete:
             indices = torch.cat(
                 [
-                    _flat(obs[k].long(), d)
+                    flat(obs[k].long(), d)
                     for k, d in zip(self.discrete, self.discrete_dims, strict=True)
                 ],
                 dim=-1,
@@ -109,34 +112,66 @@ class Encoder(nn.Module):
             parts.append(hot.scatter_(-1, indices + self.offsets, 1.0))
         return self.mlp(torch.cat(parts, dim=-1))
 
+    def encode_step(self, obs: dict[str, Tensor], start: Bool[Tensor, "N"]) -> Float[Tensor, "N H"]:
+        """Features of one time step; ValueError if a leaf is not [N, ...]."""
+        check_batch(self.shapes, obs, start, "N")
+        return self(obs)
+
+    def encode_row(
+        self, obs: dict[str, Tensor], start: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B T H"]:
+        """Features of a row of time steps; ValueError if a leaf is not [B, T, ...]."""
+        check_batch(self.shapes, obs, start, "B T")
+        return self(obs)
+
+    def describe(self) -> dict[str, str]:
+        """How each leaf is read: one line of text for each."""
+        return {key: self._description(key, space) for key, space in self.spaces.items()}
+
+    def _description(self, key: str, space: gym.Space) -> str:
+        size, shape = math.prod(self.shapes[key]), "x".join(map(str, self.shapes[key]))
+        if layout := self.layouts.get(key):
+            kind = "grid" if layout.is_grid else "image"
+            small = "small convolution" if layout.is_grid else "convolution"
+            if layout.symbols:
+                small = f"embedding of {layout.symbols} values, {small}"
+            return f"{space.dtype} {layout.letters} {kind} {shape} → {small}"
+        if key in self.boxes:
+            kind = f"array {shape}" if len(self.shapes[key]) > 1 else f"vector of {size}"
+            return f"{space.dtype} {kind if shape else 'number'} → {size} inputs, not scaled"
+        inputs = sum(categories(space))
+        entries = f" with {size} entries" if shape else ""
+        return f"{type(space).__name__}{entries} → one-hot, {inputs} inputs"
+
     @property
     def dtype(self) -> torch.dtype:
         """Floating dtype of the parameters."""
         return next(self.mlp.parameters()).dtype
 
 
-def _flat(x: Tensor, dims: int) -> Tensor:
+def check_batch(
+    shapes: Mapping[str, tuple[int, ...]], obs: Mapping[str, Tensor], start: Tensor, batch: str
+) -> None:
+    """Compares the shapes of observations with those of their spaces.
+
+    `batch` names the batch dimensions, "N" or "B T", which are those of `start`. Raises ValueError,
+    which names the leaf, for a missing leaf or a wrong shape.
+    """
+    names = batch.split()
+    if start.dim() != len(names):
+        raise ValueError(f"start is {list(start.shape)}; expected [{', '.join(names)}]")
+    for key, shape in shapes.items():
+        leaf = obs.get(key)
+        if leaf is None:
+            raise ValueError(f"obs {key!r} is missing (given: {', '.join(obs) or 'none'})")
+        if leaf.shape != (*start.shape, *shape):
+            expected = ", ".join(map(str, (*names, *shape)))
+            sizes = ", ".join(f"{n} = {k}" for n, k in zip(names, start.shape, strict=True))
+            raise ValueError(
+                f"obs {key!r} is {list(leaf.shape)}; expected [{expected}] with {sizes} as in start"
+            )
+
+
+def flat(x: Tensor, dims: int) -> Tensor:
     """Flattens the last `dims` dimensions into one; adds one if `dims` is 0."""
     return x.flatten(-dims) if dims else x.unsqueeze(-1)
-
-
-class Convolutions(nn.Module):
-    """uint8 images [*N, height, width, channels] to [*N, output_size]."""
-
-    def __init__(self, shape: tuple[int, ...], output_size: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(shape[2], 32, 8, stride=4, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(32, 64, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(64, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(),
-            nn.Linear(64 * 16, output_size),
-        )
-
-    def forward(self, image: Tensor) -> Float[Tensor, "*N H"]:
-        rows = image.flatten(0, -4).movedim(-1, 1).float() / 255
-        return self.layers(rows).unflatten(0, image.shape[:-3])

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from rlmem.errors import UsageError
 from rlmem.policies.continuous import BoxLeaf
-from rlmem.policies.encoders import categories, mlp
+from rlmem.policies.encoders import categories, first_values, mlp
+from rlmem.policies.reshaped import Reshaped
 
 
 @runtime_checkable
@@ -43,7 +44,7 @@ class Categorical:
         return self.log_p.argmax(dim=-1)
 
     def log_prob(self, action: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-        return self.log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        return self.log_p.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Float[Tensor, "*N"]:
         return -(self.log_p.exp() * self.log_p).sum(dim=-1)
@@ -91,16 +92,28 @@ class Joint:
 
 
 class DiscreteLeaf(nn.Module):
-    """Discrete, MultiDiscrete and MultiBinary leaves: one logit for every value of every entry."""
+    """Discrete, MultiDiscrete and MultiBinary leaves: one logit for every value of every entry.
+
+    Actions have the shape of the space and begin at its `start`.
+    """
+
+    start: Tensor | None
 
     def __init__(self, space: gym.Space) -> None:
         super().__init__()
         self.sizes = categories(space)
         self.size = sum(self.sizes)
-        self.scalar = isinstance(space, gym.spaces.Discrete)
+        self.shape = tuple(space.shape or ())
+        first = torch.tensor(first_values(space))
+        self.register_buffer("start", first if first.any() else None, persistent=False)
 
-    def forward(self, x: Float[Tensor, "*N size"]) -> Categorical | MultiCategorical:
-        return Categorical(x) if self.scalar else MultiCategorical(x, self.sizes)
+    def forward(self, x: Float[Tensor, "*N size"]) -> Categorical | MultiCategorical | Reshaped:
+        if not self.shape and self.start is None:
+            return Categorical(x)
+        entries = MultiCategorical(x, self.sizes)
+        if len(self.shape) == 1 and self.start is None:
+            return entries
+        return Reshaped(entries, self.shape, self.start)
 
 
 Leaf = DiscreteLeaf | BoxLeaf

@@ -19,10 +19,12 @@ from torch.func import functional_call
 
 from rlmem.errors import UsageError, positive
 from rlmem.policies.action_space import DISCRETE, HybridActions
-from rlmem.policies.continuous import BoxLeaf, Normal, TanhNormal
+from rlmem.policies.continuous import BoxLeaf, ContinuousDistribution
+from rlmem.policies.encoders import flat
 from rlmem.policies.ensemble import EnsembleLayer, EnsembleLinear, pick
 from rlmem.policies.heads import Actor, Categorical, Joint
 from rlmem.policies.policy import Act, Policy
+from rlmem.policies.reshaped import unflat
 from rlmem.policies.soft import GAIN
 
 # Grigsby et al. 2024: horizons from one step to a thousand.
@@ -122,6 +124,7 @@ class GammaHeads(nn.Module):
         self.gammas = gammas
         self.actions = HybridActions(action_space)
         self.discrete, self.continuous = self.actions.discrete, self.actions.continuous
+        self.dims = {DISCRETE: 0, **(self.continuous.dims if self.continuous else {})}
         n, k, spaces = self.actions.n, self.actions.k, self.actions.actor_spaces
         self.actor = Actor(spaces, input_size, layers, activation, state_std=True, copies=gammas)
         self.critics = GammaCritics(num_critics, input_size, k, n, gammas, layers, activation)
@@ -163,22 +166,21 @@ class GammaHeads(nn.Module):
         parts = dict(action)
         if self.discrete:
             parts[DISCRETE] = self.discrete.index(action)
-        repeated = {key: _repeat(parts[key], key == DISCRETE, self.gammas) for key in dist.parts}
+        repeated = {key: _repeat(parts[key], self.dims[key], self.gammas) for key in dist.parts}
         return dist.log_prob(repeated)
 
     def action(self, dist: Joint, index: int, deterministic: bool) -> dict[str, Tensor]:
         """A sample from (or the mode of) the distributions of the discount `gammas[index]`."""
         sample = dist.mode() if deterministic else dist.sample()
-        leaves = {
-            k: v[..., index] if k == DISCRETE else v[..., index, :] for k, v in sample.items()
-        }
+        leaves = {key: leaf.select(-1 - self.dims[key], index) for key, leaf in sample.items()}
         return self.actions.action(leaves)
 
     def perturb(self, action: dict[str, Tensor], epsilon: Float[Tensor, "*N"]) -> dict[str, Tensor]:
         """Exploration: random discrete actions, and Gaussian noise on continuous ones.
 
         A discrete action is random with probability `epsilon`. The noise has standard deviation
-        `epsilon`, in units of half the range; its result is clamped to the bounds.
+        `epsilon`, in units of half the range (of 1 without two bounds); its result is clamped to
+        the bounds.
         """
         explored = dict(action)
         if self.discrete:
@@ -186,9 +188,10 @@ class GammaHeads(nn.Module):
             explored |= self.discrete.action(index)
         for key, leaf in zip(self.actor.keys, self.actor.leaves, strict=True):
             if isinstance(leaf, BoxLeaf):
-                noise = epsilon.unsqueeze(-1) * torch.randn_like(action[key])
-                half = (leaf.high - leaf.low) / 2 if leaf.bounded else 1.0
-                explored[key] = torch.clamp(action[key] + half * noise, leaf.low, leaf.high)
+                vector = flat(action[key], len(leaf.shape))
+                noise = epsilon.unsqueeze(-1) * torch.randn_like(vector)
+                noisy = torch.clamp(vector + leaf.unit * noise, leaf.low, leaf.high)
+                explored[key] = unflat(noisy, leaf.shape)
         return explored
 
     def _sample(self, dist: Joint) -> Float[Tensor, "*N G k"] | None:
@@ -198,7 +201,7 @@ class GammaHeads(nn.Module):
         sample = {}
         for key in self.continuous.keys:
             part = dist.parts[key]
-            assert isinstance(part, Normal | TanhNormal)
+            assert isinstance(part, ContinuousDistribution)
             sample[key] = part.draw()[0]
         return self.continuous(sample)
 
@@ -246,7 +249,7 @@ class MultiGamma(Policy):
         deterministic: bool = False,
     ) -> Act:
         """One time step, with the largest discount: sample an action (or take the most likely)."""
-        features, state = self.core.step(self.encoder(obs), state, start)
+        features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         action = self.heads.action(self.heads.actor(features), self.main, deterministic)
         return Act(action if deterministic else self.heads.perturb(action, self.epsilon), state)
 
@@ -260,9 +263,9 @@ def _expect(dist: Joint, q: Float[Tensor, "C *N G n"]) -> Float[Tensor, "C *N G"
     return (discrete.log_p.exp() * q).sum(dim=-1)
 
 
-def _repeat(leaf: Tensor, scalar: bool, gammas: int) -> Tensor:
-    """A leaf of the actions, repeated for each discount."""
-    dim = -1 if scalar else -2
+def _repeat(leaf: Tensor, dims: int, gammas: int) -> Tensor:
+    """A leaf of the actions with `dims` dimensions, repeated for each discount."""
+    dim = -1 - dims
     repeated = leaf.unsqueeze(dim)
     shape = list(repeated.shape)
     shape[dim] = gammas

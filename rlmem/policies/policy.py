@@ -56,6 +56,11 @@ class Trunk(nn.Module):
         return self.core.initial_state(batch_size)
 
 
+def describe_inputs(policy: Trunk) -> str:
+    """How a policy reads its observations: one line for each leaf."""
+    return "\n".join(f"{key}: {text}" for key, text in policy.encoder.describe().items())
+
+
 class Policy(Trunk, ABC):
     """An encoder and a memory core; a subclass adds heads and implements `act`.
 

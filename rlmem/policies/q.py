@@ -78,7 +78,7 @@ class QPolicy(Policy):
         deterministic: bool = False,
     ) -> Act:
         """One time step: the action with the highest value, or an epsilon-greedy one."""
-        features, state = self.core.step(self.encoder(obs), state, start)
+        features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         index = self.q(features).argmax(dim=-1)
         return Act(self.discrete.action(index if deterministic else self._explore(index)), state)
 
@@ -86,7 +86,7 @@ class QPolicy(Policy):
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
     ) -> PolicyStep:
         """One time step, epsilon-greedy; the value is that of the greedy action."""
-        features, state = self.core.step(self.encoder(obs), state, start)
+        features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         value, greedy = self.q(features).max(dim=-1)
         index = self._explore(greedy)
         probability = self.epsilon / self.discrete.n + (1 - self.epsilon) * (index == greedy)
@@ -96,13 +96,14 @@ class QPolicy(Policy):
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
     ) -> Float[Tensor, "N"]:
         """`max_a Q` at one time step; reads the state without advancing it."""
-        return self.q(self.core.step(self.encoder(obs), state, start)[0]).amax(dim=-1)
+        x = self.encoder.encode_step(obs, start)
+        return self.q(self.core.step(x, state, start)[0]).amax(dim=-1)
 
     def forward(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
         """A row of time steps [B, T, ...]: the values of all n joint actions."""
-        return self.q(self.core.scan(self.encoder(obs), state, start)[0])
+        return self.q(self.core.scan(self.encoder.encode_row(obs, start), state, start)[0])
 
     def _explore(self, index: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
         return self.discrete.explore(index, self.epsilon)

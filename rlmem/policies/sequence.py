@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlmem.policies.encoders import check_batch, first_values
 from rlmem.policies.heads import Actor, Joint
 from rlmem.policies.policy import Act, Policy
 
@@ -27,7 +28,7 @@ class SequencePolicy(Policy):
 
     Observations come from environments in `Trials`. The model reads all leaves that `Trials` adds
     except `episode`: recorded data may not contain an episode's position in its trial. At a start
-    the leaves `previous_*` are replaced by zeros.
+    the leaves `previous_*` are replaced by zeros, or by the first values of discrete actions.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class SequencePolicy(Policy):
         }
         added = {*past, "start", "episode"}
         self.task = [key for key in observation_space if key not in added]
-        self.past = list(past)
+        self.past = {key: _first(space) for key, space in past.items()}
         inputs = {key: observation_space[key] for key in self.task} | past
         inputs |= {"start": gym.spaces.Discrete(2)} | self.extra_inputs()
         super().__init__(inputs, action_space, **options)
+        self.read = {key: self.encoder.shapes[key] for key in (*self.task, *self.past)}
         self.actor = Actor(action_space, self.hidden_size, self.head_layers, self.activation)
 
     def extra_inputs(self) -> dict[str, gym.Space]:
@@ -61,12 +63,14 @@ class SequencePolicy(Policy):
         deterministic: bool = False,
     ) -> Act:
         """One time step: sample an action (or take the most likely one)."""
+        check_batch(self.read, obs, start, "N")
         features, state = self.core.step(self.encoder(self.model_inputs(obs, start)), state, start)
         actor = self.actor(features)
         return Act(actor.mode() if deterministic else actor.sample(), state)
 
     def forward(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]) -> Joint:
         """A row of time steps [B, T, ...]: distributions over actions."""
+        check_batch(self.read, obs, start, "B T")
         return self.actor(
             self.core.scan(self.encoder(self.model_inputs(obs, start)), state, start)[0]
         )
@@ -74,11 +78,21 @@ class SequencePolicy(Policy):
     def model_inputs(self, obs: dict[str, Tensor], start: Bool[Tensor, "*N"]) -> dict[str, Tensor]:
         """The model's inputs from observations [*N, ...] and starts."""
         inputs = {key: obs[key] for key in self.task}
-        for key in self.past:
+        for key, first in self.past.items():
             leaf = obs[key]
             mask = start.reshape(start.shape + (1,) * (leaf.dim() - start.dim()))
-            inputs[key] = leaf.masked_fill(mask, 0)
+            if first is None:
+                inputs[key] = leaf.masked_fill(mask, 0)
+            else:
+                inputs[key] = torch.where(mask, leaf.new_tensor(first), leaf)
         return inputs | {"start": start.long()}
+
+
+def _first(space: gym.Space) -> list[Any] | int | None:
+    """The first value of each entry of a discrete space, nested in its shape; None if all are 0."""
+    if isinstance(space, gym.spaces.Box) or not any(first_values(space)):
+        return None
+    return np.reshape(first_values(space), space.shape or ()).tolist()
 
 
 class ReturnState(NamedTuple):
@@ -105,6 +119,7 @@ class ReturnPolicy(SequencePolicy):
         **options: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **options)
+        self.read[RETURN] = ()
         self.register_buffer("target_return", torch.zeros(()))
         self.register_buffer("return_scale", torch.ones(()))
 
@@ -124,6 +139,7 @@ class ReturnPolicy(SequencePolicy):
         deterministic: bool = False,
     ) -> Act:
         """One time step: sample an action (or take the most likely one)."""
+        check_batch({PAST + "reward": ()}, obs, start, "N")
         remaining = state.return_to_go - obs[PAST + "reward"]
         to_go = torch.where(start, self.target_return, remaining)
         act = super().act({**obs, RETURN: to_go}, state.memory, start, deterministic)

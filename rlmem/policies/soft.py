@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from rlmem.errors import positive
 from rlmem.policies.action_space import DISCRETE, HybridActions
-from rlmem.policies.continuous import Normal, TanhNormal
+from rlmem.policies.continuous import ContinuousDistribution
 from rlmem.policies.encoders import mlp
 from rlmem.policies.heads import Actor, Categorical, linear
 from rlmem.policies.policy import Act, Policy
@@ -103,7 +103,7 @@ class SoftPolicy(Policy):
         deterministic: bool = False,
     ) -> Act:
         """One time step: sample an action (or take the actor's most likely one)."""
-        features, state = self.core.step(self.encoder(obs), state, start)
+        features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         actor = self.actor(features)
         sample = actor.mode() if deterministic else actor.sample()
         return Act(self.actions.action(sample), state)
@@ -119,7 +119,7 @@ class SoftPolicy(Policy):
         sample, log_probs = {}, []
         for key in self.continuous.keys:
             part = parts[key]
-            assert isinstance(part, Normal | TanhNormal)
+            assert isinstance(part, ContinuousDistribution)
             sample[key], log_prob = part.draw()
             log_probs.append(log_prob)
         log_density = torch.stack(log_probs).sum(dim=0) + self.continuous.log_unit_volume

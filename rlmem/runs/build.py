@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,21 @@ from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
 from rlmem.policies import Policy
 from rlmem.runs import checkpoint
+from rlmem.runs.guard import environment_errors
 
 
 def resolve_device(name: str) -> torch.device:
     """The device named `auto`, `cpu` or `cuda`; a `UsageError` if it is unknown or unavailable."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r} (allowed: auto, cpu, cuda, cuda:N)") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device=cuda, but torch finds no CUDA device")
+        return torch.device("cuda" if count else "cpu")
+    # A pattern, because torch also knows devices that it was built without (mps, xla, meta).
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UsageError(f"unknown device {name!r} (allowed: auto, cpu, cuda, cuda:N)")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        found = f"only {count}" if count else "no"
+        raise UsageError(f"device={name}, but torch finds {found} CUDA device")
     return device
 
 
@@ -43,7 +48,8 @@ def options(node: DictConfig) -> dict[str, Any]:
 
 def make_env(cfg: DictConfig, num_envs: int, device: torch.device) -> VecEnv:
     """The configured environment, `num_envs` copies, with the history its algorithm needs."""
-    env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
+    with environment_errors():
+        env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
     return with_history(env, cfg.algo.name) if "algo" in cfg else env
 
 
@@ -59,27 +65,40 @@ def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:
     Raises `UsageError`, with the algorithms that fit, if the algorithm does not fit the actions.
     """
     algos.require_supported(cfg.algo.name, env.action_space)
-    needs = algos.requirements(cfg.algo.name)
-    return needs.policy_type(
-        env.observation_space,
-        env.action_space,
-        core=cfg.core.name,
-        core_options=options(cfg.core),
-        hidden_size=cfg.hidden_size,
-        layers=cfg.layers,
+    policy_type = algos.requirements(cfg.algo.name).policy_type
+    return policy_type(env.observation_space, env.action_space, **policy_arguments(cfg))
+
+
+def policy_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of the configured policy, but for the spaces; plain values."""
+    shared = algos.requirements(cfg.algo.name).policy_options
+    return {
+        "core": cfg.core.name,
+        "core_options": options(cfg.core),
+        "hidden_size": cfg.hidden_size,
+        "layers": cfg.layers,
         **options(cfg.policy),
-        **{key: value for key, value in options(cfg.algo).items() if key in needs.policy_options},
-    )
+        **{key: value for key, value in options(cfg.algo).items() if key in shared},
+    }
 
 
-def build(cfg: DictConfig, step: int = 0) -> tuple[VecEnv, Policy, Algorithm]:
-    """Environment, policy and algorithm of a configuration, seeded for a run at `step`."""
+def build(
+    cfg: DictConfig,
+    step: int = 0,
+    guard: Callable[[VecEnv], VecEnv] = lambda env: env,
+    seeds_used: int = 0,
+) -> tuple[VecEnv, Policy, Algorithm]:
+    """Environment, policy and algorithm of a configuration, for a run at `step`.
+
+    `guard` may wrap the environment in which the algorithm acts. The environments get the
+    `num_envs` seeds after the first `seeds_used`, so that a resumed run has new episodes.
+    """
     device = resolve_device(cfg.device)
     seed_everything(cfg.seed)
     env = make_env(cfg, positive("num_envs", cfg.num_envs), device)
     policy = make_policy(cfg, env).to(device)
-    # The offset gives a resumed run other episodes than those it started with.
-    seeds = train_seeds(cfg.seed, step + cfg.num_envs)[step:]
+    env = guard(env)
+    seeds = train_seeds(cfg.seed, cfg.num_envs, seeds_used)
     recorder = None
     if (folder := cfg.get("record")) is not None:
         env = recorder = Recorder(env, Path(folder), _dataset_metadata(cfg))

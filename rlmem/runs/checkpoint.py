@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlmem.algos import Algorithm
 from rlmem.errors import UsageError
 from rlmem.files import atomic_write
 
@@ -55,6 +56,28 @@ class Checkpoint(NamedTuple):
                 raise UsageError(f"{self.path} does not fit this model: the model has no {name!r}")
         model.load_state_dict(self.weights)
 
+    def load_trainer(self, algo: Algorithm) -> None:
+        """Restore the state of the algorithm; a `UsageError` if it is of another one."""
+        try:
+            algo.load_state_dict(self.trainer["algo"])
+        except UsageError:
+            raise
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            missing = f"it has no {reason}" if isinstance(error, KeyError) else reason
+            raise UsageError(
+                f"{self.path} does not fit this algorithm and its options, or this version of "
+                f"rlmem: {missing}"
+            ) from error
+
+    def seeds_used(self, num_envs: int) -> int:
+        """The number of seeds that the environments of the run have had.
+
+        Checkpoints of older versions do not hold it: these runs had one for each environment.
+        """
+        used: int = self.trainer.get("seeds_used", num_envs)
+        return used
+
 
 def require_run(run_dir: str | Path) -> Path:
     """`run_dir` as a Path if it is a run folder; else a `UsageError`."""
@@ -82,7 +105,7 @@ def save(
     `score`. Raises `UsageError` for complex or non-finite weights, and `TypeError` for a value in
     `trainer` that could not be loaded safely.
     """
-    weights = _weights(model)
+    weights = finite_weights(model)
     state = {**trainer, "rng": rng_state()}
     _check_loadable(state, "trainer")
     folder = Path(run_dir) / "checkpoints"
@@ -188,7 +211,8 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
+def finite_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the weights on the CPU; a `UsageError` for complex or non-finite ones."""
     # Copied, because safetensors rejects tensors that share memory (tied weights).
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     for name, tensor in weights.items():

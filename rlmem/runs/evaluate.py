@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -21,9 +23,16 @@ from rlmem.envs.trials import Trials
 from rlmem.files import atomic_write
 from rlmem.policies import Policy
 from rlmem.runs import build, checkpoint, stats
+from rlmem.runs.folder import require_usable
+from rlmem.runs.guard import closing, environment_errors
+from rlmem.runs.progress import Progress
 
 # Number of environments stepped in parallel; the result does not depend on it.
 CHUNK = 128
+# Steps after which an episode is cut.
+MAX_STEPS = 10_000
+# Seconds between updates of the progress.
+SHOW_EVERY = 0.25
 
 
 @runtime_checkable
@@ -48,19 +57,50 @@ class Agent(Protocol):
     ) -> AgentStep: ...
 
 
+class Watch:
+    """Cuts episodes after `max_steps` steps, and shows the progress of an evaluation.
+
+    `unfinished` counts the episodes (with trials: the trials) that were cut.
+    """
+
+    def __init__(self, max_steps: int = MAX_STEPS, progress: Progress | None = None) -> None:
+        self.max_steps = max_steps
+        self.progress = progress
+        self.unfinished = 0
+        self._before = 0  # episodes of earlier batches
+        self._shown = 0.0
+
+    def step(self, over: Tensor, steps: int, limit: int) -> bool:
+        """Whether to go on after `steps` steps; `over` [N] marks the ended episodes."""
+        if over.all():
+            self._before += len(over)
+            return False
+        if steps >= limit:
+            self.unfinished += int((~over).sum())
+            self._before += len(over)
+            return False
+        if self.progress is not None and time.monotonic() - self._shown > SHOW_EVERY:
+            self._shown = time.monotonic()
+            done = self._before + int(over.sum())
+            self.progress.show(done, f"step {steps:,} of at most {limit:,}")
+        return True
+
+
 def play(
     policy: Policy,
     make_env: Callable[[int], VecEnv],
     seeds: list[int],
     deterministic: bool = True,
     chunk: int = CHUNK,
+    watch: Watch | None = None,
 ) -> list[float]:
     """The return of one episode per seed; with trials, the sum over the episodes of one trial.
 
     Each seed counts exactly once, so short episodes have no more weight than long ones.
-    `make_env(num_envs)` makes an environment of `num_envs` copies.
+    `make_env(num_envs)` makes an environment of `num_envs` copies. Without `watch`, episodes are
+    cut after `MAX_STEPS` steps.
     """
-    returns = play_trials(lambda env: policy, make_env, seeds, deterministic, chunk)
+    returns = play_trials(lambda env: policy, make_env, seeds, deterministic, chunk, watch)
     return returns.sum(axis=1).tolist()
 
 
@@ -71,40 +111,51 @@ def play_trials(
     seeds: list[int],
     deterministic: bool,
     chunk: int = CHUNK,
+    watch: Watch | None = None,
 ) -> Float[ndarray, "M K"]:
     """The returns of the K episodes of one trial for each seed; K = 1 without trials.
 
     `make_agent(env)` gets the environment, because the oracle reads its hidden state.
     """
+    watch = watch or Watch()
     parts = []
     for first in range(0, len(seeds), chunk):
         part = seeds[first : first + chunk]
         env = make_env(len(part))
-        try:
-            parts.append(play_batch(make_agent(env), env, part, deterministic).cpu().numpy())
-        finally:
-            env.close()
+        with closing(env):
+            found = play_batch(make_agent(env), env, part, deterministic, watch)
+            parts.append(found.cpu().numpy())
     return np.concatenate(parts)
 
 
 def play_batch(
-    agent: Agent, env: VecEnv, seeds: list[int], deterministic: bool
+    agent: Agent,
+    env: VecEnv,
+    seeds: list[int],
+    deterministic: bool,
+    watch: Watch | None = None,
 ) -> Float[Tensor, "N K"]:
     """The returns of the K episodes of one trial, or of one episode, after a reset with `seeds`.
 
-    Steps after that do not count. float64, on the environment's device.
+    Steps after that do not count. float64, on the environment's device. Raises
+    `EnvironmentFailure` for an exception of the environment.
     """
-    obs = env.reset(seeds)
+    watch = watch or Watch()
+    with environment_errors():
+        obs = env.reset(seeds)
     start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     over = ~start
     trials = env if isinstance(env, Trials) else None
     episodes = trials.episodes if trials else 1
     total = torch.zeros(env.num_envs, episodes, dtype=torch.float64, device=env.device)
     state = agent.initial_state(env.num_envs)
-    while not over.all():
+    steps, limit = 0, watch.max_steps * episodes
+    while watch.step(over, steps, limit):
         act = agent.act(obs, state, start, deterministic)
         now = trials.episode if trials else torch.zeros_like(over, dtype=torch.int64)
-        step = env.step(act.action)
+        with environment_errors():
+            step = env.step(act.action)
+        steps += 1
         reward = torch.where(over, 0, step.reward).double()
         total.scatter_add_(1, now[:, None], reward[:, None])
         start = step.memory_reset
@@ -153,15 +204,42 @@ def run(cfg: DictConfig) -> dict[str, Any]:
     trained = load(cfg.run, cfg.checkpoint, cfg.device)
     seed = trained.cfg.seed if cfg.seed is None else cfg.seed
     deterministic = True if cfg.deterministic is None else cfg.deterministic
+    settings = {"step": trained.step, "seed": seed, "deterministic": deterministic}
+    require_usable("run", trained.run_dir)
     torch.manual_seed(seed)
+    max_steps = cfg.eval_max_steps or trained.cfg.get("eval_max_steps", MAX_STEPS)
+    with Progress("episodes", cfg.episodes) as progress:
+        return evaluate(trained, settings, cfg.episodes, Watch(max_steps, progress))
+
+
+def evaluate(
+    trained: Trained, settings: dict[str, Any], episodes: int, watch: Watch
+) -> dict[str, Any]:
+    """Evaluate an agent with the `seed` and `deterministic` of `settings`; writes `eval.json`.
+
+    Prints a line on stderr if episodes were cut.
+    """
     returns = play(
         trained.policy,
         lambda num_envs: build.make_env(trained.cfg, num_envs, trained.device),
-        eval_seeds(seed, cfg.episodes),
-        deterministic,
+        eval_seeds(settings["seed"], episodes),
+        settings["deterministic"],
+        watch=watch,
     )
-    settings = {"step": trained.step, "seed": seed, "deterministic": deterministic}
+    print_unfinished(watch, f"{episodes} episodes", trained.cfg)
+    settings = settings | {"unfinished": watch.unfinished}
     return write_report(trained.run_dir, trained.cfg.env, settings, returns)
+
+
+def print_unfinished(watch: Watch, played: str, cfg: DictConfig) -> None:
+    """Print a line on stderr if some of the `played` episodes or trials were cut."""
+    if watch.unfinished:
+        limit = "env.max_episode_steps=N ends episodes, " if "max_episode_steps" in cfg.env else ""
+        print(
+            f"{watch.unfinished} of {played} did not end within {watch.max_steps:,} steps an "
+            f"episode and count as they are ({limit}eval_max_steps=N plays longer)",
+            file=sys.stderr,
+        )
 
 
 def write_report(

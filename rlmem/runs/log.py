@@ -1,9 +1,8 @@
-"""Logs of a run: `metrics.csv`, TensorBoard events, and a progress bar on a terminal."""
+"""Logs of a run: `metrics.csv`, TensorBoard events, and the progress on stderr."""
 
 from __future__ import annotations
 
 import csv
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from typing import Any
 
 from rlmem.errors import UsageError
 from rlmem.files import replacing
+from rlmem.runs.progress import Progress
 
 
 class MetricsFile:
@@ -68,10 +68,9 @@ class MetricsFile:
 
 
 class RunLogger:
-    """Context manager that logs the metrics of a run to its folder and to a progress bar.
+    """Context manager that logs the metrics of a run to its folder, and shows its progress.
 
-    `start_step` > 0 resumes a run: metrics of later steps are dropped. The bar is shown only if
-    stderr is a terminal; otherwise only `finish` prints.
+    `start_step` > 0 resumes a run: metrics of later steps are dropped.
     """
 
     def __init__(
@@ -85,14 +84,15 @@ class RunLogger:
     ) -> None:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.total_steps = total_steps
         self.start_step = self.step = start_step
         self._open = ExitStack()
         self._metrics = MetricsFile(self.run_dir / "metrics.csv", start_step)
         self._open.callback(self._metrics.close)
         self._events = self._event_writer(start_step) if tensorboard else None
-        self._bar = None
-        if progress and sys.stderr.isatty():
-            self._bar = self._open.enter_context(ProgressBar(total_steps, start_step))
+        self._return = "return -"
+        self._progress = Progress("steps", total_steps, start_step, shown=progress)
+        self._open.enter_context(self._progress)
         self._begin_time = self._last_time = time.monotonic()
 
     def __enter__(self) -> RunLogger:
@@ -109,7 +109,7 @@ class RunLogger:
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
         """Write a row: `step`, `seconds` of training, `steps_per_second`, then `values`.
 
-        The progress bar shows the value `episode_return`.
+        The progress shows the value `episode_return`.
         """
         now = time.monotonic()
         speed = (step - self.step) / max(now - self._last_time, 1e-9)
@@ -123,8 +123,9 @@ class RunLogger:
         if self._events is not None:
             for key in row.keys() - {"step", "seconds"}:
                 self._events.add_scalar(key, row[key], step)
-        if self._bar is not None:
-            self._bar.show(step, values.get("episode_return"))
+        if "episode_return" in values:
+            self._return = f"return {values['episode_return']:.3f}"
+        self._progress.show(step, self._return)
         self.step, self._last_time = step, now
 
     def finish(self, outcome: str) -> None:
@@ -135,14 +136,16 @@ class RunLogger:
         self.close()
         seconds = max(self._last_time - self._begin_time, 1e-9)
         speed = (self.step - self.start_step) / seconds
+        more = self.step - self.total_steps
+        overshoot = f", {more:,} more than total_steps" if more > 0 else ""
         print(
-            f"{outcome} after {self.step:,} steps ({seconds:,.0f} s, {speed:,.0f} steps/s): "
-            f"{self.run_dir}",
+            f"{outcome} after {self.step:,} steps{overshoot} ({seconds:,.0f} s, "
+            f"{speed:,.0f} steps/s): {self.run_dir}",
             flush=True,
         )
 
     def close(self) -> None:
-        """Remove the progress bar and close all files."""
+        """End the progress and close all files."""
         self._open.close()
 
     def _event_writer(self, start_step: int) -> Any:
@@ -153,48 +156,3 @@ class RunLogger:
         writer = SummaryWriter(str(self.run_dir), purge_step=purge)
         self._open.callback(writer.close)
         return writer
-
-
-class ProgressBar:
-    """Context manager of a bar on stderr: steps, steps per second, return and remaining time."""
-
-    def __init__(self, total_steps: int, start_step: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            BarColumn(),
-            TextColumn("{task.fields[done]}/{task.fields[all]} steps"),
-            TextColumn("{task.fields[speed]} steps/s"),
-            TextColumn("return {task.fields[reward]}"),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            refresh_per_second=4,
-            redirect_stdout=False,
-        )
-        self._task = self._progress.add_task(
-            "train",
-            total=total_steps,
-            completed=start_step,
-            done=f"{start_step:,}",
-            all=f"{total_steps:,}",
-            speed="-",
-            reward="-",
-        )
-
-    def __enter__(self) -> ProgressBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, step: int, episode_return: float | None) -> None:
-        """Update the bar; None keeps the previous return."""
-        fields: dict[str, Any] = {"done": f"{step:,}"}
-        if speed := self._progress.tasks[0].speed:
-            fields["speed"] = f"{speed:,.0f}"
-        if episode_return is not None:
-            fields["reward"] = f"{episode_return:.3f}"
-        self._progress.update(self._task, completed=step, **fields)

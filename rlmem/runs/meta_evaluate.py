@@ -27,8 +27,12 @@ from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, unknown
 from rlmem.files import atomic_write
 from rlmem.runs import build, evaluate, stats, task_splits
+from rlmem.runs.folder import require_usable
+from rlmem.runs.progress import Progress
 
 RANDOM, ORACLE = "random", "oracle"
+
+AgentFactory = Callable[[VecEnv], evaluate.Agent]
 
 
 class Scores(NamedTuple):
@@ -55,13 +59,8 @@ def run(cfg: DictConfig) -> str:
     seeds = eval_seeds(seed, cfg.trials)
     # By default actions are sampled: agents may explore by chance.
     deterministic = bool(cfg.deterministic)
-    torch.manual_seed(seed)
-
-    scores = [Scores("agent", _play_runs(runs, cfg, seeds, deterministic))]
-    if baseline:
-        scores.append(Scores("baseline", _play_runs(baseline, cfg, seeds, deterministic)))
-    if cfg.references:
-        scores += _play_references(runs[0], cfg, seeds)
+    folder = require_usable("out", cfg.out or _report_folder([each.run_dir for each in runs]))
+    scores, unfinished = _play_all(runs, baseline, cfg, seed, deterministic)
     settings = {
         "split": cfg.split,
         "splits": splits.fingerprint(),
@@ -74,12 +73,12 @@ def run(cfg: DictConfig) -> str:
         "trained_episodes": runs[0].cfg.env.episodes,
         "seed": seed,
         "deterministic": deterministic,
+        "unfinished": unfinished,
     }
     report = settings | {
         "scores": {each.name: summarize(each, scores) for each in scores},
         "kinds": summarize_kinds(scores, _task_kinds(_env_factory(runs[0], cfg), seeds)),
     }
-    folder = Path(cfg.out) if cfg.out else _report_folder([trained.run_dir for trained in runs])
     return _write_report(report, scores, folder, f"eval-{cfg.split}")
 
 
@@ -186,37 +185,50 @@ def _task_kinds(make_env: Callable[[int], VecEnv], seeds: list[int]) -> list[str
     return kinds
 
 
-def _play_runs(
-    runs: Sequence[evaluate.Trained], cfg: DictConfig, seeds: list[int], deterministic: bool
-) -> Float[ndarray, "R M K"]:
-    return np.stack(
-        [
-            evaluate.play_trials(
-                _agent_factory(trained.policy), _env_factory(trained, cfg), seeds, deterministic
-            )
-            for trained in runs
-        ]
-    )
+def _play_all(
+    runs: Sequence[evaluate.Trained],
+    baseline: Sequence[evaluate.Trained],
+    cfg: DictConfig,
+    seed: int,
+    deterministic: bool,
+) -> tuple[list[Scores], int]:
+    """The scores of all agents and reference players, and the number of unfinished trials."""
+    names = _reference_names(runs[0], cfg) if cfg.references else []
+    seeds = eval_seeds(seed, cfg.trials)
+    total = len(seeds) * (len(runs) + len(baseline) + len(names))
+    max_steps = cfg.eval_max_steps or runs[0].cfg.get("eval_max_steps", evaluate.MAX_STEPS)
+
+    def play(trained: evaluate.Trained, agent: AgentFactory, greedy: bool) -> ndarray:
+        make_env = _env_factory(trained, cfg)
+        return evaluate.play_trials(agent, make_env, seeds, greedy, watch=watch)
+
+    torch.manual_seed(seed)
+    with Progress("trials", total) as progress:
+        watch = evaluate.Watch(max_steps, progress)
+        scores = []
+        for name, group in (("agent", runs), ("baseline", baseline)):
+            played = [play(run, _agent_factory(run.policy), deterministic) for run in group]
+            scores += [Scores(name, np.stack(played))] if played else []
+        for name in names:
+            scores.append(Scores(name, play(runs[0], _reference_factory(name), True)[None]))
+    evaluate.print_unfinished(watch, f"{total} trials", runs[0].cfg)
+    return scores, watch.unfinished
 
 
-def _agent_factory(agent: evaluate.Agent) -> Callable[[VecEnv], evaluate.Agent]:
+def _agent_factory(agent: evaluate.Agent) -> AgentFactory:
     return lambda env: agent
 
 
-def _reference_factory(name: str) -> Callable[[VecEnv], evaluate.Agent]:
+def _reference_factory(name: str) -> AgentFactory:
     return lambda env: references(env)[name]
 
 
-def _play_references(trained: evaluate.Trained, cfg: DictConfig, seeds: list[int]) -> list[Scores]:
-    """The scores of the reference players of a run's environment."""
-    make_env = _env_factory(trained, cfg)
-    probe = make_env(1)
+def _reference_names(trained: evaluate.Trained, cfg: DictConfig) -> list[str]:
+    """The reference players of a run's environment."""
+    probe = _env_factory(trained, cfg)(1)
     names = list(references(probe))
     probe.close()
-    return [
-        Scores(name, evaluate.play_trials(_reference_factory(name), make_env, seeds, True)[None])
-        for name in names
-    ]
+    return names
 
 
 def _env_factory(trained: evaluate.Trained, cfg: DictConfig) -> Callable[[int], VecEnv]:

@@ -84,8 +84,8 @@ class TorchRLEnv(EnvBase):
         self.is_closed = False
         self._check = ActionCheck(vec) if check_actions else None
         self._seed: int | Sequence[int] | None = None
-        self._obs = self._leaves(vec.observation_space, not categorical_obs_encoding)
-        self._action = self._leaves(vec.action_space, not categorical_action_encoding)
+        self._obs = self._leaves(vec.observation_space, not categorical_obs_encoding, False)
+        self._action = self._leaves(vec.action_space, not categorical_action_encoding, True)
         self.observation_spec = self._composite(self._obs)
         self.action_spec = self._composite(self._action)
         column = (vec.num_envs, 1)
@@ -196,9 +196,9 @@ class TorchRLEnv(EnvBase):
         before = tensordict.select(*out.keys(), strict=False)
         return before.set("reward", torch.zeros_like(out["reward"])).where(~stepped, out)
 
-    def _leaves(self, spaces: Spaces, one_hot: bool) -> dict[str, LeafSpec]:
-        size = self.batch_size[0]
-        return {key: LeafSpec(space, size, self.device, one_hot) for key, space in spaces.items()}
+    def _leaves(self, spaces: Spaces, one_hot: bool, action: bool) -> dict[str, LeafSpec]:
+        options = (self.batch_size[0], self.device, one_hot, action)
+        return {key: LeafSpec(space, *options) for key, space in spaces.items()}
 
     def _composite(self, leaves: dict[str, LeafSpec]) -> Composite:
         specs = {key: leaf.spec for key, leaf in leaves.items()}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from tensordict import NestedKey, unravel_key, unravel_key_list
 
 from rlmem.errors import UsageError
-
-# Number of modules created so far with each default key.
-_modules: Counter[NestedKey] = Counter()
 
 
 def module_keys(
@@ -39,13 +35,14 @@ def module_keys(
 
 
 def default_keys(output: NestedKey, states: int) -> list[NestedKey]:
-    """State keys next to the output's, unique to a module: from the second module on numbered."""
+    """State keys next to the output's, and named after it.
+
+    A network that is made again, also in another process, has the same keys: a copy that is trained
+    reads what another one has stored. `MemoryModule` refuses two of them in one network.
+    """
     *above, last = (output,) if isinstance(output, str) else output
-    name = f"{last}_memory"
-    _modules[(*above, name)] += 1
-    number = _modules[(*above, name)]
-    name = name if number == 1 else f"{name}_{number}"
-    return [unravel_key((*above, each)) for each in (name, f"{name}_counts")[:states]]
+    names = (f"{last}_memory", f"{last}_memory_counts")
+    return [unravel_key((*above, name)) for name in names[:states]]
 
 
 def next_key(key: NestedKey) -> NestedKey:

@@ -13,14 +13,16 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import TensorDictPrimer
-from torchrl.modules.tensordict_module.rnn import recurrent_mode
+from torchrl.modules import recurrent_mode
 
 from rlmem import cores
 from rlmem.cores.base import MemoryCore
 from rlmem.errors import UsageError, unknown
+from rlmem.torchrl.callers import dropped, in_burn_in, refuse_shared_keys, rivals
 from rlmem.torchrl.keys import module_keys, next_key
-from rlmem.torchrl.recurrent import scan_stored
+from rlmem.torchrl.recurrent import States, burnt_in_last, scan_stored
 from rlmem.torchrl.state import PackedState, Packing
+from rlmem.torchrl.transforms import StatePrimer
 from rlmem.torchrl.vmap import run_under_vmap
 
 NEXT_STATES = ("missing", "always", "never")
@@ -44,19 +46,23 @@ class MemoryModule(TensorDictModuleBase):
     otherwise a `UsageError` names the missing key and transform.
 
     The state is one vector of real numbers, and one of integers if the core has counters (see
-    `state.py`). Its keys are named after `out_key`: "embed" gives "embed_memory", and the second
-    module made with that `out_key` gets "embed_memory_2". Or `in_keys` = [input, *state keys] and
-    `out_keys` = [output, *("next", key)] name them.
+    `state.py`). Its keys are named after `out_key`: "embed" gives "embed_memory". Or `in_keys` =
+    [input, *state keys] and `out_keys` = [output, *("next", key)] name them. Two modules with the
+    same state keys are a `UsageError` when they run in one `TensorDictSequential` or loss.
 
     `next_states` selects when recurrent mode computes the next states of all steps, without
     gradients: if they are "missing" from the batch, "always", or "never". Next states in the batch
     are as accurate as its stored states. Computing them is free for diagonal cores; for other cores
-    it costs about as much as a rollout.
+    it costs about as much as a rollout. Next states of a batch after torchrl's `BurnInTransform`
+    are older than its first states, and count as missing. For the transform, which runs the module
+    without gradients, the next state of a row's last step is always computed; it is zero if the
+    episode ends there.
 
     With `stored` = "rows" a state is read only at the first step of each row. Every later `is_init`
-    begins an episode, and recurrent mode writes no next states. States too large to be stored at
-    each step are then stored once per row (see `WindowStates`). With "rows" every core compiles to
-    one graph; with "steps" only diagonal cores do, since for others control flow depends on data.
+    begins an episode, and recurrent mode writes no next states but those for burn-in. States too
+    large to be stored at each step are then stored once per row (see `WindowStates`). With "rows"
+    every core compiles to one graph; with "steps" only diagonal cores do, since for others control
+    flow depends on data.
 
     `hidden_size` is torchrl's name of `output_size`; `num_layers` greater than one makes a `stack`
     of cores.
@@ -90,6 +96,7 @@ class MemoryModule(TensorDictModuleBase):
         self.next_states = next_states
         self.stored = stored
         self._recurrent_mode = default_recurrent_mode
+        self._rivals = 0
         self._packing = Packing(self.core)
         states = 1 if self._packing.integer_size == 0 else 2
         source, target, keys = module_keys(in_key, in_keys, out_key, out_keys, states)
@@ -104,6 +111,11 @@ class MemoryModule(TensorDictModuleBase):
         return bool(self._recurrent_mode) if mode is None else mode
 
     @property
+    def canonical_keys(self) -> list[NestedKey]:
+        """All keys of the module, for torchrl's `canonicalize_rnn_subset`."""
+        return [*self.in_keys, *self.out_keys_source]
+
+    @property
     def state_spec(self) -> Composite:
         """The specs of the state's keys, for one row."""
         sizes = (self._packing.real_size, self._packing.integer_size)
@@ -116,37 +128,68 @@ class MemoryModule(TensorDictModuleBase):
 
     def make_tensordict_primer(self) -> TensorDictPrimer:
         """The transform with which an environment carries the state, zero at episode starts."""
-        return TensorDictPrimer(self.state_spec, expand_specs=True)
+        return StatePrimer(self.state_spec, expand_specs=True)
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """One step for each entry of the batch; in recurrent mode a scan of its rows."""
-        x, start = tensordict.get(self.in_keys[0], None), tensordict.get("is_init", None)
-        if x is None:
-            raise UsageError(f"MemoryModule finds no input {self.in_keys[0]!r} in its data")
-        if start is None:
-            raise _missing("is_init", "InitTracker()")
-        vectors = [tensordict.get(key, None) for key in self.state_keys]
-        time = self.recurrent_mode
+        source = self.in_keys[0]
+        read = {key: tensordict.get(key, None) for key in (source, "is_init", *self.state_keys)}
+        if any(value is None for value in read.values()):
+            raise _missing([key for key, value in read.items() if value is None], source)
+        x, start, *vectors = read.values()
+        time = self.recurrent_mode or _burns_in(x)
+        self._meet_rivals(time)
         every = not time or self.stored == "steps"
         if not every:
-            vectors = [v[..., 0, :] if v is not None and v.dim() == x.dim() else v for v in vectors]
+            vectors = [v[..., 0, :] if v.dim() == x.dim() else v for v in vectors]
         flat = self._flatten(x, start, vectors, time=time, every=every)
         run: Callable[..., Tensors] = self._step
         if time:
-            run = self._scan_steps_for(tensordict, x) if every else self._scan_outputs
-        outputs = run_under_vmap(run, self.core, *flat)
-        # Next states that were not computed are not written: `outputs` is shorter then.
-        for key, output in zip(self.out_keys_source, outputs, strict=False):
+            rows = partial(self._scan_steps, cut=x.dim() == 2) if every else self._scan_rows
+            run = partial(rows, **self._next_states_of(tensordict, x))
+        y, *after = run_under_vmap(run, self.core, *flat)
+        if after and x.dim() > 2 and time and not torch.is_grad_enabled():
+            after = self._for_burn_in(tensordict, PackedState(*after), flat[1].shape)
+        # Next states that were not computed are not written: `after` is empty then.
+        for key, output in zip(self.out_keys_source, (y, *after), strict=False):
             tensordict.set(key, output.reshape(*x.shape[:-1], output.shape[-1]))
         return tensordict
 
-    def _scan_steps_for(self, tensordict: TensorDictBase, x: Tensor) -> Callable[..., Tensors]:
-        """`_scan_steps` with the options for this batch."""
-        states = self.next_states == "always"
-        if self.next_states == "missing":
-            states = any(tensordict.get(key, None) is None for key in self.out_keys_source[1:])
-        return partial(self._scan_steps, cut=x.dim() == 2, states=states)
+    def _meet_rivals(self, time: bool) -> None:
+        """Raise a `UsageError` if this network contains another module with the same state keys."""
+        if torch.compiler.is_compiling():
+            return
+        others = rivals(self, self.state_keys)
+        # Steps are short: they look again only if there are new modules.
+        if others and (time or len(others) != self._rivals):
+            refuse_shared_keys(others, self.state_keys)
+        self._rivals = len(others)
+
+    def _next_states_of(self, tensordict: TensorDictBase, x: Tensor) -> dict[str, Any]:
+        """The next `states` to compute in recurrent mode, and if those of the batch are `kept`."""
+        missing = any(tensordict.get(key, None) is None for key in self.out_keys_source[1:])
+        kept = not missing and self.next_states == "missing"
+        states: States = "none"
+        if self.stored == "steps" and not kept and self.next_states != "never":
+            states = "all"
+        elif not (missing or torch.is_grad_enabled() or x.dim() == 2):
+            # BurnInTransform reads the last ones, of rows and without gradients.
+            states = "last"
+        return {"states": states, "kept": kept}
+
+    def _for_burn_in(
+        self, tensordict: TensorDictBase, after: PackedState, steps: torch.Size
+    ) -> list[Tensor]:
+        """Next states of all `steps` [B, T] from those computed: of all steps, or the last."""
+        before = after
+        if after.real.shape[1] < steps[1]:
+            kept = (tensordict.get(key) for key in self.out_keys_source[1:])
+            before = PackedState(*(vector.reshape(*steps, -1) for vector in kept))
+        done = tensordict.get(("next", "done"), None)
+        if done is not None:
+            done = done.reshape(steps) if done.numel() == steps.numel() else None
+        return burnt_in_last(after, before, done).vectors()
 
     def forward_state(
         self,
@@ -193,7 +236,7 @@ class MemoryModule(TensorDictModuleBase):
         sizes = (self._packing.real_size, self._packing.integer_size)
         for key, vector, size in zip(self.state_keys, vectors, sizes, strict=False):
             if vector is None:
-                raise _missing(key, "module.make_tensordict_primer()")
+                raise _missing([key], self.in_keys[0])
             if vector.shape != (*begins, size):
                 raise UsageError(f"{key!r} must be {[*begins, size]}, not {list(vector.shape)}")
             # A buffer may store states in a lower precision than the core's.
@@ -215,13 +258,26 @@ class MemoryModule(TensorDictModuleBase):
         y, state = core.scan(x, self._packing.unpack(stored), start)
         return (y, *self._packing.pack(state).vectors())
 
-    def _scan_outputs(
-        self, core: MemoryCore[Any], x: Tensor, start: Tensor, *vectors: Tensor
+    def _scan_rows(
+        self,
+        core: MemoryCore[Any],
+        x: Tensor,
+        start: Tensor,
+        *vectors: Tensor,
+        states: States,
+        kept: bool,
     ) -> Tensors:
-        """Outputs alone of rows with one stored state each."""
+        """Outputs of rows with one stored state each, and the last or the first next state."""
         # As in `scan_stored`: `is_init` at a row's first step may mark a slice, not an episode.
         begin = torch.cat([torch.zeros_like(start[:, :1]), start[:, 1:]], dim=1)
-        return self._scan(core, x, begin, *vectors)[:1]
+        y, *after = self._scan(core, x, begin, *vectors)
+        if states == "last":
+            return (y, *(vector.unsqueeze(1) for vector in after))
+        if not (kept and PackedState(*vectors).burnt_in()):
+            return (y,)
+        with torch.no_grad():
+            _, *after = self._step(core, x[:, 0], begin[:, 0], *vectors)
+        return (y, *(vector[:, None].expand(-1, x.shape[1], -1) for vector in after))
 
     def _scan_steps(
         self,
@@ -230,19 +286,37 @@ class MemoryModule(TensorDictModuleBase):
         start: Tensor,
         *vectors: Tensor,
         cut: bool,
-        states: bool,
+        states: States,
+        kept: bool,
     ) -> Tensors:
         """Outputs, and if requested next states, of rows with a stored state at every step."""
         stored = PackedState(*vectors)
+        if kept and stored.burnt_in():
+            # The batch has next states from before the burn-in.
+            states = "all"
         y, after = scan_stored(core, self._packing, x, start, stored, cut=cut, states=states)
         return (y, *after.vectors()) if after else (y,)
 
 
-def _missing(key: NestedKey, transform: str) -> UsageError:
+def _burns_in(x: Tensor) -> bool:
+    """Whether `BurnInTransform` runs the module, on inputs [*B, T, I]."""
+    possible = x.dim() > 2 and not torch.is_grad_enabled()
+    return possible and not torch.compiler.is_compiling() and in_burn_in()
+
+
+def _missing(keys: Sequence[NestedKey], source: NestedKey) -> UsageError:
+    """The error for `keys` that are not in the data; `source` is the key of the input."""
+    key = keys[0]
+    lost = dropped(keys)
+    if lost is not None:
+        return lost
+    if key == source:
+        return UsageError(f"MemoryModule finds no input {key!r} in its data")
+    transform = "InitTracker()" if key == "is_init" else "module.make_tensordict_primer()"
     return UsageError(
         f"MemoryModule finds no {key!r} in its data: the environment lacks the transform "
-        f"{transform}. It needs both: TransformedEnv(env, Compose(InitTracker(), "
-        "module.make_tensordict_primer()))"
+        f"{transform}, or a later one (such as SelectTransform) removes the key. Needed are both: "
+        "TransformedEnv(env, Compose(InitTracker(), module.make_tensordict_primer()))"
     )
 
 

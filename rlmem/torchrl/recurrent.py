@@ -8,7 +8,7 @@ of slices is cut as well; otherwise it would run as one long row, step by step.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,9 +17,11 @@ from torch import Tensor
 from rlmem.cores.base import LinearCore, MemoryCore
 from rlmem.torchrl.state import PackedState, Packing
 
+States = Literal["all", "last", "none"]
+
 
 class ScanResult(NamedTuple):
-    """Outputs, and the packed states after each step, without gradients, if requested."""
+    """Outputs, and if requested packed states: after all T steps, or after the last (S = 1)."""
 
     y: Float[Tensor, "B T O"]
     states: PackedState | None
@@ -33,13 +35,14 @@ def scan_stored(
     stored: PackedState,
     *,
     cut: bool,
-    states: bool,
+    states: States,
 ) -> ScanResult:
     """Scan rows that were `stored` with the state before each step, [B, T, ...].
 
     Rows are cut at every start if `cut`, else only to load a state; rows of a `LinearCore` never.
-    `states` requests the state after each step: a by-product of a `LinearCore`, otherwise computed
-    by a loop over `step`.
+    `states` requests the states after "all" steps, without gradients, or after the "last" step. The
+    last one is a by-product. All are one for a `LinearCore` only; otherwise a loop over `step`
+    computes them.
     """
     first = stored.at((slice(None), 0))
     loads = start & stored.valid()
@@ -49,11 +52,12 @@ def scan_stored(
     if isinstance(core, LinearCore):
         # Loading states adds a term to the input. A compiled graph always contains it.
         load = torch.compiler.is_compiling() or bool(loads.any())
-        h = core.states(
+        y, h = core.scan_states(
             x, packing.unpack(first), start, (loads, packing.unpack(stored)) if load else None
         )
-        after = packing.pack(h.detach(), dims=2) if states else None
-        return ScanResult(core.decode(h, x), after)
+        kept = {"all": h, "last": h[:, -1:], "none": None}[states]
+        after = None if kept is None else packing.pack(kept.detach(), dims=2)
+        return ScanResult(y, after)
     if x.shape[1] > 1 and (cut or bool(loads.any())):
         return _scan_pieces(core, packing, x, start, stored, states)
     return _scan_whole(core, packing, x, start, first, states)
@@ -65,12 +69,14 @@ def _scan_whole(
     x: Float[Tensor, "B T I"],
     start: Bool[Tensor, "B T"],
     first: PackedState,
-    states: bool,
+    states: States,
 ) -> ScanResult:
     """Scan rows that load only their first state."""
     state = packing.unpack(first)
-    y, _ = core.scan(x, state, start)
-    return ScanResult(y, _states(core, packing, x, state, start) if states else None)
+    y, final = core.scan(x, state, start)
+    if states == "last":
+        return ScanResult(y, packing.pack(final).at((slice(None), None)))
+    return ScanResult(y, _states(core, packing, x, state, start) if states == "all" else None)
 
 
 @torch.no_grad()
@@ -93,9 +99,11 @@ def _scan_pieces(
     x: Float[Tensor, "B T I"],
     start: Bool[Tensor, "B T"],
     stored: PackedState,
-    states: bool,
+    states: States,
 ) -> ScanResult:
     """Scan rows cut at every start; pieces of similar length run as one batch."""
+    # Padding hides the state after a shorter piece's last step, so it is one of all states.
+    every: States = "none" if states == "none" else "all"
     begins = start.clone()
     begins[:, 0] = True
     at = begins.flatten().nonzero().squeeze(-1)
@@ -110,17 +118,35 @@ def _scan_pieces(
         own = steps < length[group, None]
         first, begin = flat.at(at[group]), start_flat[place]
         begin[:, 0] = ~first.valid()
-        y, after = _scan_whole(core, packing, x_flat[place], begin, first, states)
+        y, after = _scan_whole(core, packing, x_flat[place], begin, first, every)
         results.append([each[own] for each in (y, *(after.vectors() if after else ()))])
         places.append(place[own])
     order = torch.cat(places).argsort()
     y, *vectors = (
         torch.cat(pieces)[order].unflatten(0, start.shape) for pieces in zip(*results, strict=True)
     )
-    return ScanResult(y, PackedState(*vectors) if vectors else None)
+    if not vectors:
+        return ScanResult(y, None)
+    after = PackedState(*vectors)
+    return ScanResult(y, after.at((slice(None), slice(-1, None))) if states == "last" else after)
 
 
 def _similar(length: Int[Tensor, "N"]) -> list[Int[Tensor, "M"]]:
     """Indices of pieces, grouped so that the longest of a group is less than twice the shortest."""
     halvings = (length.max() / length).log2().floor()
     return [(halvings == k).nonzero().squeeze(-1) for k in halvings.unique()]
+
+
+def burnt_in_last(
+    after: PackedState, before: PackedState, done: Bool[Tensor, "B T"] | None
+) -> PackedState:
+    """Next states [B, T, ...]: the last ones of `after`, all others of `before`.
+
+    `BurnInTransform` gives the last one to the step that follows. If an episode ends there it is
+    zeros, which stand for the initial state: else the next episode would start with its memory.
+    """
+    last = after.at((slice(None), slice(-1, None))).as_burnt_in().vectors()
+    if done is not None:
+        last = [vector.masked_fill(done[:, -1, None, None], 0) for vector in last]
+    pairs = zip(before.vectors(), last, strict=True)
+    return PackedState(*(torch.cat([old[:, :-1], new.to(old.dtype)], 1) for old, new in pairs))

@@ -6,7 +6,8 @@ microseconds each time. So all leaves of a state are concatenated to one vector:
 
 The last entry of the real vector is 1 in every state that came from a core: the state is `valid`.
 torchrl starts episodes with zeros, but a core's initial state need not be zero (Aaren's maximum is
--inf) and may be a parameter. So zeros stand for the core's own initial state.
+-inf) and may be a parameter. So zeros stand for the core's own initial state. In a state that was
+burnt in the entry is 2: states stored after it are older, and come from other weights.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ class PackedState(NamedTuple):
     def valid(self) -> Bool[Tensor, "*N"]:
         """Whether a state is stored; if not, it stands for the core's initial state."""
         return self.real[..., -1] != 0
+
+    def burnt_in(self) -> bool:
+        """Whether some states were burnt in. Waits for a GPU; False while torch compiles."""
+        return not torch.compiler.is_compiling() and bool((self.real[..., -1] == 2).any())
+
+    def as_burnt_in(self) -> PackedState:
+        """The same states, marked as burnt in if they are valid."""
+        mark = 2 * self.valid().to(self.real.dtype)
+        return self._replace(real=torch.cat([self.real[..., :-1], mark[..., None]], dim=-1))
 
     def vectors(self) -> list[Tensor]:
         """The one or two vectors."""

@@ -1,7 +1,7 @@
-"""Corrects the targets of recurrent off-policy losses in torchrl.
+"""Transforms and modules around a memory; they correct faults of torchrl's own.
 
-`DQNLoss`, `SACLoss` and all other losses that bootstrap by `TD0Estimator.value_estimate` run the
-value network over the `("next", ...)` entries of a batch as over one row. This has two faults:
+Targets: `DQNLoss`, `SACLoss` and all other losses that bootstrap by `TD0Estimator.value_estimate`
+run the value network over the `("next", ...)` entries of a batch as over one row. Two faults:
 
 - `("next", "is_init")` is False at every step. So the next observation after the start of an
   episode or a slice continues the memory of the previous one. `NextStarts` sets the flag.
@@ -12,12 +12,29 @@ value network over the `("next", ...)` entries of a batch as over one row. This 
 
 from __future__ import annotations
 
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key_list
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
-from torchrl.envs.transforms import Transform
+from torchrl.envs.transforms import TensorDictPrimer, Transform
 
 from rlmem.errors import UsageError, positive
+from rlmem.torchrl.keys import next_key
+
+
+class StatePrimer(TensorDictPrimer):
+    """Environment transform: carries the state of a memory from step to step.
+
+    If an earlier transform (`SelectTransform`) has removed the state that the policy wrote,
+    torchrl's own primer repeats the previous one, and the policy silently has no memory.
+    """
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        for key in self.primers.keys(True, True):
+            if next_tensordict.get(key, None) is None:
+                written = tensordict.get(next_key(key), None)
+                if written is not None:
+                    next_tensordict.set(key, written)
+        return super()._step(tensordict, next_tensordict)
 
 
 class NextStarts(Transform):
@@ -82,4 +99,22 @@ class KeepNextStates(TensorDictModuleBase):
         for key, state in stored.items():
             if state is not None:
                 tensordict.set(key, state)
+        return tensordict
+
+
+class KeepKeys(TensorDictModuleBase):
+    """Computes nothing; a network that contains it reads `keys`.
+
+    `TD3Loss`, `TD3BCLoss`, `IQLLoss` and `CQLLoss` pass to a critic only the keys that the actor
+    reads. With `KeepKeys(*critic_memory.state_keys)` in the actor these include the critic's state.
+    An environment without these keys is fine.
+    """
+
+    def __init__(self, *keys: NestedKey) -> None:
+        super().__init__()
+        self.in_keys = unravel_key_list(list(keys))
+        self.out_keys: list[NestedKey] = []
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The tensordict itself."""
         return tensordict

@@ -3,7 +3,8 @@
 Every form is a whole layer: the projection of the input, the recurrence and all gradients. There is
 a start every fifty steps on average. "torch" is torch.nn.GRU or LSTM on the whole rows without
 starts, which is less work than required; "packed" splits rows into their episodes, as users of
-these layers do. "loop" runs torch operations step by step, under autograd.
+these layers do. "loop" runs torch operations step by step, under autograd. On CUDA the layers run
+in cuDNN, with their weights in one block of memory as it needs them.
 
 Bytes: x and h once, forward; three times that forward and backward.
 """
@@ -26,8 +27,9 @@ from .base import Case, Form, Inputs, Op, Work
 LONGEST_LOOP = 1024  # steps, for forms in Python
 LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM}
 EPISODE = 50  # steps between starts, on average
+MOST_PACKED = 2**18  # steps, for the form that splits rows into episodes in Python
 
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+Weights = tuple[Tensor, ...]
 
 
 def ours(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -65,6 +67,18 @@ def packed(cell: str, x: Tensor, start: Tensor, *weights: Tensor) -> Tensor:
     return torch.cat(outputs).unflatten(0, x.shape[:2])[:, :, None]
 
 
+def in_one_block(cell: str, weights: Weights, dtype: torch.dtype) -> Weights:
+    """The weights of a layer of torch, as cuDNN reads them without copying them first."""
+    width = weights[0].shape[1]
+    options = {"device": weights[0].device, "dtype": dtype}
+    module = LAYERS[cell](width, weights[1].shape[1], batch_first=True, **options)
+    with torch.no_grad():
+        for parameter, weight in zip(module.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    module.flatten_parameters()
+    return tuple(parameter.detach() for parameter in module.parameters())
+
+
 def run_layer(cell: str, x: Any, weights: tuple[Tensor, ...]) -> Any:
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     with torch.device("meta"):
@@ -78,6 +92,15 @@ class GatedRNN(Op):
     axes = "BxTxD"
     shapes = ((64, 128, 128), (64, 512, 64), (64, 512, 128), (64, 512, 256), (16, 2048, 128))
     quick = ((64, 128, 128), (64, 512, 128))
+    gpu_shapes = (
+        (1024, 128, 128),
+        (16, 4096, 128),
+        (256, 64, 64),
+        (4096, 128, 128),
+        (1024, 128, 256),
+        (16, 16384, 64),
+    )
+    tiny = (3, 40, 8)
     apart = ("torch",)
     variants = tuple(cell for cell in CELLS if cell != "slstm_exp")
 
@@ -88,7 +111,15 @@ class GatedRNN(Op):
                 continue
             if form in (layer, packed) and case.variant not in LAYERS:
                 continue
+            if form is packed and case.shape[0] * case.shape[1] > MOST_PACKED:
+                continue
             yield name, bound(form, case.variant)
+
+    def leading(self, case: Case) -> tuple[str, ...]:
+        return "BT", "BT", "", "", "", ""
+
+    def definition(self, case: Case, form: str) -> Form:
+        return bound(loop, case.variant)
 
     def inputs(self, case: Case, form: str, device: str) -> Inputs:
         rows, time, width = case.shape
@@ -99,13 +130,16 @@ class GatedRNN(Op):
         w, r = (torch.randn(gates, width, device=device) / width**0.5 for _ in range(2))
         b, c = torch.randn(2, gates, device=device)
         grad = torch.randn(rows, time, 1, width, device=device)
-        return Inputs((x, start, w, r, b.clone(), c.clone()), grad)
+        weights = w, r, b.clone(), c.clone()
+        if form == "torch" and device == "cuda":
+            weights = in_one_block(case.variant, weights, getattr(torch, case.dtype))
+        return Inputs((x, start, *weights), grad)
 
     def work(self, case: Case) -> Work:
         elements, times = self.size(case.shape), 1 if case.passes == "forward" else 3
         # Two products of [D] and [D, G D].
         flops = 4 * CELLS[case.variant].gates * case.shape[-1]
-        return Work(elements, 8 * elements * times, flops * elements * times)
+        return Work(elements, 2 * case.itemsize * elements * times, flops * elements * times)
 
     def modules(self) -> tuple[ModuleType, ModuleType]:
         from rlmem.kernels.gated_rnn import triton_form, triton_kernels

@@ -28,6 +28,11 @@ TENSORS_MOVED = {"forward": 4, "both": 11}
 LONGEST_LOOP = 1024  # steps, for a loop under autograd
 
 
+def definition(variant: str) -> Form:
+    """The reference on q, k, v and the gates of the variant."""
+    return form(matrix_memory_reference, variant)
+
+
 def form(function: Callable[..., Any], variant: str) -> Form:
     """`function` on q, k, v and the gates of the variant."""
 
@@ -58,15 +63,30 @@ class MatrixMemory(Op):
         (16, 1024, 4, 64),
     )
     quick = ((64, 512, 4, 32), (4, 512, 4, 32), (4, 16384, 4, 32))
+    gpu_shapes = (
+        (1024, 128, 4, 32),
+        (16, 4096, 4, 32),
+        (256, 64, 4, 64),
+        (1024, 128, 4, 64),
+        (16, 65536, 4, 32),
+    )
+    tiny = (3, 40, 2, 16)
     variants = tuple(OPTIONS)
     dtypes = (torch.float32, torch.bfloat16)
 
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
         yield "rlmem", form(matrix_memory, case.variant)
         if case.shape[1] <= LONGEST_LOOP:
-            yield "reference", form(matrix_memory_reference, case.variant)
+            yield "reference", definition(case.variant)
         if device == "cuda":
             yield from third_parties(case.variant)
+
+    def leading(self, case: Case) -> tuple[str, ...]:
+        gates = ("",) if case.variant == "retention" else ("BT", "BT")
+        return "BT", "BT", "BT", *gates
+
+    def definition(self, case: Case, form: str) -> Form:
+        return definition(case.variant)
 
     def inputs(self, case: Case, form: str, device: str) -> Inputs:
         q, k, v, grad = (torch.randn(case.shape, device=device) for _ in range(4))
@@ -80,7 +100,7 @@ class MatrixMemory(Op):
     def work(self, case: Case) -> Work:
         elements = self.size(case.shape)
         passes = 1 if case.passes == "forward" else 3
-        moved = 4 * elements * TENSORS_MOVED[case.passes]
+        moved = case.itemsize * elements * TENSORS_MOVED[case.passes]
         return Work(elements, moved, 4 * passes * elements * case.shape[-1])
 
     def modules(self) -> tuple[ModuleType, ModuleType]:

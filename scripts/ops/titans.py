@@ -37,18 +37,29 @@ def form(function: Form) -> Form:
     return run
 
 
+ours, reference = form(titans), form(titans_reference)
+
+
 class Titans(Op):
     name = "titans"
     axes = "BxTxHxD"
     shapes = ((32, 512, 4, 32), (4, 1024, 4, 32), (4, 4096, 4, 32), (4, 16384, 4, 32))
     quick = ((32, 512, 4, 32),)
+    gpu_shapes = ((1024, 128, 4, 32), (16, 4096, 4, 32), (256, 64, 4, 64))
+    tiny = (3, 40, 2, 8)
     variants = tuple(LAYERS)
     tolerance = 1e-3
 
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
-        yield "rlmem", form(titans)
+        yield "rlmem", ours
         if case.shape[1] <= LONGEST_LOOP:
-            yield "reference", form(titans_reference)
+            yield "reference", reference
+
+    def leading(self, case: Case) -> tuple[str, ...]:
+        return *("BT",) * 5, *("",) * LAYERS[case.variant]
+
+    def definition(self, case: Case, form: str) -> Form:
+        return reference
 
     def inputs(self, case: Case, form: str, device: str) -> Inputs:
         rows, time, heads, size = case.shape
@@ -68,7 +79,7 @@ class Titans(Op):
         numbers = (4 * elements + 3 * rows * time * heads) * times
         matrices = 1 if case.variant == "linear" else 4  # of size x size
         # Prediction, gradient, momentum, decay and answer.
-        return Work(elements, 4 * numbers, 10 * elements * size * matrices * times)
+        return Work(elements, case.itemsize * numbers, 10 * elements * size * matrices * times)
 
 
 OP = Titans()

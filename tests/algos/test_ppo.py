@@ -147,6 +147,38 @@ def test_advantages_are_normalised_in_the_minibatch():
     assert metrics["policy_loss"].item() == pytest.approx(-(2 - 0.5) / math.sqrt(2) / 2, rel=1e-5)
 
 
+def test_a_single_advantage_is_left_unchanged():
+    ppo = make(clip_coef=10.0)
+    ppo.policy = Fixed([math.log(2)], [1.0], 0.0)  # type: ignore[assignment]
+    rollout = played([1.0, 2.0])
+    rollout.log_prob = rollout.log_prob[:, :1]
+    row, advantage = torch.tensor([0]), torch.tensor([[3.0]])
+    _, metrics = ppo.loss(rollout, row, advantage, torch.tensor([[0.0]]))
+    assert metrics["policy_loss"].item() == pytest.approx(-2 * 3)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_an_iteration_of_one_step_by_hand(separate: bool, monkeypatch: pytest.MonkeyPatch):
+    env = Counting([3], [True])
+    spaces = env.observation_space, env.action_space
+    policy = ActorCritic(*spaces, separate_critic=separate, core="gru", hidden_size=8)
+    options = {"num_steps": 1, "num_minibatches": 1, "separate_critic": separate}
+    ppo: PPO = algos.make("ppo", env=env, policy=policy, seed=[0], **options)  # type: ignore[assignment]
+    seen, loss = [], ppo.loss
+    monkeypatch.setattr(ppo, "loss", lambda *given: seen.append(given) or loss(*given))
+    for step in range(1, 7):
+        metrics = ppo.iterate(0.0)
+        assert all(math.isfinite(value) for value in metrics.values()), metrics
+        # A single target has no variance to divide by or to explain.
+        assert metrics["explained_variance"] == 1
+        rollout, _, advantage, target, value_scale = seen[-1]
+        assert value_scale == 1
+        assert rollout.reward.item() == (step - 1) % 3 + 1
+        by_hand = rollout.reward + 0.99 * rollout.next_value
+        torch.testing.assert_close(target, by_hand)
+        torch.testing.assert_close(advantage, by_hand - rollout.value)
+
+
 def test_the_first_minibatch_has_ratio_one():
     ppo = make()
     rollout = ppo.collector.collect()

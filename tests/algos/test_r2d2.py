@@ -106,7 +106,7 @@ def test_loss_and_priorities_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(r2d2, "errors", lambda *_: delta)
     losses = []
     monkeypatch.setattr(
-        r2d2.optimizer, "step", lambda loss, _: losses.append(loss) or loss.detach()
+        r2d2.optimizer, "step", lambda loss, *_: losses.append(loss) or loss.detach()
     )
     mask = torch.tensor([[True, True, False], [True, True, True]])
     found = r2d2.collector.replay.sample(0.0)
@@ -127,7 +127,7 @@ def test_no_gradient_comes_from_the_burn_in_or_the_target(
     shown = found.obs["obs"].requires_grad_()
     seen = []
 
-    def step(loss: torch.Tensor, where: str) -> torch.Tensor:
+    def step(loss: torch.Tensor, *_: object) -> torch.Tensor:
         seen.append(torch.autograd.grad(loss, shown)[0])
         return loss.detach()
 

@@ -22,7 +22,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
     """Replaces training; lists the configurations it was called with."""
     configs: list[DictConfig] = []
 
-    def run(cfg: DictConfig) -> float:
+    def run(cfg: DictConfig, unique: bool = False) -> float:
         configs.append(cfg)
         return 0.5
 
@@ -32,12 +32,16 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
 
 @pytest.fixture
 def error_line(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs the program with bad input; returns its only line of output."""
+    """Runs the program with bad input; returns its only line of output.
+
+    A training that began has also described its inputs.
+    """
 
     def run(*arguments: str) -> str:
         assert main(arguments) == 2
         err = capsys.readouterr().err
-        assert re.fullmatch(r"rlmem: [^\n]+\n", err), err
-        return err.removeprefix("rlmem: ").rstrip()
+        match = re.fullmatch(r"(?:[^\n]+ → [^\n]+\n)*rlmem: ([^\n]+)\n", err)
+        assert match, err
+        return match[1]
 
     return run

@@ -48,7 +48,7 @@ from tests.cli.common import SMALL
         ("total_steps=1.5", "total_steps must be an integer, not 1.5"),
         ("layers=true", "layers must be an integer, not True"),
         ("threads=-1", "threads must be at least 1, not -1"),
-        ("checkpoint_every=often", "checkpoint_every must be an integer, not 'often'"),
+        ("checkpoint_every=often", "checkpoint_every must be a number of steps, a percentage"),
         ("seed=-1", "seed must not be negative, not -1"),
         ("algo.num_epochs=-2", "algo.num_epochs must not be negative, not -2"),
         ("algo.gamma=high", "algo.gamma must be a number, not 'high'"),
@@ -156,7 +156,7 @@ def test_bad_commands(arguments: str, message: str, error_line: Callable[..., st
 
 
 def test_other_exceptions_are_not_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(cfg: DictConfig) -> float:
+    def fail(cfg: DictConfig, unique: bool) -> float:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("rlmem.runs.train.run", fail)

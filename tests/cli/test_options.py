@@ -64,7 +64,7 @@ def test_the_default_run_folder_names_environment_core_and_seed(
     trained: list[DictConfig], tmp_path: Path
 ) -> None:
     assert main(["train", "seed=7", "env=popgym-autoencode", "core=lstm"]) == 0
-    assert re.fullmatch(r"runs/popgym-autoencode/lstm/seed7-\d{8}-\d{6}", trained[0].run_dir)
+    assert re.fullmatch(r"runs/popgym-autoencode/lstm/ppo-seed7-\d{8}-\d{6}", trained[0].run_dir)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,10 +109,10 @@ def test_a_sweep_runs_each_combination_in_its_own_folder(trained: list[DictConfi
     ]
     folders = [Path(cfg.run_dir) for cfg in trained]
     assert [folder.name for folder in folders] == [
-        "0-popgym-repeat-gru-seed0",
-        "1-popgym-repeat-gru-seed1",
-        "2-popgym-repeat-ffm-seed0",
-        "3-popgym-repeat-ffm-seed1",
+        "0-popgym-repeat-gru-ppo-seed0",
+        "1-popgym-repeat-gru-ppo-seed1",
+        "2-popgym-repeat-ffm-ppo-seed0",
+        "3-popgym-repeat-ffm-ppo-seed1",
     ]
     assert all(folder.is_dir() and folder.parts[0] == "multirun" for folder in folders)
 
@@ -122,7 +122,7 @@ def test_a_sweep_continues_after_a_failed_run(
 ) -> None:
     finished: list[int] = []
 
-    def run(cfg: DictConfig) -> float:
+    def run(cfg: DictConfig, unique: bool) -> float:
         if cfg.seed == 1:
             raise UsageError("no such seed")
         finished.append(cfg.seed)
@@ -141,7 +141,7 @@ def test_cfg_only_prints_the_configuration(
     assert (printed.core.name, printed.algo.gamma, printed.num_envs) == ("gru", 0.5, 64)
     assert "hydra" not in printed
     assert main(["train", "core=gru", "--cfg=job", "--resolve"]) == 0
-    assert "runs/popgym-repeat/gru/seed0-2" in capsys.readouterr().out
+    assert "runs/popgym-repeat/gru/ppo-seed0-2" in capsys.readouterr().out
     assert trained == []
     assert list(tmp_path.iterdir()) == []
 
@@ -181,4 +181,4 @@ def test_a_core_of_another_package_needs_no_yaml(
     assert re.search(r"^  elephant +from the package zoo$", capsys.readouterr().out, re.M)
     assert main(["train", "core=elephant", "core.ears=3"]) == 0
     assert trained[0].core == {"name": "elephant", "ears": 3}
-    assert trained[0].run_dir.startswith("runs/popgym-repeat/elephant/seed0-")
+    assert trained[0].run_dir.startswith("runs/popgym-repeat/elephant/ppo-seed0-")

@@ -21,7 +21,7 @@ from tests.cli.common import SMALL, python
 def test_interrupt_before_the_first_checkpoint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(cfg: DictConfig) -> float:
+    def interrupt(cfg: DictConfig, unique: bool) -> float:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rlmem.runs.train.run", interrupt)
@@ -32,7 +32,7 @@ def test_interrupt_before_the_first_checkpoint(
 def test_interrupt_after_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(cfg: DictConfig) -> float:
+    def interrupt(cfg: DictConfig, unique: bool) -> float:
         Path(cfg.run_dir).mkdir(parents=True)
         checkpoint.save(cfg.run_dir, 77, nn.Linear(1, 1), {})
         raise KeyboardInterrupt
@@ -49,7 +49,7 @@ def test_train_evaluate_and_resume(
     assert main(["train", *SMALL, "run_dir=a"]) == 0
     out, err = capsys.readouterr()
     assert re.fullmatch(r"greedy return -?\d\.\d+ over 2 episodes after 256 steps .*: a\n", out)
-    assert err == ""
+    assert err == "obs: Discrete → one-hot, 4 inputs\n"
     assert main(["eval", "run=a", "episodes=3"]) == 0
     printed = json.loads(capsys.readouterr().out)
     written = json.loads(Path("a/eval.json").read_text())

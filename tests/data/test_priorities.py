@@ -75,10 +75,24 @@ def test_segments_are_drawn_in_proportion_to_their_priorities() -> None:
     assert (priorities.draw(10) == 0).sum() == 2
 
 
-def test_a_restored_tree_holds_only_existing_segments() -> None:
-    priorities, other = Priorities(4, alpha=1.0), Priorities(4, alpha=1.0)
-    priorities.add(torch.arange(4))
-    priorities.update(torch.arange(4), torch.tensor([1.0, 2.0, 3.0, 4.0]) - EPSILON)
-    other.load_state_dict(priorities.state_dict(), torch.tensor([1, 3]))
-    assert other.tree.get(torch.arange(4)).tolist() == pytest.approx([0, 2, 0, 4])
-    assert other.highest == priorities.highest
+def test_restored_priorities_follow_their_segments() -> None:
+    saved, other = Priorities(4, alpha=1.0), Priorities(8, alpha=1.0)
+    saved.add(torch.arange(4))
+    saved.update(torch.arange(4), torch.tensor([1.0, 2.0, 3.0, 4.0]) - EPSILON)
+    saved.remove(torch.tensor([2]))
+    present, here, there = (torch.tensor(x) for x in ([1, 5, 6, 7], [5, 6, 7], [1, 2, 3]))
+    other.load_state_dict(saved.state_dict(), present, here, there)
+    # The new segment (1) and the one that did not exist (2 there, 6 here) get the highest priority.
+    want = [0, 4, 0, 0, 0, 2, 4, 4]
+    assert other.tree.get(torch.arange(8)).tolist() == pytest.approx(want)
+    assert other.tree.total.item() == pytest.approx(sum(want))
+    assert other.highest == saved.highest
+
+
+def test_restored_priorities_are_raised_to_the_new_alpha() -> None:
+    saved, other = Priorities(2, alpha=0.5), Priorities(2, alpha=0.9)
+    both = torch.arange(2)
+    saved.add(both)
+    saved.update(both, torch.tensor([3.0, 5.0]) - EPSILON)
+    other.load_state_dict(saved.state_dict(), both, both, both)
+    assert other.tree.get(both).tolist() == pytest.approx([3**0.9, 5**0.9])

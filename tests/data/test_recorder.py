@@ -113,6 +113,23 @@ def test_other_spaces_are_refused_and_nothing_is_written(tmp_path: Path):
         Dataset(tmp_path / "nowhere")
 
 
+def test_an_older_dataset_is_named_and_can_be_renamed(tmp_path: Path):
+    play(tmp_path, 5)
+    about = tmp_path / "000" / "about.json"
+    text = about.read_text()
+    (tmp_path / "000" / "storage").rename(tmp_path / "000" / "tapes")
+    for written, advice in (
+        ("1", "not 2: rename its folder tapes to storage and write format 2 in about.json"),
+        ("3", "not 2, which this version of rlmem reads"),
+    ):
+        about.write_text(text.replace('"format": 2', f'"format": {written}'))
+        with pytest.raises(UsageError, match=f"000 has format {written} of datasets, {advice}"):
+            Dataset(tmp_path)
+    about.write_text(text)
+    (tmp_path / "000" / "tapes").rename(tmp_path / "000" / "storage")
+    assert Dataset(tmp_path).steps == 15
+
+
 def test_recording_does_not_change_the_run(tmp_path: Path):
     def rollout(record: bool) -> dict[str, torch.Tensor]:
         env = recorder(tmp_path) if record else recorder(tmp_path).env

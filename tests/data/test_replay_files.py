@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlmem.data.replay import allocate
+from rlmem.data.allocation import allocate
 from rlmem.data.storage import START, RingStorage, StepBlock, mapped_bytes
 
 MIB = 2**20

@@ -9,13 +9,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array, iterate
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-import rlmem.gym  # noqa: F401 (registers environments)
 from rlmem import envs
 from rlmem.envs.adapters import Nesting
 from rlmem.envs.gym_env import GymVecEnv
@@ -148,20 +146,21 @@ def test_leaves_are_nested_by_the_dots_in_their_names() -> None:
     assert Nesting({"obs.0": two, "obs.1": three}).nest({"obs.0": 5, "obs.1": 6}) == (5, 6)
 
 
-def test_environments_are_registered_in_gymnasium() -> None:
-    made = gym.make_vec("rlmem/popgym-repeat", num_envs=5, difficulty="medium")
-    bare = envs.make("popgym-repeat", num_envs=5, difficulty="medium")
-    assert made.spec is not None
-    assert made.spec.id == "rlmem/popgym-repeat"
-    assert torch.equal(torch.from_numpy(made.reset(seed=4)[0]), bare.reset(4)["obs"])
-    assert gym.make_vec(made.spec).num_envs == 5
-    assert gym.make_vec("rlmem.gym:rlmem/popgym-repeat", num_envs=2).num_envs == 2
-    ours = {name for name in gym.registry if name.startswith("rlmem/")}
-    assert ours == {f"rlmem/{name}" for name in envs.names() if name != "gym"}
-    with pytest.raises(UsageError, match="did you mean difficulty"):
-        gym.make_vec("rlmem/popgym-repeat", dificulty="hard")
-    with pytest.raises(gym.error.Error):
-        gym.make("rlmem/popgym-repeat")
+def test_scalars_of_final_observations_are_arrays() -> None:
+    space = spaces.Dict(box=spaces.Box(-1.0, 1.0, ()), die=spaces.Discrete(3))
+    for make, key in ((partial(plain, space), "box"), (partial(plain, space["box"]), None)):
+        env = GymnasiumVectorEnv(GymVecEnv([make] * 3))
+        env.reset(seed=0)
+        finals = []
+        for _ in range(20):
+            infos = env.step(np.array([0, 1, 2]))[-1]
+            finals += [last for last in infos.get("final_obs", ()) if last is not None]
+        assert len(finals) > 5
+        for last in finals:
+            assert env.single_observation_space.contains(last)
+            leaf = last if key is None else last[key]
+            assert type(leaf) is np.ndarray
+            assert leaf.shape == ()
 
 
 def test_gymnasiums_wrapper_records_our_episodes() -> None:

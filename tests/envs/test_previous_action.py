@@ -64,6 +64,24 @@ def test_the_first_previous_action_is_zero_or_the_lowest() -> None:
     assert obs["previous_action.0"].dtype == obs["start"].dtype == torch.int64
 
 
+def test_the_first_previous_action_is_finite_and_in_any_space() -> None:
+    inner, largest = GivenEnds([], False), float(np.finfo(np.float32).max)
+    inner.action_space = {
+        "discrete": spaces.Discrete(3, start=-4),
+        "grid": spaces.MultiDiscrete([[2], [3]], start=[[1], [-7]]),
+        "scalar": spaces.Box(-np.inf, -2, ()),
+        "box": spaces.Box(np.float32([-largest, 1, -np.inf]), np.float32([-5, np.inf, 9])),
+    }
+    obs = PreviousAction(inner).reset(0)
+    first = {key: obs[f"previous_{key}"][0].tolist() for key in inner.action_space}
+    assert first == {
+        "discrete": -4,
+        "grid": [[1], [-7]],
+        "scalar": -2.0,
+        "box": [-5.0, 1.0, 0.0],
+    }
+
+
 def test_the_next_episode_does_not_observe_the_last_action() -> None:
     ends = [(False, False), (True, False), (False, True), (True, True), (False, False)]
     for truncate in (False, True):

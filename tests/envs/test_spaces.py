@@ -13,9 +13,9 @@ from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from rlmem.envs.gym_env import GymVecEnv
-from rlmem.envs.spaces import ActionSpace, FlatSpace, batch
+from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.errors import UsageError
-from tests.envs.toys import EVERY_KIND, Echo, Shows, Wrong
+from tests.envs.toys import EVERY_KIND, Echo, Shows
 
 IMAGES = spaces.Dict(
     {
@@ -103,20 +103,13 @@ def test_boxes_are_uint8_or_float32() -> None:
 def test_batches_equal_those_of_gymnasium(space: gym.Space) -> None:
     space.seed(1)
     samples = [space.sample() for _ in range(5)]
-    expected = concatenate(space, samples, create_empty_array(space, 5))
-    assert space_equal(batch(space, samples), expected)
-
-
-def space_equal(a: object, b: object) -> bool:
-    if isinstance(a, dict):
-        assert isinstance(b, dict)
-        return a.keys() == b.keys() and all(space_equal(a[k], b[k]) for k in a)
-    if isinstance(a, tuple):
-        assert isinstance(b, tuple)
-        return len(a) == len(b) and all(map(space_equal, a, b))
-    assert isinstance(a, np.ndarray)
-    assert isinstance(b, np.ndarray)
-    return a.dtype == b.dtype and np.array_equal(a, b)
+    flat = FlatSpace("obs", space)
+    found = flat.columns(samples)
+    expected = flat.leaf_batches(concatenate(space, samples, create_empty_array(space, 5)))
+    assert found.keys() == expected.keys()
+    for key, column in found.items():
+        assert column.dtype == expected[key].dtype
+        np.testing.assert_array_equal(column, expected[key])
 
 
 @pytest.mark.parametrize("space", [EVERY_KIND, *EVERY_KIND.values()], ids=str)
@@ -247,16 +240,3 @@ def test_empty_and_ambiguous_spaces_are_refused() -> None:
     twice = spaces.Dict({"a.b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(3)})})
     with pytest.raises(UsageError, match="same name"):
         FlatSpace("obs", twice)
-
-
-@pytest.mark.parametrize("value", [np.zeros(3), 0.0, np.zeros((2, 2))])
-def test_observations_of_another_shape_are_refused(value: object) -> None:
-    env = GymVecEnv([partial(Wrong, value)] * 2)
-    env.reset(0)
-    with pytest.raises(ValueError, match=r"is not in Box\(0\.0, 1\.0, \(2,\), float32\)"):
-        env.step({"action": torch.tensor([0, 1])})
-
-
-def test_observations_of_another_kind_are_refused() -> None:
-    with pytest.raises(TypeError, match="same_kind"):
-        batch(spaces.Discrete(3), [1.5, 0.5])

@@ -79,17 +79,26 @@ class Shows(gym.Env):
         return self.buffer
 
 
-class Wrong(gym.Env):
-    """The observation is `value`, which is not in the space."""
+class Gives(gym.Env):
+    """Gives `result` (observation, reward, terminated, truncated) in step number `at`.
 
-    observation_space = spaces.Box(0.0, 1.0, (2,))
+    Before, and in environments seeded with another number than 1, results are `good` and zeros. At
+    step 0 the observation of `reset` is that of `result`.
+    """
+
     action_space = spaces.Discrete(2)
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, space: gym.Space, good: Any, result: tuple[Any, ...], at: int = 3) -> None:
+        self.observation_space = space
+        self.good, self.result, self.at = good, result, at
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
-        return np.zeros(2, np.float32), {}
+        self.gives = seed == 1
+        self.time = 0
+        return self.result[0] if self.gives and self.at == 0 else self.good, {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        return self.value, 0.0, False, False, {}
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict]:
+        self.time += 1
+        if self.gives and self.time == self.at:
+            return (*self.result, {})
+        return self.good, 0.0, False, False, {}

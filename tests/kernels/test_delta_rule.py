@@ -295,9 +295,9 @@ PLAIN = make(5, torch.float32)
         (X._replace(g=X.beta), r"g must be \[2, 5, 2\], not \[2, 5, 2, 2\]"),
         (X._replace(state=X.state[:1]), r"state must be \[2, 2, 4, 5\], not \[1, 2, 4, 5\]"),
         (X._replace(start=X.start[:, :4]), r"start must be \[2, 5\], not \[2, 4\]"),
-        (X._replace(start=X.start.int()), r"start is torch.int32; allowed are bool"),
+        (X._replace(start=X.start.int()), "start must be torch.bool, not torch.int32"),
         (X._replace(q=X.q.half()), r"q is torch.float16; allowed are float32, float64, bfloat16"),
-        (X._replace(k=X.k.to("meta")), r"on one device of .*'k': 'meta'"),
+        (X._replace(k=X.k.to("meta")), r"on one device, not .*'k': 'meta'"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -321,7 +321,10 @@ START = torch.zeros(2, 5, dtype=torch.bool)
         ((PROJECTED, WEIGHT, BIAS, H0[:1], START), r"h0 must be \[2, 3\], not \[1, 3\]"),
         ((PROJECTED, WEIGHT, BIAS, H0, START[:, 1:]), r"start must be \[2, 5\], not \[2, 4\]"),
         ((PROJECTED, WEIGHT, BIAS, H0, START.int()), r"start must be torch.bool"),
-        ((PROJECTED, WEIGHT.float(), BIAS, H0, START), r"weight must be torch.float64"),
+        (
+            (PROJECTED, WEIGHT.float(), BIAS, H0, START),
+            "weight is torch.float32; allowed are float64",
+        ),
         (
             (*(x.bfloat16() for x in (PROJECTED, WEIGHT, BIAS, H0)), START),
             r"projected is torch.bfloat16; allowed are float32, float64",

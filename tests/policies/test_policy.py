@@ -133,13 +133,56 @@ def test_the_first_policy_is_nearly_uniform():
     [
         (spaces.Text(5), "Text"),
         (spaces.Sequence(spaces.Discrete(2)), "Sequence"),
-        (spaces.Box(0, np.inf, (2,)), "two bounds"),
-        (spaces.Box(-1, 1, (2, 2)), "must be vectors"),
+        (spaces.Box(0, 9, (2,), np.int64), "must have a float dtype"),
     ],
 )
 def test_unsupported_action_spaces_are_refused(space: spaces.Space, message: str):
     with pytest.raises(UsageError, match=message):
         make_leaf(space)
+
+
+def test_discrete_actions_have_the_shape_and_first_values_of_their_space():
+    actions: dict[str, spaces.Space] = {
+        "move": spaces.Discrete(3, start=-1),
+        "cell": spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 0], [7, -2]]),
+        "keys": spaces.MultiBinary((2, 2)),
+    }
+    agent = ActorCritic({"obs": spaces.Box(-1, 1, (2,))}, actions, core="gru", hidden_size=8)
+    torch.nn.init.normal_(agent.actor.out.weight, std=0.2)
+    obs, start = {"obs": torch.rand(300, 2)}, torch.ones(300, dtype=torch.bool)
+    with torch.no_grad():
+        act = agent.act_with_value(obs, agent.initial_state(300), start)
+        best = agent.act(obs, agent.initial_state(300), start, deterministic=True).action
+    for action in (act.action, best):
+        for key, space in actions.items():
+            for sample in action[key].numpy():
+                assert space.contains(sample.astype(space.dtype)), key
+    assert set(act.action["move"].tolist()) == {-1, 0, 1}
+    # The log-probability is that of the same logits over values from 0.
+    features = agent.core.step(agent.encoder(obs), agent.initial_state(300), start)[0]
+    logits = agent.actor.out(agent.actor.mlp(features)).split([3, 2, 3, 4, 5] + [2] * 4, -1)
+    entries = [
+        act.action["move"] + 1,
+        *(act.action["cell"] - torch.tensor([[1, 0], [7, -2]])).flatten(1).unbind(1),
+        *act.action["keys"].flatten(1).unbind(1),
+    ]
+    each = [
+        part.log_softmax(-1).gather(1, entry.long()[:, None])[:, 0]
+        for part, entry in zip(logits, entries, strict=True)
+    ]
+    torch.testing.assert_close(act.log_prob, torch.stack(each).sum(0))
+
+
+def test_discrete_observations_are_one_hot_from_their_first_value():
+    observations: dict[str, spaces.Space] = {
+        "a": spaces.Discrete(3, start=5),
+        "b": spaces.MultiDiscrete([[2, 2]], start=[[1, -1]]),
+    }
+    encoder = Encoder(observations, 5, layers=1, activation="tanh")
+    encoded: list[torch.Tensor] = []
+    encoder.mlp.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0]))
+    encoder({"a": torch.tensor([5, 7]), "b": torch.tensor([[[1, 0]], [[2, -1]]])})
+    assert encoded[0].tolist() == [[1, 0, 0, 1, 0, 0, 1], [0, 0, 1, 0, 1, 1, 0]]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlmem.errors import UsageError
 from rlmem.policies import QPolicy
+from rlmem.policies.action_space import JointDiscrete
 
 OBSERVATIONS = {"obs": spaces.Discrete(7)}
 ACTIONS = {"action.0": spaces.Discrete(2), "action.1": spaces.MultiDiscrete([3, 2])}
@@ -89,3 +90,25 @@ def test_initial_values_are_near_zero():
 def test_continuous_actions_are_refused():
     with pytest.raises(UsageError, match="only discrete spaces with at most 4096 joint actions"):
         QPolicy(OBSERVATIONS, {"action": spaces.Box(-1, 1, (2,))})
+
+
+def test_joint_actions_of_any_shape_and_first_value_by_hand():
+    joint = JointDiscrete(
+        {
+            "a": spaces.Discrete(3, start=-1),
+            "b": spaces.MultiDiscrete([[2, 2]], start=[[5, 0]]),
+            "c": spaces.MultiBinary((1, 1)),
+        }
+    )
+    assert joint.n == 3 * 4 * 2
+    action = {
+        "a": torch.tensor([-1, 1]),
+        "b": torch.tensor([[[5, 1]], [[6, 0]]]),
+        "c": torch.tensor([[[0]], [[1]]]),
+    }
+    # ((0 * 2 + 0) * 2 + 1) * 2 + 0 and ((2 * 2 + 1) * 2 + 0) * 2 + 1
+    assert joint.index(action).tolist() == [2, 21]
+    back = joint.action(torch.tensor([2, 21]))
+    assert all(torch.equal(back[key], action[key]) for key in action)
+    every = torch.arange(joint.n)
+    assert torch.equal(joint.index(joint.action(every)), every)

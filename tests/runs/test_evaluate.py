@@ -13,8 +13,10 @@ from omegaconf import OmegaConf
 from rlmem import envs
 from rlmem.envs.popgym.scores import REFERENCES, memory_score
 from rlmem.envs.seeding import eval_seeds
+from rlmem.envs.trials import Trials
 from rlmem.policies import ActorCritic
 from rlmem.runs import evaluate
+from rlmem.runs.progress import Progress
 from tests.data.counting import Counting
 
 
@@ -44,6 +46,56 @@ def test_each_environment_counts_one_episode():
     env = Counting([3, 5, 1], [False, True, False])
     policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
     assert evaluate.play(policy, lambda _: env, [1, 3, 5]) == [6, 15, 1]
+
+
+def test_an_episode_without_end_is_cut_and_counts_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Environment 1 never ends within 4 steps: 1 + 2 + 3 + 4.
+    env = Counting([3, 100], [False, True])
+    policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
+    watch = evaluate.Watch(max_steps=4)
+    assert evaluate.play(policy, lambda _: env, [1, 3], watch=watch) == [6, 10]
+    assert watch.unfinished == 1
+    for options, hint in (({"max_episode_steps": None}, "env.max_episode_steps=N ends"), ({}, "")):
+        evaluate.print_unfinished(watch, "2 episodes", OmegaConf.create({"env": options}))
+        err = capsys.readouterr().err
+        assert err.startswith("1 of 2 episodes did not end within 4 steps")
+        assert hint in err
+        assert "eval_max_steps=N plays longer" in err
+
+
+def test_a_trial_is_cut_after_the_steps_of_its_episodes() -> None:
+    env = Trials(Counting([2, 7], [True, True]), episodes=3)
+    policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
+    watch = evaluate.Watch(max_steps=3)
+    # 9 steps: three episodes of 1 + 2; one of 28 and two more steps, 1 + 2.
+    found = evaluate.play_trials(lambda _: policy, lambda _: env, [1, 3], True, watch=watch)
+    assert found.tolist() == [[3, 3, 3], [28, 3, 0]]
+    assert watch.unfinished == 1
+
+
+def test_the_cut_counts_over_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = iter([[2, 9], [9, 9], [1]])
+
+    def make_env(num_envs: int) -> Counting:
+        return Counting(next(lengths)[:num_envs], [True] * num_envs)
+
+    env = Counting([1], [True])
+    policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
+    shown: list[tuple[int, str]] = []
+
+    class Shown(Progress):
+        def show(self, done: int, detail: str = "") -> None:
+            shown.append((done, detail))
+
+    watch = evaluate.Watch(max_steps=5, progress=Shown("episodes", 5, shown=False))
+    monkeypatch.setattr(evaluate, "SHOW_EVERY", -1.0)
+    found = evaluate.play(policy, make_env, list(range(5)), chunk=2, watch=watch)
+    assert found == [3, 15, 15, 15, 1]
+    assert watch.unfinished == 3
+    assert [done for done, _ in shown] == [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 4]
+    assert shown[4] == (1, "step 4 of at most 5")
 
 
 def test_the_return_is_the_sum_of_rewards():

@@ -16,7 +16,7 @@ pytest.importorskip("torchrl")
 from tensordict import TensorDict, TensorDictParams, from_module
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
-from torchrl.modules import set_recurrent_mode
+from torchrl.modules import LSTMModule, canonicalize_rnn_subset, set_recurrent_mode
 from torchrl.modules.utils import get_primers_from_module
 
 from rlmem import cores
@@ -35,11 +35,12 @@ def fresh(name: str = "gru") -> tuple[MemoryModule, TensorDict]:
     return memory, data(memory, torch.randn(B, INPUT), start, memory.state_spec.expand(B).zero())
 
 
-def test_state_keys_follow_the_output_key_and_are_unique():
-    first, second = (MemoryModule("gru", INPUT, in_key="obs", out_key="own") for _ in range(2))
+def test_state_keys_follow_the_output_key_alone():
+    first, again = (MemoryModule("gru", INPUT, in_key="obs", out_key="own") for _ in range(2))
     assert first.in_keys == ["obs", "own_memory", "is_init"]
     assert first.out_keys == ["own", ("next", "own_memory")]
-    assert second.state_keys == ["own_memory_2"]
+    assert again.in_keys == first.in_keys
+    assert again.out_keys == first.out_keys
     assert copy.deepcopy(first).state_keys == first.state_keys
     nested = MemoryModule("titans", INPUT, in_key=("a", "obs"), out_key=("a", "own"))
     assert nested.state_keys == [("a", "own_memory"), ("a", "own_memory_counts")]
@@ -231,6 +232,19 @@ def test_a_gpu_computes_the_same(name):
     )
     stepped = memory(there[:, 3].select(*memory.in_keys))
     torch.testing.assert_close(stepped["y"].cpu(), batch["y"][:, 3], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [LSTMModule, MemoryModule])
+def test_all_keys_become_contiguous_for_torchrl(kind):
+    core = {"core": "titans"} if kind is MemoryModule else {}
+    memory = kind(**core, input_size=INPUT, hidden_size=OUTPUT, **KEYS)
+    batch = memory.make_tensordict_primer().primers.expand(B, 5).zero()
+    batch["obs"], batch["other"] = torch.randn(5, B, INPUT).transpose(0, 1), torch.randn(5, B).T
+    out = canonicalize_rnn_subset(batch, [memory])
+    for key in set(memory.in_keys) - {"is_init"}:
+        assert out[key].is_contiguous()
+        assert torch.equal(out[key], batch[key])
+    assert not out["other"].is_contiguous()
 
 
 def test_primers_of_all_memories_are_found():

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 pytest.importorskip("torchrl")
 
 from tensordict import TensorDictBase
+from torchrl.envs import InitTracker, TransformedEnv
 from torchrl.envs.utils import check_env_specs
 
 from rlmem.envs.base import VecEnv
+from rlmem.envs.gym_env import GymVecEnv
 from rlmem.errors import UsageError
 from rlmem.torchrl import TorchRLEnv
+from rlmem.torchrl.specs import LeafSpec
+from tests.envs.toys import EVERY_KIND, Echo
 from tests.torchrl.common import (
     ONE_HOT,
     SEED,
@@ -69,6 +77,61 @@ def test_specs_of_every_kind_of_leaf() -> None:
     assert flags == dict.fromkeys(("done", "terminated", "truncated"), ((4, 1), torch.bool))
 
 
+INF, LARGEST = np.inf, float(np.finfo(np.float32).max)
+ACTION_SPACES = {
+    "from a bound": spaces.Box(1.0, INF, (3,)),
+    "to a bound": spaces.Box(-INF, -2.0, (2, 3)),
+    "mixed": spaces.Box(
+        np.array([-INF, 0, -INF, -1, -LARGEST, 5], np.float32),
+        np.array([INF, INF, 3, 1, LARGEST, 5], np.float32),
+    ),
+    "widest": spaces.Box(-LARGEST, LARGEST, (2,)),
+    "point": spaces.Box(2.5, 2.5, (2,)),
+    "unbounded": spaces.Box(-INF, INF, (2,)),
+    "scalar": spaces.Box(0.0, INF, ()),
+    "half": spaces.Box(-0.1, 0.3, (2,), dtype=np.float16),
+    "double": spaces.Box(0.1, INF, (2,), dtype=np.float64),
+    "single choice": spaces.Discrete(1, start=-2),
+    "matrix": spaces.MultiDiscrete([[2, 3], [4, 1]], start=[[0, 1], [-2, 3]]),
+    "bits": spaces.MultiBinary([2, 3]),
+    "every kind": EVERY_KIND,
+}
+
+
+@pytest.mark.parametrize("options", [{}, ONE_HOT], ids=["numbers", "one-hot"])
+@pytest.mark.parametrize("name", ACTION_SPACES)
+def test_random_actions_are_legal(name: str, options: dict[str, Any]) -> None:
+    # The environment asserts that its space contains each action; `step` checks them, too.
+    vec = GymVecEnv([partial(Echo, ACTION_SPACES[name])] * 3)
+    env = TorchRLEnv(vec, **options)
+    check_env_specs(env)
+    for _ in range(50):
+        state = env.rand_action(env.reset())
+        assert env.full_action_spec.contains(state.select(*env.action_keys))
+        env.step(state)
+    # Specs are copied by transforms, batched environments and worker processes.
+    TransformedEnv(env, InitTracker()).rollout(3)
+    spec = env.full_action_spec
+    assert spec.contains(spec.clone().rand())
+    assert env.full_action_spec_unbatched.contains(env.full_action_spec_unbatched.rand())
+    again = pickle.loads(pickle.dumps(spec))
+    assert spec.contains(again.rand())
+    assert spec.expand(2, *spec.shape).contains(again.rand((2,)))
+
+
+def test_half_bounded_actions_are_spread_as_in_gymnasium() -> None:
+    torch.manual_seed(0)
+    env = TorchRLEnv(GymVecEnv([partial(Echo, ACTION_SPACES["mixed"])] * 3))
+    drawn = env.action_spec.rand((4000,)).flatten(0, 1)
+    mean, std = drawn.mean(0), drawn.std(0)
+    torch.testing.assert_close(mean[:4], torch.tensor([0.0, 1.0, 2.0, 0.0]), rtol=0, atol=0.05)
+    torch.testing.assert_close(std[:3], torch.ones(3), rtol=0, atol=0.05)
+    assert drawn[:, 4].isfinite().all()
+    assert (drawn[:, 4].abs() > LARGEST / 2).float().mean() > 0.4
+    assert (drawn[:, 5] == 5).all()
+    assert env.action_spec.to(torch.float64).rand().dtype == torch.float64
+
+
 def test_one_hot_and_integer_encodings_agree() -> None:
     taken = actions(with_previous_action(), 60)
     hot = [{"action": torch.nn.functional.one_hot(each["action"], 4).bool()} for each in taken]
@@ -116,6 +179,16 @@ def test_invalid_actions_are_errors() -> None:
         "gym", num_envs=1, id="CartPole-v1", max_episode_steps=1, check_actions=False
     )
     unchecked.step(step(unchecked, torch.zeros(1, dtype=torch.int64)))
+
+
+@pytest.mark.gpu
+def test_random_actions_are_drawn_on_the_device() -> None:
+    space = ACTION_SPACES["mixed"]
+    spec = LeafSpec(space, 3, torch.device("cpu"), one_hot=False, action=True).spec.to("cuda")
+    assert type(spec).__name__ == "HalfBounded"
+    drawn = spec.rand()
+    assert drawn.is_cuda
+    assert all(space.contains(row) for row in drawn.cpu().numpy())
 
 
 @pytest.mark.gpu

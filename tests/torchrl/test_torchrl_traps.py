@@ -16,6 +16,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
 from torchrl.envs import InitTracker, TransformedEnv
+from torchrl.envs.transforms import BurnInTransform
 from torchrl.modules import (
     MLP,
     GRUModule,
@@ -125,12 +126,21 @@ def test_only_memory_module_supports_the_vmap_of_gae(kind: type) -> None:
     assert advantage(ours, with_next(data)).isfinite().all()
 
 
-def test_default_keys_are_shared_in_torchrl_and_unique_in_memory_module() -> None:
+def test_default_keys_are_shared_in_torchrl_and_follow_the_output_in_memory_module() -> None:
     first, second = LSTMModule(**KEYS), LSTMModule(**{**KEYS, "out_key": "other"})
     assert first.in_keys == second.in_keys
     assert first.out_keys[1:] == second.out_keys[1:]
-    ours = [MemoryModule("gru", **KEYS) for _ in range(2)]
+    ours = [MemoryModule("gru", **{**KEYS, "out_key": key}) for key in ("memory", "other")]
     assert not set(ours[0].state_keys) & set(ours[1].state_keys)
+
+
+def test_torchrls_burn_in_passes_the_end_of_an_episode() -> None:
+    module = LSTMModule(**KEYS, default_recurrent_mode=True)
+    data = batch()
+    with torch.no_grad():
+        fresh = module(data[:, 3:].clone().update({key: torch.zeros(2, 3, 1, 4) for key in STATES}))
+        out = module(BurnInTransform([module], 3)(data))
+    assert (out["memory"] - fresh["memory"]).abs().amax(-1)[:, 0].min() > 1e-3
 
 
 def test_torchrl_redraws_one_critic_and_keeps_a_list_of_critics() -> None:

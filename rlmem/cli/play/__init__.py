@@ -15,6 +15,7 @@ from rlmem.envs.base import VecEnv
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, unknown
 from rlmem.runs import build, checkpoint
+from rlmem.runs.guard import closing, environment_errors
 
 # Values of the option `player`.
 PLAYERS = ("agent", "random", "human")
@@ -34,7 +35,7 @@ def run(cfg: DictConfig) -> list[float]:
     env = build.make_env(cfg, 1, CPU)
     if name == "agent":
         env = build.with_history(env, build.load_config(cfg.run).algo.name)
-    try:
+    with closing(env):
         describer = Describer(env)
         if cfg.reveal and describer.env is None:
             raise UsageError(f"reveal=true: env {cfg.env.name!r} cannot show its hidden state")
@@ -44,10 +45,10 @@ def run(cfg: DictConfig) -> list[float]:
         for episode_seed in eval_seeds(seed, cfg.episodes):
             title = cfg.env.get("id", cfg.env.name)
             table.print_line(f"{title}, seed {episode_seed}, player: {name}")
-            returns.append(_play_episode(env, actions, describer, table, episode_seed))
+            returns.append(
+                _play_episode(env, actions, describer, table, episode_seed, cfg.eval_max_steps)
+            )
         return returns
-    finally:
-        env.close()
 
 
 def _action_source(
@@ -64,23 +65,31 @@ def _action_source(
 
 
 def _play_episode(
-    env: VecEnv, actions: ActionSource, describer: Describer, table: Table, seed: int
+    env: VecEnv,
+    actions: ActionSource,
+    describer: Describer,
+    table: Table,
+    seed: int,
+    max_steps: int,
 ) -> float:
-    """Play and print one episode; returns its return."""
-    obs = env.reset([seed])
+    """Play and print one episode of at most `max_steps` steps; returns its return."""
+    with environment_errors():
+        obs = env.reset([seed])
     total, t, done = 0.0, 0, False
     table.print_header()
-    while not done:
+    while not done and t < max_steps:
         # Before the step, which changes the hidden state.
         seen, hidden = describer.obs(obs), describer.hidden()
         action = actions(obs, t == 0)
-        step = env.step(action)
+        with environment_errors():
+            step = env.step(action)
         reward = float(step.reward) + 0.0  # turns -0 into 0
         row = StepRow(str(t), seen, describer.action(action), f"{reward:.4g}", hidden)
         table.print_row(row, reward)
         total, t, obs = total + reward, t + 1, step.obs
         done = bool(step.terminated | step.truncated)
     table.print_row(StepRow(str(t), describer.obs(step.final_obs)))
-    outcome = "terminated" if step.terminated else "truncated"
-    table.print_line(f"return {total:.4g}, {outcome} after {t} steps")
+    outcome = "terminated" if step.terminated else "truncated" if done else "not ended"
+    hint = "" if done else " (eval_max_steps; env.max_episode_steps=N ends episodes)"
+    table.print_line(f"return {total:.4g}, {outcome} after {t} steps{hint}")
     return total

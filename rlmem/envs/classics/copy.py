@@ -32,6 +32,7 @@ class Copy(TokenEnv):
         symbols: int = 8,
         delay: int = 10,
         check_actions: bool = False,
+        check_obs: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.count, self.symbols = positive("length", length), at_least("symbols", symbols, 2)
@@ -43,6 +44,7 @@ class Copy(TokenEnv):
             asked=asked,
             num_envs=num_envs,
             check_actions=check_actions,
+            check_obs=check_obs,
             device=device,
         )
 

@@ -40,6 +40,7 @@ class JointRecall(TokenEnv):
         queries: int = 8,
         delay: int = 0,
         check_actions: bool = False,
+        check_obs: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.contexts, self.keys = positive("contexts", contexts), positive("keys", keys)
@@ -54,6 +55,7 @@ class JointRecall(TokenEnv):
             asked=[False] * shown + [False, True] * queries,
             num_envs=num_envs,
             check_actions=check_actions,
+            check_obs=check_obs,
             device=device,
         )
 

@@ -45,6 +45,7 @@ class MemoryChain(LockstepEnv[Chain]):
         length: int = 10,
         size: int = 1,
         check_actions: bool = False,
+        check_obs: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.chain, self.size = positive("length", length), positive("size", size)
@@ -56,6 +57,7 @@ class MemoryChain(LockstepEnv[Chain]):
             observation_space=Box(low, high),
             action_space=Discrete(2),
             check_actions=check_actions,
+            check_obs=check_obs,
             device=device,
         )
 

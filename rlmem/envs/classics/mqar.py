@@ -39,6 +39,7 @@ class Mqar(TokenEnv):
         values: int = 8,
         delay: int = 0,
         check_actions: bool = False,
+        check_obs: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.pairs, self.queries = positive("pairs", pairs), positive("queries", queries)
@@ -54,6 +55,7 @@ class Mqar(TokenEnv):
             asked=[False] * (2 * pairs + delay) + [True] * queries,
             num_envs=num_envs,
             check_actions=check_actions,
+            check_obs=check_obs,
             device=device,
         )
 

@@ -163,6 +163,7 @@ class TMazePassive(TMaze):
         expose_goal: bool = False,
         add_timestep: bool = False,
         check_actions: bool = False,
+        check_obs: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(
@@ -176,6 +177,7 @@ class TMazePassive(TMaze):
             add_timestep,
             num_envs=num_envs,
             check_actions=check_actions,
+            check_obs=check_obs,
             device=device,
         )
 
@@ -204,6 +206,7 @@ class TMazeActive(TMaze):
         expose_goal: bool = False,
         add_timestep: bool = False,
         check_actions: bool = False,
+        check_obs: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(
@@ -217,5 +220,6 @@ class TMazeActive(TMaze):
             add_timestep,
             num_envs=num_envs,
             check_actions=check_actions,
+            check_obs=check_obs,
             device=device,
         )

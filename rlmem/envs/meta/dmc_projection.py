@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlmem.envs.base import VecEnv, register
 from rlmem.envs.counter_rng import RandomDraws
-from rlmem.envs.gym_env import require
+from rlmem.envs.gym_ids import require
 from rlmem.envs.meta.packaged import Simulator, in_trials
 from rlmem.envs.meta.projection import GAIN, orthogonal
 from rlmem.envs.meta.splits import TRAIN, Instances, Splits, Values
@@ -112,6 +112,7 @@ def make_dmc_projection(
     act_dim: int = 2,
     length: int = 1000,
     vectorization: str = "sync",
+    check_obs: bool = True,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
     """Tasks of the suite (Tassa et al. 2018, arXiv 1801.00690) with new matrices in each trial,
@@ -136,5 +137,5 @@ def make_dmc_projection(
         heldout_families={"family": Values(tuple(map(names.index, held)))},
     )
     make = partial(DMCProjection, names=names, obs_dim=obs_dim, act_dim=act_dim, length=length)
-    trials = (split, episodes, horizon, stop_returns, num_envs, vectorization, device)
+    trials = (split, episodes, horizon, stop_returns, num_envs, vectorization, check_obs, device)
     return in_trials(make, splits, *trials)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlmem.envs.base import VecEnv, register
 from rlmem.envs.counter_rng import RandomDraws
-from rlmem.envs.gym_env import registered, require
+from rlmem.envs.gym_ids import registered, require
 from rlmem.envs.meta.packaged import Simulator, evenly, in_trials
 from rlmem.envs.meta.splits import TRAIN, Instances, Splits, Values
 from rlmem.errors import UsageError, positive
@@ -61,6 +61,7 @@ def make_half_cheetah_vel(
     tasks_seed: int = 0,
     length: int = 200,
     vectorization: str = "sync",
+    check_obs: bool = True,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
     """Uniform random goal velocities, `tasks` for training and `heldout_tasks` others, determined
@@ -78,5 +79,5 @@ def make_half_cheetah_vel(
         heldout={"velocity": Values(goals[tasks:])},
     )
     make = partial(HalfCheetahVel, length=length)
-    trials = (split, episodes, horizon, stop_returns, num_envs, vectorization, device)
+    trials = (split, episodes, horizon, stop_returns, num_envs, vectorization, check_obs, device)
     return in_trials(make, splits, *trials)

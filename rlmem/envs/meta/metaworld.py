@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlmem.envs.base import VecEnv, register
 from rlmem.envs.counter_rng import RandomDraws
-from rlmem.envs.gym_env import require
+from rlmem.envs.gym_ids import require
 from rlmem.envs.meta.packaged import Simulator, in_trials
 from rlmem.envs.meta.splits import TRAIN, Instances, Splits, Values
 from rlmem.errors import UsageError, positive, unknown
@@ -90,6 +90,7 @@ def make_metaworld(
     tasks_seed: int = 0,
     length: int = LONGEST,
     vectorization: str = "sync",
+    check_obs: bool = True,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
     """Meta-World (Yu et al. 2019, arXiv 1910.10897). `ml1` trains on 50 goals of `task` and holds
@@ -114,5 +115,5 @@ def make_metaworld(
         heldout={"task": Values(tuple(range(count, whole)))},
     )
     make = partial(MetaWorld, benchmark=benchmark, name=task, tasks_seed=tasks_seed, length=length)
-    trials = (split, episodes, horizon, stop_returns, num_envs, vectorization, device)
+    trials = (split, episodes, horizon, stop_returns, num_envs, vectorization, check_obs, device)
     return in_trials(make, splits, *trials)

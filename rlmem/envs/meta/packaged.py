@@ -109,10 +109,12 @@ class Packaged(GymVecEnv, DrawsTasks):
         episodes: int,
         num_envs: int,
         vectorization: str,
+        check_obs: bool,
         device: torch.device | str,
     ) -> None:
         env_fn = partial(_tasked, make, splits[split], split, positive("episodes", episodes))
-        super().__init__([env_fn] * positive("num_envs", num_envs), vectorization, device)
+        env_fns = [env_fn] * positive("num_envs", num_envs)
+        super().__init__(env_fns, vectorization, device, check_obs)
         self.splits, self.split, self.episodes = splits, split, episodes
 
 
@@ -131,10 +133,11 @@ def in_trials(
     stop_returns: bool,
     num_envs: int,
     vectorization: str,
+    check_obs: bool,
     device: torch.device | str,
 ) -> Trials:
     """Trials in `num_envs` simulators made by `make`."""
-    env = Packaged(make, splits, split, episodes, num_envs, vectorization, device)
+    env = Packaged(make, splits, split, episodes, num_envs, vectorization, check_obs, device)
     return Trials(env, episodes, horizon, stop_returns)
 
 

@@ -48,6 +48,7 @@ class TaskEnv(StateEnv[Trial], DrawsTasks):
         num_envs: int,
         episodes: int = 1,
         check_actions: bool = False,
+        check_obs: bool = False,
     ) -> None:
         super().__init__(
             num_envs,
@@ -55,6 +56,7 @@ class TaskEnv(StateEnv[Trial], DrawsTasks):
             distribution.action_space,
             distribution.device,
             check_actions,
+            check_obs,
         )
         self.distribution = distribution
         self.splits, self.split = distribution.splits, distribution.split
@@ -166,11 +168,12 @@ def meta(
             horizon: int = trial_length,
             stop_returns: bool = stop,
             check_actions: bool = False,
+            check_obs: bool = False,
             device: torch.device | str = "cpu",
             **own: Any,
         ) -> VecEnv:
             tasks = distribution(split=split, device=device, **own)
-            env = TaskEnv(tasks, num_envs, episodes, check_actions)
+            env = TaskEnv(tasks, num_envs, episodes, check_actions, check_obs)
             return Trials(env, episodes, horizon, stop_returns)
 
         register(name, options={**options_of(distribution), **options_of(make)})(make)

@@ -15,6 +15,7 @@ def make_package(
     vectorization: str,
     previous_action: bool,
     device: torch.device | str,
+    check_obs: bool,
 ) -> VecEnv:
     """`num_envs` copies of POPGym's `task` (the name of its class without the difficulty)."""
     # Imported here, because other environments need not wait for it.
@@ -22,4 +23,4 @@ def make_package(
 
     # The class itself: the wrappers of `gymnasium.make` would only cost time.
     env_class = getattr(popgym.envs, task + difficulty.capitalize())
-    return vectorize(env_class, num_envs, vectorization, device, previous_action)
+    return vectorize(env_class, num_envs, vectorization, device, previous_action, check_obs)

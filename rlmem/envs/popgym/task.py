@@ -45,6 +45,7 @@ def task(
             backend: str = "tensor",
             vectorization: str = "sync",
             check_actions: bool = False,
+            check_obs: bool = False,
             device: torch.device | str = "cpu",
         ) -> VecEnv:
             if difficulty not in DIFFICULTIES:
@@ -52,9 +53,8 @@ def task(
             if backend not in BACKENDS:
                 raise unknown("backend", backend, BACKENDS)
             if backend == "package":
-                return make_package(
-                    package, difficulty, num_envs, vectorization, previous_action, device
-                )
+                options = (vectorization, previous_action, device, check_obs)
+                return make_package(package, difficulty, num_envs, *options)
             if vectorization != "sync":
                 raise UsageError(
                     f"vectorization={vectorization} needs backend=package: "
@@ -64,6 +64,7 @@ def task(
                 num_envs=num_envs,
                 device=device,
                 check_actions=check_actions,
+                check_obs=check_obs,
                 **levels[difficulty],
             )
             return PreviousAction(env) if previous_action else env

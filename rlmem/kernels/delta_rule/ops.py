@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.kernels.delta_rule import torch_form
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_DEVICES = ("cpu", "cuda", "meta")
+from rlmem.kernels.native import check_shapes, check_tensors, widen
 
 
 def delta_rule(
@@ -36,11 +34,13 @@ def delta_rule(
     for unit keys, beta in [0, 2] and g <= 0; beta above 1 reverses the sign of the stored value.
 
     float32, float64, and bfloat16, which is computed in float32 and has float32 states; mixed
-    dtypes are promoted as in torch. Values before a start are multiplied by zero: finite ones have
-    no effect on outputs and gradients. Differentiable once, in everything but `start`. Raises
-    `ValueError` if an argument has a wrong shape, dtype or device. DeltaNet (arXiv 2406.06484),
-    Gated DeltaNet (arXiv 2412.06464, equation 10), DeltaProduct (arXiv 2502.10297).
+    dtypes are promoted as in torch, and under autocast float16 becomes float32. Values before a
+    start are multiplied by zero: finite ones have no effect on outputs and gradients.
+    Differentiable once, in everything but `start`. Raises `ValueError` if an argument has a wrong
+    shape, dtype, layout or device. DeltaNet (arXiv 2406.06484), Gated DeltaNet (arXiv 2412.06464,
+    equation 10), DeltaProduct (arXiv 2502.10297).
     """
+    q, k, v, beta, g, state = widen(q), widen(k), widen(v), widen(beta), widen(g), widen(state)
     rows, time, heads, size = _check(q, k, v, beta, g, state, start)
     given = [x for x in (k, v, beta, g, state) if x is not None]
     dtype = reduce(torch.promote_types, (x.dtype for x in given), q.dtype)
@@ -77,6 +77,8 @@ def _check(
     start: Tensor | None,
 ) -> tuple[int, int, int, int]:
     """Check the arguments; returns B, T, H and K."""
+    named = {"q": q, "k": k, "v": v, "beta": beta, "g": g, "state": state, "start": start}
+    check_tensors("delta_rule", named)
     if q.dim() != 4 or 0 in q.shape:
         raise ValueError(
             f"delta_rule: q must be [B, T, H, K], each at least 1, not {list(q.shape)}"
@@ -86,29 +88,16 @@ def _check(
         raise ValueError(
             f"delta_rule: v must be [B, T, H, V] or [B, T, N, H, V], not {list(v.shape)}"
         )
-    each = [rows, time, *([v.shape[2]] if v.dim() == 5 else []), heads]
-    named = {"q": q, "k": k, "v": v, "beta": beta, "g": g, "state": state, "start": start}
-    shapes = {
-        "k": [*each, size],
-        "v": [*each, v.shape[-1]],
-        "beta": each,
-        "g": [rows, time, heads],
-        "state": [rows, heads, size, v.shape[-1]],
-        "start": [rows, time],
+    each = (rows, time, *([v.shape[2]] if v.dim() == 5 else []), heads)
+    wanted = {
+        "k": (k, (*each, size)),
+        "v": (v, (*each, v.shape[-1])),
+        "beta": (beta, each),
+        "g": (g, (rows, time, heads)),
+        "state": (state, (rows, heads, size, v.shape[-1])),
+        "start": (start, (rows, time)),
     }
-    there = {name: x for name, x in named.items() if x is not None}
-    for name, x in there.items():
-        if name in shapes and list(x.shape) != shapes[name]:
-            raise ValueError(f"delta_rule: {name} must be {shapes[name]}, not {list(x.shape)}")
-        allowed = (torch.bool,) if name == "start" else _DTYPES
-        if x.dtype not in allowed:
-            names = ", ".join(str(d).removeprefix("torch.") for d in allowed)
-            raise ValueError(f"delta_rule: {name} is {x.dtype}; allowed are {names}")
-    devices = {name: str(x.device) for name, x in there.items()}
-    if len(set(devices.values())) > 1 or q.device.type not in _DEVICES:
-        raise ValueError(
-            f"delta_rule: all tensors must be on one device of {', '.join(_DEVICES)}, not {devices}"
-        )
+    check_shapes("delta_rule", wanted)
     return rows, time, heads, size
 
 
@@ -219,8 +208,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _backward(
     ctx: Any, grad_o: Tensor, grad_last: Tensor, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    dq, dk, dv, d_beta, dg, d_state = rule_backward(grad_o, grad_last, *ctx.saved_tensors)
-    return dq, dk, dv, d_beta, dg if ctx.saved_tensors[4] is not None else None, d_state, None
+    # Checkpointing allows a single read of the saved tensors.
+    saved = ctx.saved_tensors
+    dq, dk, dv, d_beta, dg, d_state = rule_backward(grad_o, grad_last, *saved)
+    return dq, dk, dv, d_beta, dg if saved[4] is not None else None, d_state, None
 
 
 rule.register_autograd(_backward, setup_context=_setup)

@@ -3,6 +3,17 @@
 from rlmem.kernels.gated_rnn.cells import CELLS
 from rlmem.kernels.gated_rnn.ops import gated_rnn
 from rlmem.kernels.gated_rnn.product import project
-from rlmem.kernels.gated_rnn.reference import gated_rnn_reference, gated_step
+from rlmem.kernels.gated_rnn.reference import (
+    gated_rnn_reference,
+    gated_step,
+    step_unchecked,
+)
 
-__all__ = ["CELLS", "gated_rnn", "gated_rnn_reference", "gated_step", "project"]
+__all__ = [
+    "CELLS",
+    "gated_rnn",
+    "gated_rnn_reference",
+    "gated_step",
+    "project",
+    "step_unchecked",
+]

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlmem.errors import unknown
 from rlmem.kernels import native
 from rlmem.kernels.gated_rnn import tiles
 from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT
 from rlmem.kernels.gated_rnn.torch_form import Results
+from rlmem.kernels.native import check_shapes, check_tensors, plain, same_dtype
 
 _MOST_ROWS = 16  # of a work item, as in c_kernels.c
 
@@ -26,6 +28,8 @@ def forward(
     save: bool,
 ) -> Results:
     """Same as `torch_form.forward`."""
+    _check(cell, {"projected": projected, "bias": bias}, weight, state, start)
+    weight = plain(weight)
     front, width = projected.shape[:-1], weight.shape[1]
     counts = (PER_UNIT, state.shape[1] - 1) if save else (0, 0)
     activations, saved_states = (tiles.empty(projected, *front, n * width) for n in counts)
@@ -52,6 +56,10 @@ def backward(
     saved_states: Tensor,
 ) -> Results:
     """Same as `torch_form.backward`."""
+    given = {"h": h, "grad_h": grad_h, "grad_last": grad_last}
+    given |= {"activations": activations, "saved_states": saved_states}
+    _check(cell, given, weight, state, start)
+    weight = plain(weight)
     heads, width, total = weight.shape
     grad_projected = tiles.empty(h, *h.shape[:-1], total)
     before, grad_state = tiles.empty(h, *h.shape), state.new_empty(state.shape)
@@ -88,6 +96,41 @@ def outer(before: Tensor, grad: Tensor, grad_h_n: Tensor | None) -> Tensor:
     return torch.stack([tiles.gram(*each) for each in heads])
 
 
+def _check(
+    cell: str,
+    given: dict[str, Tensor | None],
+    weight: Tensor,
+    state: Tensor,
+    start: Tensor | None,
+) -> None:
+    """Check every number that C relies on; the first of `given` is [B, T, H, any]."""
+    if cell not in CELLS:
+        raise unknown("cell", cell, CELLS)
+    first = next(iter(given.values()))
+    given = given | {"weight": weight, "state": state, "start": start}
+    check_tensors("gated_rnn", given, same_dtype(weight, tiles.DTYPES), ["cpu"])
+    assert first is not None
+    if first.dim() != 4 or weight.dim() != 3 or 0 in (*first.shape, *weight.shape):
+        raise ValueError(
+            f"gated_rnn: rows must be [B, T, H, ...] and weight [H, D, G D], each at least 1, not "
+            f"{list(first.shape)} and {list(weight.shape)}"
+        )
+    front, heads, width = first.shape[:-1], weight.shape[0], weight.shape[1]
+    gates, states = CELLS[cell].gates, CELLS[cell].states
+    shapes = {
+        "projected": (*front[:2], heads, gates * width),
+        "weight": (heads, width, gates * width),
+        "bias": (heads, PER_UNIT * width),
+        "state": (front[0], states, heads, width),
+        "start": front[:2],
+        "h": (*front[:2], heads, width),
+        "activations": (*front, PER_UNIT * width),
+        "saved_states": (*front, (states - 1) * width),
+    }
+    shapes |= {"grad_h": shapes["h"], "grad_last": shapes["state"]}
+    check_shapes("gated_rnn", {name: (x, shapes[name]) for name, x in given.items()})
+
+
 def _run(
     function: Callable[[object], None],
     cell: str,
@@ -102,7 +145,7 @@ def _run(
     padded = -(-width // two) * two
     room = 8 * (_MOST_ROWS + 1) * padded
     scratch = torch.empty(splits[0] * splits[1] * room, dtype=h.dtype, device=h.device)
-    given = {name: x.contiguous() for name, x in tensors.items() if x is not None and x.numel()}
+    given = {n: plain(x).contiguous() for n, x in tensors.items() if x is not None and x.numel()}
     given |= strided | {"scratch": scratch}
     fields = {
         "dtype": tiles.DTYPES.index(h.dtype),

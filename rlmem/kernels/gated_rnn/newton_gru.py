@@ -24,6 +24,7 @@ from rlmem.kernels.gated_rnn.newton_jacobian import (
 )
 from rlmem.kernels.gated_rnn.ops import rnn, rnn_backward
 from rlmem.kernels.linear_scan import linear_scan
+from rlmem.kernels.native import check_shapes, check_tensors, same_dtype
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -253,6 +254,8 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, 
 
 
 def _check(projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor) -> None:
+    named = {"projected": projected, "weight": weight, "bias": bias, "h0": h0, "start": start}
+    check_tensors("gru_parallel", named, same_dtype(projected, (torch.float32, torch.float64)))
     if projected.dim() != 3 or 0 in projected.shape or projected.shape[2] % 3:
         raise ValueError(
             f"gru_parallel: projected must be [B, T, 3D], each at least 1, "
@@ -260,19 +263,6 @@ def _check(projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: T
         )
     rows, time, gates = projected.shape
     size = gates // 3
-    wanted = {
-        "weight": (weight, [gates, size]),
-        "bias": (bias, [gates]),
-        "h0": (h0, [rows, size]),
-        "start": (start, [rows, time]),
-    }
-    for name, (x, shape) in wanted.items():
-        if list(x.shape) != shape:
-            raise ValueError(f"gru_parallel: {name} must be {shape}, not {list(x.shape)}")
-        dtype = torch.bool if name == "start" else projected.dtype
-        if x.dtype != dtype:
-            raise ValueError(f"gru_parallel: {name} must be {dtype}, not {x.dtype}")
-    if projected.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"gru_parallel: projected is {projected.dtype}; allowed are float32, float64"
-        )
+    wanted = {"weight": (weight, (gates, size)), "bias": (bias, (gates,))}
+    wanted |= {"h0": (h0, (rows, size)), "start": (start, (rows, time))}
+    check_shapes("gru_parallel", wanted)

@@ -13,9 +13,7 @@ from torch import Tensor
 from rlmem.errors import unknown
 from rlmem.kernels.gated_rnn import c_form, tiles, torch_form
 from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_DEVICES = ("cpu", "cuda", "meta")
+from rlmem.kernels.native import check_shapes, check_tensors, widen
 
 
 def gated_rnn(
@@ -42,10 +40,11 @@ def gated_rnn(
     given; `start` [B, T] is bool. An sLSTM with n = 0 is in its initial state: no stabiliser.
 
     At a start, the state is not read: even a NaN in it has no effect on `h` or on any gradient.
-    float32, float64 and bfloat16 (computed in float32); mixed dtypes are promoted. Differentiable
-    once, in everything but `start`. Raises `ValueError` if an argument has a wrong shape, dtype or
-    device.
+    float32, float64 and bfloat16 (computed in float32), and under autocast float16; mixed dtypes
+    are promoted. Differentiable once, in everything but `start`. Raises `ValueError` if an argument
+    has a wrong shape, dtype, layout or device.
     """
+    projected, weight, bias = widen(projected), widen(weight), widen(bias)
     _check(cell, projected, weight, bias, state, start)
     rows, _, heads, _ = projected.shape
     width = weight.shape[1]
@@ -75,37 +74,27 @@ def _check(
     if cell not in CELLS:
         raise unknown("cell", cell, CELLS)
     kind = CELLS[cell]
+    named = {"projected": projected, "weight": weight, "bias": bias, "start": start}
+    states = {f"state[{i}]": each for i, each in enumerate(() if state is None else state)}
+    check_tensors("gated_rnn", named | states)
     if projected.dim() != 4 or 0 in projected.shape or projected.shape[-1] % kind.gates:
         raise ValueError(
             f"gated_rnn: projected must be [B, T, H, {kind.gates} D], each at least 1, "
             f"not {list(projected.shape)}"
         )
+    if state is not None and len(state) != kind.states:
+        raise ValueError(
+            f"gated_rnn: state of {cell} must be {kind.states} tensors, not {len(state)}"
+        )
     rows, time, heads, total = projected.shape
     width = total // kind.gates
-    named = {"projected": projected, "weight": weight}
-    shapes = {"weight": [heads, width, total]}
-    if bias is not None:
-        named["bias"], shapes["bias"] = bias, [heads, PER_UNIT * width]
-    if state is not None:
-        if len(state) != kind.states:
-            raise ValueError(
-                f"gated_rnn: state of {cell} must be {kind.states} tensors, not {len(state)}"
-            )
-        for i, each in enumerate(state):
-            named[f"state[{i}]"], shapes[f"state[{i}]"] = each, [rows, heads, width]
-    for name, each in named.items():
-        if each.dtype not in _DTYPES:
-            raise ValueError(f"gated_rnn: {name} is {each.dtype}; allowed are {_DTYPES}")
-    if start is not None:
-        named["start"], shapes["start"] = start, [rows, time]
-        if start.dtype != torch.bool:
-            raise ValueError(f"gated_rnn: start must be torch.bool, not {start.dtype}")
-    for name, shape in shapes.items():
-        if list(named[name].shape) != shape:
-            raise ValueError(f"gated_rnn: {name} must be {shape}, not {list(named[name].shape)}")
-    devices = {name: str(each.device) for name, each in named.items()}
-    if len(set(devices.values())) > 1 or projected.device.type not in _DEVICES:
-        raise ValueError(f"gated_rnn: all tensors must be on one device of {_DEVICES}: {devices}")
+    wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        name: (each, (rows, heads, width)) for name, each in states.items()
+    }
+    wanted["weight"] = weight, (heads, width, total)
+    wanted["bias"] = bias, (heads, PER_UNIT * width)
+    wanted["start"] = start, (rows, time)
+    check_shapes("gated_rnn", wanted)
 
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.kernels.gated_rnn import tiles
+from rlmem.kernels.native import FLOATS, check_tensors
 
 _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
@@ -23,11 +24,19 @@ _define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 def project(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T`, [B, T, I] by [M, I] to [B, T, M]: `torch.nn.functional.linear`, no bias.
 
-    Other shapes, other devices than the CPU and autocast are left to torch.
+    Other shapes [*N, I], other devices than the CPU and autocast are left to torch. Raises
+    `ValueError` if an argument has a wrong shape, dtype, layout or device.
     """
-    device = x.device.type
-    row = x.dim() == 3 and x.dtype == weight.dtype
-    if not row or device != "cpu" or torch.is_autocast_enabled(device):
+    check_tensors("project", {"x": x, "weight": weight}, (*FLOATS, torch.float16))
+    autocast = torch.is_autocast_enabled(x.device.type)
+    if weight.dim() != 2 or x.shape[-1:] != weight.shape[1:]:
+        raise ValueError(
+            f"project: x must be [*N, I] and weight [M, I], not {list(x.shape)} and "
+            f"{list(weight.shape)}"
+        )
+    if x.dtype != weight.dtype and not autocast:
+        raise ValueError(f"project: weight must be {x.dtype} like x, not {weight.dtype}")
+    if x.dim() != 3 or x.device.type != "cpu" or autocast:
         return F.linear(x, weight)
     return times(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.kernels import native
+from rlmem.kernels.native import check_tensors, plain
 
 DTYPES = [torch.float32, torch.float64]
 # Multiplications that outweigh packing the matrix and waking a second thread.
@@ -42,22 +43,36 @@ def empty(like: Tensor, *shape: int) -> Tensor:
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T`: [N, I] by [M, I] to [N, M]."""
+    _check("project", {"x": x, "weight": weight}, inner=1)
     if not _uses_c(x, weight.shape[0], weight.numel()):
         return F.linear(x, weight)
     y = empty(x, len(x), len(weight))
-    packed = weight.unflatten(0, (-1, 2 * lanes(x.dtype))).mT.contiguous()
+    packed = plain(weight).unflatten(0, (-1, 2 * lanes(x.dtype))).mT.contiguous()
     _run(native.lib.rlmem_project, x, packed, y, _splits(x))
     return y
 
 
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """`x.T @ y`: [N, I] by [N, M] to [I, M]."""
+    _check("gram", {"x": x, "y": y}, inner=0)
     if not _uses_c(x, y.shape[1], x.shape[1] * y.shape[1]):
         return x.t() @ y
     splits = _splits(x)
     sums = torch.zeros(splits, x.shape[1], y.shape[1], dtype=x.dtype, device=x.device)
     _run(native.lib.rlmem_gram, x, sums, native.unit_stride(y), splits)
     return sums.sum(0)
+
+
+def _check(operator: str, pair: dict[str, Tensor], inner: int) -> None:
+    """Check two matrices that are multiplied along their dimension `inner`."""
+    x, y = pair.values()
+    check_tensors(operator, pair, [x.dtype] if isinstance(x, Tensor) else DTYPES, ["cpu"])
+    if x.dim() != 2 or y.dim() != 2 or x.shape[inner] != y.shape[inner]:
+        names = " and ".join(pair)
+        raise ValueError(
+            f"{operator}: {names} must be matrices of one size in dimension {inner}, not "
+            f"{list(x.shape)} and {list(y.shape)}"
+        )
 
 
 def _uses_c(x: Tensor, outputs: int, work: int) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels import native
+from rlmem.kernels.native import check_shapes, check_tensors, same_dtype
 
 _DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128]
 
@@ -18,9 +19,10 @@ def forward(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
     """`h` [B, T, D]; arguments as in `linear_scan`, all of one dtype, gate [D] or [B, T, D]."""
+    _check("value", value, {"gate": gate, "h0": h0, "start": start})
     h = native.empty(value.shape, value.dtype)
     inputs = {"gate": native.unit_stride(gate), "value": native.unit_stride(value)}
-    rest = {"h0": _contiguous(h0), "start": _contiguous(start), "h": h}
+    rest = {"h0": native.contiguous(h0), "start": native.contiguous(start), "h": h}
     splits = native.work_splits(value.shape, value.itemsize)
     _run(native.lib.rlmem_linear_scan, value, splits, reverse, inputs, rest)
     return h
@@ -39,6 +41,7 @@ def backward(
 
     `h` and `h0` are read only for the gate's gradient and may be None if that is not needed.
     """
+    _check("grad_h", grad_h, {"gate": gate, "h": h, "h0": h0, "start": start})
     need_gate, need_value, need_h0 = needs
     constant = need_gate and gate.dim() == 1
     rows, _, channels = grad_h.shape
@@ -50,9 +53,9 @@ def backward(
     grad_h0 = grad_h.new_empty(rows, channels) if need_h0 else None
     inputs = {"gate": native.unit_stride(gate), "grad_h": native.unit_stride(grad_h)}
     rest = {
-        "h": _contiguous(h) if need_gate else None,
-        "h0": _contiguous(h0) if need_gate else None,
-        "start": _contiguous(start),
+        "h": native.contiguous(h) if need_gate else None,
+        "h0": native.contiguous(h0) if need_gate else None,
+        "start": native.contiguous(start),
         "gate_sum": gate_sum,
         "grad_gate": grad_gate,
         "grad_value": grad_value,
@@ -62,6 +65,20 @@ def backward(
     if gate_sum is not None:
         grad_gate = gate_sum.sum(0).to(grad_h.dtype)
     return grad_gate, grad_value, grad_h0
+
+
+def _check(name: str, row: Tensor, rest: dict[str, Tensor | None]) -> None:
+    """Check every number that C relies on; `row` [B, T, D] is the value or the gradient of h."""
+    check_tensors("linear_scan", {name: row} | rest, same_dtype(row, _DTYPES), ["cpu"])
+    if row.dim() != 3 or 0 in row.shape:
+        raise ValueError(
+            f"linear_scan: {name} must be [B, T, D], each at least 1, not {list(row.shape)}"
+        )
+    rows, time, channels = row.shape
+    shapes = {"h": row.shape, "h0": (rows, channels), "start": (rows, time)}
+    gate = rest["gate"]
+    shapes["gate"] = (channels,) if gate is not None and gate.dim() == 1 else row.shape
+    check_shapes("linear_scan", {key: (x, shapes[key]) for key, x in rest.items()})
 
 
 def _run(
@@ -90,7 +107,3 @@ def _run(
     fields |= {name: x.data_ptr() for name, x in contiguous.items() if x is not None}
     scan = native.ffi.new("rlmem_scan *", fields)
     native.run(lambda: function(scan), min(torch.get_num_threads(), splits[0] * splits[1]))
-
-
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()

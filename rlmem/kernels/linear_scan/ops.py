@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rlmem.kernels import native
 from rlmem.kernels.linear_scan import c_form, torch_form
+from rlmem.kernels.native import check_shapes, check_tensors, widen
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128)
-_DEVICES = ("cpu", "cuda", "meta")
 
 
 def linear_scan(
@@ -35,9 +35,11 @@ def linear_scan(
 
     At a start, the gate and the state before are not read: even a NaN in them has no effect on `h`
     or on any gradient. float32, float64, bfloat16 (accumulated in float32), complex64 and
-    complex128; mixed dtypes are promoted as in torch. Differentiable in gate, value and h0, any
-    number of times. Raises `ValueError` if an argument has a wrong shape, dtype or device.
+    complex128; mixed dtypes are promoted as in torch, and under autocast float16 becomes float32.
+    Differentiable in gate, value and h0, any number of times. Raises `ValueError` if an argument
+    has a wrong shape, dtype, layout or device.
     """
+    gate, value, h0 = widen(gate), widen(value), widen(h0)
     _check(gate, value, h0, start)
     dtype = torch.promote_types(gate.dtype, value.dtype)
     if h0 is not None:
@@ -48,46 +50,25 @@ def linear_scan(
 
 def _as_kernel_reads(gate: Tensor, value: Tensor) -> Tensor:
     """[D] if the gate is constant over rows and time, else [B, T, D]."""
-    if gate.shape[:-1].numel() == 1:
+    if all(size == 1 for size in gate.shape[:-1]):
         return gate.reshape(-1).expand(value.shape[-1])
     return gate.expand(value.shape)
 
 
 def _check(gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None) -> None:
+    named = {"gate": gate, "value": value, "h0": h0, "start": start}
+    check_tensors("linear_scan", named, _DTYPES)
     if value.dim() != 3 or 0 in value.shape:
         raise ValueError(
             f"linear_scan: value must be [B, T, D], each at least 1, not {list(value.shape)}"
         )
     rows, time, channels = value.shape
-    named = {"gate": gate, "value": value} | ({} if h0 is None else {"h0": h0})
-    for name, x in named.items():
-        if x.dtype not in _DTYPES:
-            allowed = ", ".join(str(d).removeprefix("torch.") for d in _DTYPES)
-            raise ValueError(f"linear_scan: {name} is {x.dtype}; allowed are {allowed}")
-    if h0 is not None and h0.shape != (rows, channels):
-        raise ValueError(
-            f"linear_scan: h0 must be [B, D] = {[rows, channels]}, not {list(h0.shape)}"
-        )
-    if start is not None:
-        named["start"] = start
-        if start.dtype != torch.bool or start.shape != (rows, time):
-            raise ValueError(
-                f"linear_scan: start must be [B, T] = {[rows, time]} of torch.bool, "
-                f"not {list(start.shape)} of {start.dtype}"
-            )
+    check_shapes("linear_scan", {"h0": (h0, (rows, channels)), "start": (start, (rows, time))})
     wanted = [channels, 1], [time, 1], [rows, 1]
     if gate.dim() > 3 or any(n not in ok for n, ok in zip(gate.shape[::-1], wanted, strict=False)):
         raise ValueError(
             f"linear_scan: gate must be [D] = {[channels]} or broadcast to value's "
             f"{list(value.shape)}, not {list(gate.shape)}"
-        )
-    devices = {name: str(x.device) for name, x in named.items()}
-    if len(set(devices.values())) > 1:
-        raise ValueError(f"linear_scan: all tensors must be on one device, not {devices}")
-    if value.device.type not in _DEVICES:
-        raise ValueError(
-            f"linear_scan: device {value.device} is not supported; allowed are "
-            f"{', '.join(_DEVICES)}"
         )
 
 

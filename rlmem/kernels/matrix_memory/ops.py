@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +16,10 @@ from rlmem.kernels.matrix_memory.reference import (
     Read,
     log_forget,
 )
+from rlmem.kernels.native import check_shapes, check_tensors, widen
 
 FORGET = ("sigmoid", "exponential")
 NORMALIZERS = ("none", "max", "sum")
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def matrix_memory(
@@ -50,26 +50,25 @@ def matrix_memory(
 
     The first state is zero unless given; it has n with a normaliser and m with an input gate. h has
     the dtype of q, k and v (float32, float64, bfloat16); state and sums have that dtype or float32,
-    whichever is wider. Differentiable once, in everything but `start`. Finite values before a start
-    have exactly no effect after it. Raises `ValueError` if an argument has a wrong value, shape,
-    dtype or device.
+    whichever is wider. Under autocast, float16 becomes float32. Differentiable once, in everything
+    but `start`. Finite values before a start have exactly no effect after it. Raises `ValueError`
+    if an argument has a wrong value, shape, dtype, layout or device.
     """
+    q, k, v = widen(q), widen(k), widen(v)
+    input_gate, forget_gate = widen(input_gate), widen(forget_gate)
     _check(q, k, v, input_gate, forget_gate, state, start, forget, normalizer)
     rows, time, heads, _ = q.shape
     floating = [x for x in (q, k, v, input_gate, forget_gate, *(state or ())) if x is not None]
-    wide, dtype = torch.float32, q.dtype
-    for x in floating:
-        wide = torch.promote_types(wide, x.dtype)
-    for x in (k, v):
-        dtype = torch.promote_types(dtype, x.dtype)
+    wide = reduce(torch.promote_types, (x.dtype for x in floating), torch.float32)
+    dtype = reduce(torch.promote_types, (k.dtype, v.dtype), q.dtype)
     dtype = torch.float64 if wide == torch.float64 else dtype
     if forget_gate is None:
         lf = torch.zeros(rows, time, heads, dtype=wide, device=q.device)
     else:
         lf = log_forget(forget_gate.to(wide), forget).expand(rows, time, heads)
     i = None if input_gate is None else input_gate.to(wide)
-    C, m0 = (None, None) if state is None else (_join(state, wide), state.m)
-    m0 = None if m0 is None else m0.to(wide)
+    C = None if state is None else _join(state, wide)
+    m0 = None if state is None or state.m is None else state.m.to(wide)
     qkv = (q.to(dtype), k.to(dtype), v.to(dtype))
     h, last, m, _, _ = read(*qkv, i, lf, C, m0, start, normalizer, eps)
     values = v.shape[-1]
@@ -107,52 +106,36 @@ def _check(
     ):
         if value not in options:
             raise ValueError(f"matrix_memory: {name} must be one of {options}, not {value!r}")
-    if q.dim() != 4 or 0 in q.shape:
-        raise ValueError(
-            f"matrix_memory: q must be [B, T, H, K], each at least 1, not {list(q.shape)}"
-        )
-    if v.dim() != 4 or 0 in v.shape:
-        raise ValueError(
-            f"matrix_memory: v must be [B, T, H, V], each at least 1, not {list(v.shape)}"
-        )
+    C, n, m = (None, None, None) if state is None else state
+    gates = {"input_gate": input_gate, "forget_gate": forget_gate}
+    states = {"state.C": C, "state.n": n, "state.m": m}
+    check_tensors("matrix_memory", {"q": q, "k": k, "v": v, "start": start} | gates | states)
+    for name, x, last in (("q", q, "K"), ("v", v, "V")):
+        if x.dim() != 4 or 0 in x.shape:
+            raise ValueError(
+                f"matrix_memory: {name} must be [B, T, H, {last}], each at least 1, not "
+                f"{list(x.shape)}"
+            )
     rows, time, heads, keys = q.shape
     columns, gate = v.shape[-1], (rows, time, heads)
-    if (normalizer != "none", input_gate is not None) != (
-        (normalizer != "none", input_gate is not None)
-        if state is None
-        else (state.n is not None, state.m is not None)
-    ):
+    needed = normalizer != "none", input_gate is not None
+    if state is not None and needed != (n is not None, m is not None):
         raise ValueError(
             "matrix_memory: state must have n if and only if there is a normalizer, and m if and "
             "only if there is an input gate"
         )
     forget_shape = (heads,) if forget_gate is not None and forget_gate.dim() == 1 else gate
-    C, n, m = (None, None, None) if state is None else state
-    for name, x, shape in (
-        ("k", k, q.shape),
-        ("v", v, (*gate, columns)),
-        ("input_gate", input_gate, gate),
-        ("forget_gate", forget_gate, forget_shape),
-        ("state.C", C, (rows, heads, keys, columns)),
-        ("state.n", n, (rows, heads, keys)),
-        ("state.m", m, (rows, heads)),
-        ("start", start, (rows, time)),
-    ):
-        _check_one(name, x, tuple(shape), q.device)
-    _check_one("q", q, tuple(q.shape), q.device)
-
-
-def _check_one(name: str, x: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:
-    if x is None:
-        return
-    if tuple(x.shape) != shape:
-        raise ValueError(f"matrix_memory: {name} must be {list(shape)}, not {list(x.shape)}")
-    allowed = (torch.bool,) if name == "start" else _DTYPES
-    if x.dtype not in allowed:
-        names = ", ".join(str(d) for d in allowed)
-        raise ValueError(f"matrix_memory: {name} is {x.dtype}; allowed are {names}")
-    if x.device != device:
-        raise ValueError(f"matrix_memory: {name} is on {x.device}, but q on {device}")
+    wanted = {
+        "k": (k, q.shape),
+        "v": (v, (*gate, columns)),
+        "input_gate": (input_gate, gate),
+        "forget_gate": (forget_gate, forget_shape),
+        "state.C": (C, (rows, heads, keys, columns)),
+        "state.n": (n, (rows, heads, keys)),
+        "state.m": (m, (rows, heads)),
+        "start": (start, (rows, time)),
+    }
+    check_shapes("matrix_memory", wanted)
 
 
 _define = partial(torch.library.custom_op, mutates_args=(), device_types=("cpu", "cuda"))

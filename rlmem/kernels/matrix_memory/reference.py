@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,6 +36,14 @@ def log_forget(forget_gate: Tensor, forget: str) -> Tensor:
     return F.logsigmoid(forget_gate) if forget == "sigmoid" else forget_gate
 
 
+def floor(m: Tensor) -> Tensor:
+    """`exp(-m)`, the least divisor with an input gate; at most the largest finite number.
+
+    An infinite divisor would make its gradient NaN.
+    """
+    return torch.exp(-m.clamp(min=1 - math.log(torch.finfo(m.dtype).max)))
+
+
 def matrix_memory_step(
     q: Float[Tensor, "B H K"],
     k: Float[Tensor, "B H K"],
@@ -65,7 +74,7 @@ def matrix_memory_step(
     n = decay[..., None] * n + k
     norm = (n * q).sum(-1)
     if normalizer == "max":
-        norm = torch.maximum(norm.abs(), torch.exp(-m) if m is not None else torch.ones_like(norm))
+        norm = torch.maximum(norm.abs(), torch.ones_like(norm) if m is None else floor(m))
     return u / (norm + eps)[..., None], Memory(C, n, m)
 
 

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlmem.kernels.native import check_shapes, check_tensors, widen
 from rlmem.kernels.short_conv import c_form, torch_form
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> Tensor:
@@ -21,39 +20,32 @@ def short_conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: T
     row, oldest first; `start` [B, T] is bool. Values before a start are not read: even a NaN has
     no effect on `y` or on any gradient.
 
-    float32, float64 and bfloat16; mixed dtypes are promoted as in torch. On the CPU, float32 and
+    float32, float64 and bfloat16; mixed dtypes are promoted as in torch, and under autocast float16
+    becomes float32. On the CPU, float32 and
     float64 with W up to 4 run as one pass in C, forward and backward; other cases, CUDA included,
     run one torch operation per step of the filter. Differentiable in everything but `start`, any
-    number of times. Raises `ValueError` if an argument has a wrong shape, dtype or device.
+    number of times. Raises `ValueError` if an argument has a wrong shape, dtype, layout or device.
     """
+    x, weight, bias, window = widen(x), widen(weight), widen(bias), widen(window)
     _check(x, weight, bias, window, start)
     dtype = reduce(torch.promote_types, (weight.dtype, bias.dtype, window.dtype), x.dtype)
     return conv(x.to(dtype), weight.to(dtype), bias.to(dtype), window.to(dtype), start)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> None:
+    named = {"x": x, "weight": weight, "bias": bias, "window": window, "start": start}
+    check_tensors("short_conv", named)
     if x.dim() != 3 or 0 in x.shape:
         raise ValueError(f"short_conv: x must be [B, T, D], each at least 1, not {list(x.shape)}")
     rows, time, channels = x.shape
     if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] < 1:
         raise ValueError(f"short_conv: weight must be [{channels}, W], not {list(weight.shape)}")
-    named = {"x": x, "weight": weight, "bias": bias, "window": window}
-    for name, each in named.items():
-        if each.dtype not in _DTYPES:
-            raise ValueError(f"short_conv: {name} is {each.dtype}; allowed are {_DTYPES}")
     shapes = {
-        "bias": (bias, [channels]),
-        "window": (window, [rows, weight.shape[1] - 1, channels]),
-        "start": (start, [rows, time]),
+        "bias": (bias, (channels,)),
+        "window": (window, (rows, weight.shape[1] - 1, channels)),
+        "start": (start, (rows, time)),
     }
-    for name, (each, shape) in shapes.items():
-        if list(each.shape) != shape:
-            raise ValueError(f"short_conv: {name} must be {shape}, not {list(each.shape)}")
-    if start.dtype != torch.bool:
-        raise ValueError(f"short_conv: start must be torch.bool, not {start.dtype}")
-    devices = {name: str(each.device) for name, each in (named | {"start": start}).items()}
-    if len(set(devices.values())) > 1:
-        raise ValueError(f"short_conv: all tensors must be on one device, not {devices}")
+    check_shapes("short_conv", shapes)
 
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]

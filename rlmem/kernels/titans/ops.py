@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels.episodes import next_age
+from rlmem.kernels.native import FLOATS, check_shapes, check_tensors
 from rlmem.kernels.titans.reference import Learned, Matrices, Rates
 from rlmem.kernels.titans.rule import BIASES, PLAIN, RETENTIONS, Rule
 from rlmem.kernels.titans.torch_form import forward
@@ -49,7 +50,7 @@ def titans(
     The anchor moves every `rule.chunk` tokens, counted from the episode's start (1: it is always
     the last A). `rule.limit` bounds the length of a token's error, and so the effect of one token.
     Computed in float32, or in float64 if q is. Differentiable once, through the inner gradients.
-    Raises `ValueError` if an argument has a wrong value, shape, dtype or device.
+    Raises `ValueError` if an argument has a wrong value, shape, dtype, layout or device.
     """
     _check_rule(rule)
     _check(q, k, v, rates, first, state, start, rule)
@@ -85,32 +86,40 @@ def _check(
     start: Tensor,
     rule: Rule,
 ) -> None:
-    if q.dim() != 4 or 0 in q.shape:
-        raise ValueError(f"titans: q must be [B, T, H, D], each at least 1, not {list(q.shape)}")
-    if len(first) not in (1, 2):
-        raise ValueError(f"titans: a memory has one matrix or two, not {len(first)}")
+    layers = len(first)
+    if layers not in (1, 2):
+        raise ValueError(f"titans: a memory has one matrix or two, not {layers}")
+    if any(len(kind) != layers for kind in state[:3]):
+        counts = [len(kind) for kind in state[:3]]
+        raise ValueError(
+            f"titans: each kind of the state must have {layers} matrices, not {counts}"
+        )
+    recent = state.recent if isinstance(state.recent, Tensor) else None
+    named = {"q": q, "k": k, "v": v, **rates._asdict(), "start": start, "age": state.age}
+    named["recent"] = recent
+    for name, kind in zip(("first", *state._fields[:3]), (first, *state[:3]), strict=True):
+        named |= {f"{name}[{i}]": each for i, each in enumerate(kind)}
+    check_tensors("titans", named, (*FLOATS, torch.float16))
+    for name, x in (("q", q), ("v", v)):
+        if x.dim() != 4 or 0 in x.shape:
+            raise ValueError(
+                f"titans: {name} must be [B, T, H, D], each at least 1, not {list(x.shape)}"
+            )
+    if first[0].dim() != 3 or 0 in first[0].shape:
+        raise ValueError(f"titans: first[0] must be [H, in, out], not {list(first[0].shape)}")
     rows, time, heads, size = q.shape
-    width = first[0].shape[-1]
-    shapes = [[heads, size, width], [heads, width, v.shape[-1]]][: len(first)]
-    wanted = {"k": (k, [*q.shape]), "v": (v, [rows, time, heads, v.shape[-1]])}
-    given = {name: rate for name, rate in rates._asdict().items() if rate is not None}
-    wanted |= {name: (rate, [rows, time, heads]) for name, rate in given.items()}
-    wanted |= {"start": (start, [rows, time]), "age": (state.age, [rows])}
-    if rule.window > 1:
-        recent = state.recent if isinstance(state.recent, Tensor) else q.new_empty(0)
-        wanted["recent"] = (recent, [rows, rule.window - 1, heads, size + v.shape[-1] + 2])
-    for i, shape in enumerate(shapes):
-        wanted[f"first[{i}]"] = (first[i], shape)
-        for name, matrices in zip(state._fields[:3], state[:3], strict=True):
-            wanted[f"{name}[{i}]"] = (matrices[i], [rows, *shape])
-    for name, (each, shape) in wanted.items():
-        if list(each.shape) != shape:
-            raise ValueError(f"titans: {name} must be {shape}, not {list(each.shape)}")
-    if start.dtype != torch.bool:
-        raise ValueError(f"titans: start must be torch.bool, not {start.dtype}")
-    devices = {name: str(each.device) for name, (each, _) in wanted.items()}
-    if len({*devices.values(), str(q.device)}) > 1:
-        raise ValueError(f"titans: all tensors must be on one device, not {devices}")
+    width, values = first[0].shape[-1] if layers == 2 else v.shape[-1], v.shape[-1]
+    recent_shape = (rows, rule.window - 1, heads, size + values + 2)
+    if (recent is None) != (rule.window == 1):
+        found = None if recent is None else list(recent.shape)
+        raise ValueError(f"titans: recent must be {list(recent_shape)}, not {found}")
+    shapes = {"q": q.shape, "k": q.shape, "v": (rows, time, heads, values), "start": (rows, time)}
+    shapes |= dict.fromkeys(Rates._fields, (rows, time, heads))
+    shapes |= {"age": (rows,), "recent": recent_shape}
+    for i, shape in enumerate([(size, width), (width, values)][:layers]):
+        shapes[f"first[{i}]"] = (heads, *shape)
+        shapes |= {f"{name}[{i}]": (rows, heads, *shape) for name in state._fields[:3]}
+    check_shapes("titans", {name: (each, shapes[name]) for name, each in named.items()})
 
 
 _RULE = (

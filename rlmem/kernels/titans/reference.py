@@ -100,6 +100,11 @@ def learn(
     q: Tensor, k: Tensor, v: Tensor, rates: Rates, state: Learned, rule: Rule
 ) -> tuple[Tensor, Learned]:
     """One token [B, H, D] for each row: learns `k -> v`, then returns the answer to `q`."""
+    device = q.device.type
+    if torch.is_autocast_enabled(device):
+        # As in the operator: in the dtype of the arguments.
+        with torch.autocast(device, enabled=False):
+            return learn(q, k, v, rates, state, rule)
     anchor = next_anchor(state, rule.chunk)
     theta, eta, alpha, gamma, delta = rates.filled()
     tokens, recent = pack(k, v, gamma, delta)[:, None], state.recent

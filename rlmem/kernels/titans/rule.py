@@ -13,6 +13,7 @@ from torch import Tensor
 
 BIASES = ("l2", "lp", "huber")
 RETENTIONS = ("l2", "lq", "kl")
+MIN_DELTA = 1e-18  # its square is still a normal float32
 
 
 class Rule(NamedTuple):
@@ -48,7 +49,10 @@ def slope(rule: Rule, error: Tensor, delta: Tensor) -> Tensor:
     if rule.bias == "lp":
         # Miras' remark 5 smooths sign and modulus separately; one root for both is exact for p = 2.
         return rule.power * error * (error.square() + 1e-6).pow(rule.power / 2 - 1)
-    return cut(2 * error, 2 * delta[..., None] if rule.bias == "huber" else None)
+    if rule.bias != "huber":
+        return 2 * error
+    # Softplus of a large negative number is 0, which would be 0 / 0 for an error of 0.
+    return cut(2 * error, 2 * delta[..., None].clamp(min=MIN_DELTA))
 
 
 def cut(error: Tensor, limit: float | Tensor | None) -> Tensor:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlmem.kernels.native import FLOATS, check_shapes, check_tensors
 from rlmem.kernels.window_attention import torch_form
 from rlmem.kernels.window_attention.reference import segments
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def window_attention(
@@ -40,7 +39,7 @@ def window_attention(
     O(M T) in the Triton kernels with `relative`. Computed in float32, or in float64 if an input is;
     the result has the promoted dtype of the inputs. Differentiable once, in everything but `alive`
     and `start`. Positions before a start have weight 0, which hides all values but NaN and Inf.
-    Raises `ValueError` if an argument has a wrong shape, dtype or device.
+    Raises `ValueError` if an argument has a wrong shape, dtype, layout or device.
     """
     _check(query, key, value, alive, start, position_query, relative)
     dtype = torch.promote_types(torch.promote_types(query.dtype, key.dtype), value.dtype)
@@ -61,35 +60,28 @@ def _check(
     position_query: Tensor | None,
     relative: Tensor | None,
 ) -> None:
+    named: dict[str, Tensor | None] = {"query": query, "key": key, "value": value}
+    named |= {"alive": alive, "start": start}
+    named |= {"position_query": position_query, "relative": relative}
+    check_tensors("window_attention", named, (*FLOATS, torch.float16))
     if query.dim() != 4 or 0 in query.shape:
         raise _error(f"query must be [B, T, H, D], each at least 1, not {list(query.shape)}")
+    if value.dim() != 4 or 0 in value.shape:
+        raise _error(f"value must be [B, M+T, H, E], each at least 1, not {list(value.shape)}")
     if (position_query is None) != (relative is None):
         raise _error("position_query and relative must be given together")
     rows, time, heads, size = query.shape
-    if alive.dim() != 2 or len(alive) != rows:
+    if alive.dim() != 2 or alive.shape[0] != rows:
         raise _error(f"alive must be [{rows}, M], not {list(alive.shape)}")
     past = alive.shape[1]
-    wanted: dict[str, tuple[Tensor | None, list[int]]] = {
-        "key": (key, [rows, past + time, heads, size]),
-        "value": (value, [rows, past + time, heads, value.shape[-1]]),
-        "start": (start, [rows, time]),
-        "position_query": (position_query, list(query.shape)),
-        "relative": (relative, [past + 1, heads, size]),
+    wanted = {
+        "key": (key, (rows, past + time, heads, size)),
+        "value": (value, (rows, past + time, heads, value.shape[-1])),
+        "start": (start, (rows, time)),
+        "position_query": (position_query, query.shape),
+        "relative": (relative, (past + 1, heads, size)),
     }
-    for name, (each, shape) in wanted.items():
-        if each is not None and list(each.shape) != shape:
-            raise _error(f"{name} must be {shape}, not {list(each.shape)}")
-    for name, each in (("alive", alive), ("start", start)):
-        if each.dtype != torch.bool:
-            raise _error(f"{name} must be torch.bool, not {each.dtype}")
-    given = {"query": query, "key": key, "value": value}
-    given |= {name: each for name, (each, _) in wanted.items() if each is not None}
-    for name, each in given.items():
-        if each.dtype not in _DTYPES and name != "start":
-            raise _error(f"{name} is {each.dtype}; allowed are {_DTYPES}")
-    devices = {name: str(each.device) for name, each in (given | {"alive": alive}).items()}
-    if len(set(devices.values())) > 1:
-        raise _error(f"all tensors must be on one device, not {devices}")
+    check_shapes("window_attention", wanted)
 
 
 def _error(problem: str) -> ValueError:

@@ -1,0 +1,48 @@
+"""Causal convolution over all channels with a window of past inputs, within an episode."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from rlmem.kernels.episodes import ages
+
+
+class CausalConv(nn.Module):
+    """`y[t] = W [x[t - (K-1) d]; ...; x[t - d]; x[t]] + b` with kernel size K and dilation d.
+
+    Inputs before the episode's start are zero. The window [B, (K-1) d, I] holds the last inputs,
+    oldest first.
+    """
+
+    def __init__(self, input_size: int, output_size: int, size: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.size, self.dilation = size, dilation
+        self.kept = (size - 1) * dilation
+        self.linear = nn.Linear(size * input_size, output_size)
+
+    def step(
+        self, x: Float[Tensor, "B I"], window: Float[Tensor, "B V I"]
+    ) -> tuple[Float[Tensor, "B O"], Float[Tensor, "B V I"]]:
+        """The output of one step, and the next window."""
+        row = torch.cat([window, x[:, None].to(window.dtype)], dim=1)
+        return self.linear(row[:, :: self.dilation].flatten(1)), row[:, 1:]
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], window: Float[Tensor, "B V I"], start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], Float[Tensor, "B V I"]]:
+        """The outputs of a row, and the next window. Inputs before a start are never read."""
+        x = x.to(window.dtype)
+        row, time = torch.cat([window, x], dim=1), x.shape[1]
+        # The window is zero before a start, so that all of it may be read.
+        age = ages(torch.full_like(start[:, 0], self.kept, dtype=torch.int64), start)
+        taps = [x]
+        for delay in range(self.dilation, self.kept + 1, self.dilation):
+            past = row[:, self.kept - delay : self.kept - delay + time]
+            taps.append(torch.where((age >= delay)[..., None], past, 0))
+        y = self.linear(torch.cat(taps[::-1], dim=-1))
+        place = torch.arange(-self.kept, 0, device=x.device)
+        since = age[:, -1:] + place + 1  # the age at each place of the next window
+        return y, torch.where((since >= 0)[..., None], row[:, time:], 0)

@@ -1,0 +1,146 @@
+"""Finds and makes Gymnasium environments: by id, in a module, or in a Python file."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from rlmem.envs.vectorization import EnvFn
+from rlmem.errors import UsageError, install_hint, unknown
+from rlmem.registry import options_of
+
+# Packages needed by environments of Gymnasium itself; rlmem has extras of the same names.
+EXTRAS = ("mujoco",)
+
+
+def registered(id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> EnvFn:
+    """A factory of the environment `id`; `kwargs` are its own options.
+
+    `id` is an id of Gymnasium (`CartPole-v1`), one that a module registers (`module:Name-v0`), or
+    a class or function in a module or file (`module:Name`, `./file.py:Name`). Modules are also
+    looked for in the current folder. Raises `UsageError` if there is no such environment, or if it
+    does not take these options.
+    """
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise UsageError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
+    spec = copy.deepcopy(_spec(id))
+    for module in EXTRAS:
+        if str(spec.entry_point).startswith(f"gymnasium.envs.{module}"):
+            require(module, id)
+    # GymVecEnv itself checks that `reset` comes before `step`.
+    spec.order_enforce = False
+    return partial(_make, spec, id, max_episode_steps, kwargs)
+
+
+def require(module: str, what: str, extra: str | None = None) -> None:
+    """Raises `UsageError`, with the extra to install, if `module` is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"{what} needs {module}: {install_hint(extra or module)}")
+
+
+def _spec(id: str) -> EnvSpec:
+    place, _, name = id.rpartition(":")
+    if not place:
+        if id.endswith(".py"):
+            raise UsageError(f"env.id {id!r} lacks the name in the file: write {id}:NAME")
+        return _registered_spec(id, name)
+    module = _import_file(place) if place.endswith(".py") else _import_module(place, id)
+    found = getattr(module, name, None)
+    if name not in gym.registry and callable(found):
+        return EnvSpec(name, entry_point=found)
+    own = [key for key, value in vars(module).items() if _makes_env(value)]
+    return _registered_spec(id, name, own)
+
+
+def _makes_env(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, gym.Env) and value is not gym.Env
+
+
+def _registered_spec(id: str, name: str, names: list[str] | None = None) -> EnvSpec:
+    try:
+        return gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
+        near = _nearest(name, [*gym.registry, *(names or [])])
+        hint = f"; did you mean {' or '.join(near)}?" if near else f" ({error})"
+        raise UsageError(f"unknown Gymnasium id {id!r}{hint}") from error
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+    """The nearest names, without regard to case; no vector environments of rlmem."""
+    lower = {key.lower(): key for key in known if not key.startswith("rlmem/")}
+    near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    return [lower[key] for key in near]
+
+
+def _import_module(name: str, id: str) -> ModuleType:
+    """Import a module, also from the current folder, which is searched last."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return _imported(name, f"unknown Gymnasium id {id!r}: cannot import {name!r}")
+
+
+def _import_file(place: str) -> ModuleType:
+    """Import a Python file as the module of its name, so that other processes can do it too."""
+    path = Path(place).resolve()
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")])
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"there is no file {place!r}{hint}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+        importlib.invalidate_caches()
+    found = importlib.util.find_spec(path.stem)
+    origin = found.origin if found else None
+    if origin is None or not os.path.exists(origin) or not path.samefile(origin):
+        raise UsageError(f"{place!r} cannot be imported, since {path.stem!r} is also {origin}")
+    return _imported(path.stem, f"cannot import {place!r}")
+
+
+def _imported(name: str, message: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            raise UsageError(f"{message}: no such module, also not in this folder") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f" ({Path(last.filename).name}, line {last.lineno})"
+        where = "" if last.filename.startswith("<") else place
+        raise UsageError(f"{message}: {type(error).__name__}: {error}{where}") from error
+
+
+def _make(spec: EnvSpec, id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gym.Env:
+    try:
+        return gym.make(spec, max_episode_steps, disable_env_checker=True, **kwargs)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "no message"
+        refused = re.search(r"unexpected keyword argument '(\w+)'", reason)
+        if isinstance(error, TypeError) and refused and refused[1] in kwargs:
+            known = _options(spec.entry_point)
+            raise unknown(f"option of {id!r}:", refused[1], known) from error
+        kind = "" if isinstance(error, gym.error.Error) else f"{type(error).__name__}: "
+        raise UsageError(f"cannot make {id!r} with {kwargs}: {kind}{reason}") from error
+
+
+def _options(entry: Callable[..., Any] | str | None) -> list[str]:
+    """The keywords of a function, or of the constructors of a class and its bases."""
+    creator: Any = load_env_creator(entry) if isinstance(entry, str) else entry
+    functions = [creator]
+    if inspect.isclass(creator):
+        functions = [vars(each)["__init__"] for each in creator.__mro__ if "__init__" in vars(each)]
+    found = dict.fromkeys(name for each in functions for name in options_of(each))
+    return [name for name in found if name != "self"]
