@@ -53,7 +53,7 @@ class IndRNN(MemoryCore[State]):
         input_size: int,
         output_size: int | None = None,
         *,
-        layers: int = 2,
+        layers: int = 3,
         activation: str = "relu",
         horizon: int | None = None,
     ) -> None:

@@ -111,10 +111,11 @@ class SlidingWindow(Constants):
         # Steps of a chunk before its first start continue the chunk before.
         reached = (starts == 0)[..., None, None]
         powers, before = self.powers[:size], []
-        for chunk in range(local.shape[1]):
+        # `unbind`, because the backward of an index writes the whole tensor once for each chunk.
+        ends = zip(local[:, :, -1].unbind(1), reached[:, :, -1].unbind(1), strict=True)
+        for end, continued in ends:
             before.append(m)
-            through = torch.where(reached[:, chunk, -1], powers[-1] @ m, 0)
-            m = local[:, chunk, -1] + through
+            m = end + torch.where(continued, powers[-1] @ m, 0)
         carried = powers.flatten(0, 1) @ torch.stack(before, dim=1)
         all_steps = local + torch.where(reached, carried.unflatten(2, (size, -1)), 0)
         return all_steps.flatten(1, 2)[:, :time]
