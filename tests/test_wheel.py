@@ -68,6 +68,7 @@ def test_the_program_runs_outside_the_checkout(environment: Path, tmp_path: Path
     )
     assert re.fullmatch(r"greedy return -?\d\.\d+ over 20 episodes after .*: a\n", trained)
     assert {path.name.split(".")[0] for path in (tmp_path / "a").iterdir()} == {
+        "agent",
         "config",
         "metrics",
         "events",

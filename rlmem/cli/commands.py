@@ -65,6 +65,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
             program()
         except (HydraException, OmegaConfBaseException) as error:
             raise to_usage_error(error, command, read) from error
+        except OSError as error:
+            raise _file_error(error) from error
     return 2 if failures else 0
 
 
@@ -114,19 +116,24 @@ def _interrupt_message(run_dir: str, total_steps: int) -> str:
 def _as_usage_error(
     error: Exception, cfg: DictConfig, command: str, overrides: Sequence[str]
 ) -> Exception:
-    """The error of a job as one line; raises an `OSError` that names no file."""
+    """The error of a job as one line."""
     from rlmem.runs.guard import EnvironmentFailure, report
 
     if isinstance(error, EnvironmentFailure):
         run = cfg.get("run")
         return report(error, Path(run) if isinstance(run, str) else None)
     if isinstance(error, OSError):
-        if not error.filename:
-            raise error
-        return UsageError(f"{error.filename}: {error.strerror}")
+        return _file_error(error)
     if isinstance(error, UsageError):
         return error
     return to_usage_error(error, command, overrides)
+
+
+def _file_error(error: OSError) -> UsageError:
+    """The error of a file or folder as one line; raises `error` if it names none."""
+    if not error.filename:
+        raise error
+    return UsageError(f"{error.filename}: {error.strerror}")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -61,7 +61,7 @@ class Option(NamedTuple):
 
 def program_help(commands: Mapping[str, str]) -> str:
     """The text of `rlmem --help`."""
-    lines = ["rlmem: reinforcement learning with memory", "", "Commands"]
+    lines = [*_wrap("rlmem: reinforcement learning with memory"), "", "Commands"]
     lines += _table(list(commands.items()))
     lines += ["", *_wrap("rlmem COMMAND --help lists the options; rlmem --version the version.")]
     lines += _wrap(

@@ -30,7 +30,10 @@ def to_usage_error(error: Exception, command: str, overrides: Sequence[str]) -> 
     if isinstance(error, OverrideParseException):
         if "=" not in error.override:
             return UsageError(f"cannot read {error.override!r}: write options as key=value")
-        return UsageError(f"cannot read {error.override!r}: {text.splitlines()[0]}")
+        return UsageError(
+            f"cannot read {error.override!r}: {text.splitlines()[0]} (text with brackets or commas "
+            "needs quotes inside those of the shell: \"key='text'\")"
+        )
     if match := re.match(r"Could not override '(.+?)'", text):
         return _unknown_key(match[1], command, overrides)
     if match := re.match(r"Multiple values for ([\w/]+)", text):

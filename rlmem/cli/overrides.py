@@ -52,8 +52,9 @@ def check(overrides: Sequence[str]) -> None:
 def readable(overrides: Sequence[str]) -> list[str]:
     """The overrides, with quotes around paths and around text that Hydra's grammar refuses.
 
-    A comma still separates the values of a sweep, and brackets a list. `env=FILE.py:NAME` and
-    `env=MODULE:NAME` become `env=gym` with that id, and `env.kwargs` takes any key.
+    `~` at the start of a path is expanded. A comma still separates the values of a sweep, and
+    brackets a list. `env=FILE.py:NAME` and `env=MODULE:NAME` become `env=gym` with that id, and
+    `env.kwargs` takes any key.
     """
     return [_readable(each) for override in overrides for each in _gymnasium(override)]
 
@@ -90,9 +91,9 @@ def _readable(override: str) -> str:
     if key.lstrip("+") in PATHS:
         if re.fullmatch(r"\w+\(.*\)", value) and _is_readable(override):
             return override  # a function of Hydra, such as glob(*)
-        return f"{key}={_quote_each(value)}"
+        return f"{key}={_quote_each(value, key)}"
     # Text with brackets or quotes has a structure, in which quotes would change the meaning.
-    if not re.search(r"[\[\]{}()'\"]", value) and not _is_readable(override):
+    if not re.search(r"[\[\]{}'\"]", value) and not _is_readable(override):
         quoted = f"{key}={_quote_each(value)}"
         return quoted if _is_readable(quoted) else override
     return override
@@ -106,13 +107,13 @@ def _is_readable(override: str) -> bool:
     return True
 
 
-def _quote_each(value: str) -> str:
-    """Quote the values of a sweep, or the entries of a list."""
+def _quote_each(value: str, path: str | None = None) -> str:
+    """Quote the values of a sweep, or the entries of a list; `path` is the key of a path."""
     if value.startswith("[") and value.endswith("]"):
-        return f"[{_quote_each(value[1:-1])}]" if value[1:-1].strip() else value
+        return f"[{_quote_each(value[1:-1], path)}]" if value[1:-1].strip() else value
     # Commas inside ${...} separate arguments.
-    parts = re.split(r",(?![^{]*})", value)
-    return ",".join(_quote(part.strip()) for part in parts)
+    parts = [part.strip() for part in re.split(r",(?![^{]*})", value)]
+    return ",".join(_quote(_expand(path, part) if path else part) for part in parts)
 
 
 def _quote(text: str) -> str:

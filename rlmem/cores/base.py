@@ -20,6 +20,8 @@ from rlmem.registry import Registry
 S = TypeVar("S")
 
 HALF = (torch.float16, torch.bfloat16)
+# `torch.export` counts the rows of a batch of any size by a symbol.
+Rows = int | torch.SymInt
 
 
 def any_precision(method: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
@@ -76,7 +78,7 @@ def _in_float32(module: nn.Module) -> nn.Module:
     return copy
 
 
-def check_inputs(core: nn.Module, method: str, x: Any, start: Any, dims: int) -> int:
+def check_inputs(core: nn.Module, method: str, x: Any, start: Any, dims: int) -> Rows:
     """The number of rows B, if `x` is [B, I] or [B, T, I] (`dims` 2 or 3) and `start` fits it.
 
     Otherwise a `UsageError`. `dims` counts the dimensions of `x`; `start` has all but the last.
@@ -89,6 +91,7 @@ def check_inputs(core: nn.Module, method: str, x: Any, start: Any, dims: int) ->
             and start.shape == tuple(lead)
             and start.dtype is torch.bool
             and 0 not in lead
+            and x.is_floating_point()
         ):
             return lead[0]
     raise _problem(core, method, x, start, dims)
@@ -100,6 +103,8 @@ def _problem(core: nn.Module, method: str, x: Any, start: Any, dims: int) -> Usa
     for name, value in (("x", x), ("start", start)):
         if not isinstance(value, Tensor):
             return UsageError(f"{who}: {name} must be a tensor, not {type(value).__name__}")
+    if not x.is_floating_point():
+        return UsageError(f"{who}: x must be a floating-point tensor, not {x.dtype}")
     letters = ("B", "T")[: dims - 1]
     if x.dim() != dims or x.shape[-1] != core.input_size or 0 in x.shape:
         wanted = ", ".join([*letters, str(core.input_size)])
@@ -113,7 +118,7 @@ def _problem(core: nn.Module, method: str, x: Any, start: Any, dims: int) -> Usa
     )
 
 
-def check_state(core: nn.Module, method: str, state: Any, like: Any, rows: int) -> None:
+def check_state(core: nn.Module, method: str, state: Any, like: Any, rows: Rows) -> None:
     """A `UsageError` unless `state` has the structure and shapes of `like`, with `rows` rows."""
     who = f"{type(core).__name__}.{method}"
     wanted = list(tree.leaves(like))

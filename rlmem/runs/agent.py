@@ -27,7 +27,7 @@ from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.space_json import space_from_json, space_to_json
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.envs.trials import Trials
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, positive
 from rlmem.files import atomic_write, replacing
 from rlmem.policies import Policy
 from rlmem.runs import checkpoint
@@ -252,14 +252,16 @@ def evaluate(
     episodes: int = 100,
     seed: int = 0,
     deterministic: bool = True,
+    eval_max_steps: int = 10_000,
     **options: Any,
 ) -> dict[str, Any]:
     """The returns of `episodes` episodes on seeds that no training uses, with mean and spread.
 
     `env` is a name with its `options`, or a class or function that makes a Gymnasium environment.
-    Raises `UsageError` if its observations are not those of the agent.
+    Episodes are cut after `eval_max_steps` steps and count as they are; `unfinished` of the result
+    is their number. Raises `UsageError` if its observations are not those of the agent.
     """
-    from rlmem.runs.evaluate import play, summary
+    from rlmem.runs.evaluate import Watch, play, summary
 
     def make(num_envs: int) -> VecEnv:
         if isinstance(env, str):
@@ -273,8 +275,10 @@ def evaluate(
     probe.close()
     if list(wanted.items()) != list(given.items()):
         raise UsageError(f"the agent observes {wanted}, and this environment gives {given}")
-    returns = play(agent.policy, make, eval_seeds(seed, episodes), deterministic)
-    return summary(returns) | {"returns": returns}
+    watch = Watch(positive("eval_max_steps", eval_max_steps))
+    seeds = eval_seeds(seed, episodes)
+    returns = play(agent.policy, make, seeds, deterministic, watch=watch)
+    return summary(returns) | {"unfinished": watch.unfinished, "returns": returns}
 
 
 def _read_file(path: Path) -> tuple[AgentSpec, dict[str, Tensor]]:

@@ -101,8 +101,8 @@ def _require_learning(cfg: DictConfig, algo: Algorithm, step: int) -> None:
         raise UsageError(
             f"this run would never learn: it ends at total_steps={total:,}, and algo "
             f"{cfg.algo.name} does not learn in its first {first:,} steps "
-            f"(algo.learning_starts={cfg.algo.get('learning_starts', 0):,}; the first row of the "
-            "replay needs a few steps in each environment)"
+            f"(algo.learning_starts={cfg.algo.get('learning_starts', 0):,}, and the replay needs "
+            "steps for a row of each environment)"
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlmem import __version__
+from rlmem.cli.commands import _parse
 from rlmem.cli.help import CONFIGS
 from rlmem.cli.main import main
 from tests.cli.common import python
@@ -96,3 +97,68 @@ def test_a_closed_pipe_is_not_an_error() -> None:
     listing.stdout.close()
     _, err = listing.communicate(timeout=60)
     assert (listing.returncode, err) == (0, "")
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "train --help env=meta-wind algo=amago", "eval --help", "train --hydra-help"],
+)
+def test_help_breaks_lines_between_words(
+    arguments: str,
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    texts = []
+    for width in (columns, 10_000):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(arguments.split()) == 0
+        texts.append(capsys.readouterr().out)
+    narrow, wide = texts
+    assert narrow.split() == wide.split()  # the same words, none of them in two parts
+    longest = max(map(len, wide.split()))
+    for line in narrow.splitlines():
+        # A word that is longer than the line stays whole.
+        assert len(line) <= max(columns, longest + 4), line
+
+
+def test_without_a_terminal_help_has_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(["train", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert 70 < max(map(len, lines)) <= 80
+
+
+def test_help_is_also_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for arguments in ("--help", "help", "-h", "train --help", "help train", "train -h"):
+        assert main(arguments.split()) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
+    assert texts[3] == texts[4] == texts[5]
+    assert main(["help", "train", "core=none"]) == 0
+    assert "core=none: no memory" in capsys.readouterr().out
+
+
+def test_help_of_several_members_and_of_other_folders(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine/core").mkdir(parents=True)
+    (tmp_path / "mine/core/elephant.yaml").write_text("# never forgets\nname: x\nears: 2  # big\n")
+    arguments = ["--config-dir", "mine", "core=elephant,ffm", "core.ears=3"]
+    assert main(["train", "--help", "-m", *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "core=elephant: never forgets\n  core.ears=2  big\n" in text
+    assert "core.memory_size=32" in text
+
+
+def test_hydra_help_shows_only_flags_that_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--hydra-help"]) == 0
+    text = capsys.readouterr().out
+    for name in sorted(set(re.findall(r"(?<!\S)--?[a-z-]+", text))):
+        value = {"--cfg": "job", "-c": "job", "--info": "all", "-i": "all"}.get(name, "core")
+        takes_value = re.search(rf"{name}(, --[a-z-]+)? [A-Z]+", text)
+        _parse("train", [name, value] if takes_value else [name])

@@ -147,6 +147,9 @@ def test_evaluate_plays_unseen_seeds() -> None:
     result = rlmem.evaluate(acting, "popgym-repeat", episodes=8)
     assert len(result["returns"]) == result["episodes"] == 8
     assert result == rlmem.evaluate(acting, "popgym-repeat", episodes=8)
+    assert result["unfinished"] == 0
+    cut = rlmem.evaluate(acting, "popgym-repeat", episodes=8, eval_max_steps=3)
+    assert cut["unfinished"] == 8
     with pytest.raises(UsageError, match="the agent observes"):
         rlmem.evaluate(acting, "popgym-autoencode", episodes=2)
 
