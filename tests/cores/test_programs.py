@@ -82,7 +82,7 @@ def problems(program, names, *arguments):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = dict(json.loads(line) for line in done.stdout.splitlines() if line[:1] == "[")
-    assert len(results) == 2 * len(names)
+    assert {key.split(".")[0] for key in results} == set(names)
     return {key: problem for key, problem in results.items() if problem}
 
 
@@ -96,8 +96,10 @@ for name in sys.argv[3:]:
     first = (x[:, 0], state, start[:, 0])
     for method, run, args in (("scan", core.scan, (x, state, start)), ("step", core.step, first)):
         torch._dynamo.reset()
+        # The operators are in `scan`; `step` is plain torch.
+        backend = "eager" if method == "step" and sys.argv[1] == "aot_eager" else sys.argv[1]
         try:
-            compiled = torch.compile(run, fullgraph=True, backend=sys.argv[1])
+            compiled = torch.compile(run, fullgraph=True, backend=backend)
             y, _ = compiled(*args)
             y.sum().backward()
             want, _ = run(*args)
@@ -114,7 +116,7 @@ for name in sys.argv[3:]:
     ("backend", "dtype", "names"),
     [
         ("aot_eager", "float32", NAMES),
-        ("aot_eager", "bfloat16", ["gru", "mlstm", "s5", "stack", "titans"]),
+        ("aot_eager", "bfloat16", ["gru", "titans"]),
         ("inductor", "float32", ["lru"]),
     ],
 )
@@ -149,8 +151,8 @@ def problem(name, method):
         got, want = exported.module()(*arguments), getattr(core, method)(*arguments)
         torch.testing.assert_close(list(tree.leaves(got)), list(tree.leaves(want)))
 
-for name in sys.argv[1:]:
-    for method in ("step", "scan"):
+for name in sys.argv[2:]:
+    for method in sys.argv[1].split(","):
         try:
             found = problem(name, method)
         except Exception as e:
@@ -159,8 +161,13 @@ for name in sys.argv[1:]:
 """
 
 
-def test_exported_programs_take_any_number_of_rows():
-    assert not problems(EXPORT, NAMES)
+# One core for each operator whose form depends on the shape.
+SCANS = ["deltanet", "ffm", "gru", "mlstm", "s6", "transformer_xl"]
+
+
+@pytest.mark.parametrize(("method", "names"), [("step", NAMES), ("scan", SCANS)])
+def test_exported_programs_take_any_number_of_rows(method, names):
+    assert not problems(EXPORT, names, method)
 
 
 def checkpointed(method):

@@ -1,4 +1,7 @@
-"""The torchrl examples learn, with torchrl's LSTM and with a core in its place."""
+"""The torchrl examples learn with a core in place of torchrl's LSTM, and run with both.
+
+`python examples/torchrl_NAME.py --core LSTMModule` prints the curves with torchrl's own module.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,16 @@ def ends(values: list[float]) -> tuple[float, float]:
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("core", ["LSTMModule", "gru"])
-def test_dqn_balances_a_pole_without_velocities(core: str) -> None:
-    curves = example("dqn").train(core, steps=20_480, every=0)
+def test_dqn_balances_a_pole_without_velocities() -> None:
+    curves = example("dqn").train("gru", steps=20_480, every=0)
     (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
     assert last > 1.5 * first
     assert left < 0.5 * begun
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("core", ["LSTMModule", "ffm"])
-def test_ppo_recalls_earlier_cards(core: str) -> None:
-    curves = example("ppo").train(core, steps=49_000, every=0)
+def test_ppo_recalls_earlier_cards() -> None:
+    curves = example("ppo").train("ffm", steps=49_000, every=0)
     (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
     # Without memory the return is at most -0.49.
     assert first < -0.45
@@ -55,40 +56,39 @@ def test_ppo_recalls_earlier_cards(core: str) -> None:
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("core", ["LSTMModule", "s5"])
-def test_sac_lifts_a_pendulum_without_velocity(core: str) -> None:
-    curves = example("sac").train(core, steps=10_000, every=0)
+def test_sac_lifts_a_pendulum_without_velocity() -> None:
+    curves = example("sac").train("s5", steps=10_000, every=0)
     (first, last), (begun, left) = ends(curves.returns), ends(curves.losses)
     assert last > first + 150
     assert left < 0.8 * begun
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("core", ["LSTMModule", "ffm"])
-def test_ppo_learns_with_two_collector_processes(core: str) -> None:
+def test_ppo_learns_with_two_collector_processes() -> None:
     """In a separate process, which is killed if a worker hangs."""
-    options = {"core": core, "workers": 2, "steps": 39_168, "every": 1}
+    options = {"core": "ffm", "workers": 2, "steps": 19_584, "every": 1}
     command = [sys.executable, str(EXAMPLES / "torchrl_ppo.py")]
     command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = re.findall(r"^batch \d+: return (\S+), loss (\S+)$", done.stdout, re.M)
-    assert len(lines) == 12
+    assert len(lines) == 6
     (first, begun), (last, left) = (
         [float(word) for word in line] for line in lines[:: len(lines) - 1]
     )
     assert first < -0.4
-    assert last > first + 0.05
+    assert last > first + 0.02
     assert left < 0.9 * begun
 
 
+@pytest.mark.parametrize("core", ["LSTMModule", "lru"])
 @pytest.mark.parametrize("name", ["dqn", "ppo", "sac"])
 def test_examples_run(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, core: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example(name)
-    monkeypatch.setattr(sys, "argv", ["example", "--steps", "1", "--every", "1", "--core", "lru"])
+    monkeypatch.setattr(sys, "argv", ["example", "--steps", "1", "--every", "1", "--core", core])
     threads = torch.get_num_threads()
     runpy.run_path(str(EXAMPLES / f"torchrl_{name}.py"), run_name="__main__")
     assert re.search(r"^batch 1: return \S+, loss \d\S*$", capsys.readouterr().out, re.M)
