@@ -54,7 +54,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
             print_error(_as_usage_error(error, cfg, command, overrides))
             return float("nan")
 
-    _register_third_party()
+    register_third_party()
     program = hydra.main(
         version_base="1.3", config_path="pkg://rlmem.configs", config_name=command
     )(job)
@@ -66,7 +66,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         except (HydraException, OmegaConfBaseException) as error:
             raise to_usage_error(error, command, read) from error
         except OSError as error:
-            raise _file_error(error) from error
+            raise file_error(error) from error
     return 2 if failures else 0
 
 
@@ -77,7 +77,8 @@ def _train(cfg: DictConfig) -> float:
     try:
         return train.run(cfg, unique=not has_own_folder(cfg))
     except KeyboardInterrupt as interrupt:
-        interrupt.args = (_interrupt_message(cfg.run_dir, cfg.total_steps),)
+        again = f"rlmem train resume={cfg.run_dir}"
+        interrupt.args = (interrupt_message(cfg.run_dir, cfg.total_steps, again),)
         raise
 
 
@@ -102,7 +103,8 @@ def _play(cfg: DictConfig) -> None:
     play.run(cfg)
 
 
-def _interrupt_message(run_dir: str, total_steps: int) -> str:
+def interrupt_message(run_dir: str, total_steps: int, again: str) -> str:
+    """The place of the last checkpoint of a run that a signal has stopped; `again` resumes it."""
     from rlmem.runs import checkpoint
 
     saved = checkpoint.last(run_dir)
@@ -110,7 +112,7 @@ def _interrupt_message(run_dir: str, total_steps: int) -> str:
         return "interrupted before anything was saved"
     if checkpoint.steps(run_dir)[-1] >= total_steps:
         return f"saved {saved}, trained to the end; evaluate with: rlmem eval run={run_dir}"
-    return f"saved {saved}; resume with: rlmem train resume={run_dir}"
+    return f"saved {saved}; resume with: {again}"
 
 
 def _as_usage_error(
@@ -123,13 +125,13 @@ def _as_usage_error(
         run = cfg.get("run")
         return report(error, Path(run) if isinstance(run, str) else None)
     if isinstance(error, OSError):
-        return _file_error(error)
+        return file_error(error)
     if isinstance(error, UsageError):
         return error
     return to_usage_error(error, command, overrides)
 
 
-def _file_error(error: OSError) -> UsageError:
+def file_error(error: OSError) -> UsageError:
     """The error of a file or folder as one line; raises `error` if it names none."""
     if not error.filename:
         raise error
@@ -194,7 +196,7 @@ def _sweep_folder(
             shutil.rmtree(folder)
 
 
-def _register_third_party() -> None:
+def register_third_party() -> None:
     """Add the entry points of other packages, which have no YAML file, to Hydra's groups.
 
     These members accept any option; their class checks it when constructed.
