@@ -28,7 +28,8 @@ class GymVecEnv:
 
     `vectorization` is `sync` (one after the other in this process) or `async` (one process each,
     faster if a step takes much longer than a message between processes, about 0.1 ms). A
-    `VectorEnv` of Gymnasium (see `GivenVectorEnv`) is closed by the caller. Raises `UsageError` for spaces that have no tensor form.
+    `VectorEnv` of Gymnasium (see `GivenVectorEnv`) is closed by the caller. Raises `UsageError` for
+    spaces that have no tensor form.
 
     An observation of another shape or kind than its space, and a reward or flag that is not one
     number, are a `UsageError` that names leaf, environment, step (counted since the last `reset`)

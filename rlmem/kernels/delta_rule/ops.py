@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rlmem.kernels.delta_rule import torch_form
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu
 
 
 def delta_rule(
@@ -114,10 +115,8 @@ _BACKWARD = (
 )
 MAX_WIDTH = 128  # numbers of a key that a Triton kernel holds in registers
 
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
-
-@_define("rlmem::delta_rule", schema=_RULE)
+@define_on_cpu("delta_rule", _RULE)
 def rule(
     q: Tensor,
     k: Tensor,
@@ -131,7 +130,7 @@ def rule(
     return torch_form.forward(torch_form.Inputs(q, k, v, beta, g, start), state)
 
 
-@_define("rlmem::delta_rule_backward", schema=_BACKWARD)
+@define_on_cpu("delta_rule_backward", _BACKWARD)
 def rule_backward(
     grad_o: Tensor,
     grad_last: Tensor,

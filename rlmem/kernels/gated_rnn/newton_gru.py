@@ -25,6 +25,7 @@ from rlmem.kernels.gated_rnn.newton_jacobian import (
 from rlmem.kernels.gated_rnn.ops import rnn, rnn_backward
 from rlmem.kernels.linear_scan import linear_scan
 from rlmem.kernels.native import check_shapes, check_tensors, same_dtype
+from rlmem.kernels.operator import define
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -85,10 +86,9 @@ def gru_parallel(
     )
 
 
-@torch.library.custom_op(
-    "rlmem::gru_parallel",
-    mutates_args=(),
-    schema="(Tensor projected, Tensor weight, Tensor bias, Tensor h0, Tensor start, bool diagonal, "
+@define(
+    "gru_parallel",
+    "(Tensor projected, Tensor weight, Tensor bias, Tensor h0, Tensor start, bool diagonal, "
     "float tolerance, int max_iterations) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _solve(

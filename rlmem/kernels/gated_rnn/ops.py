@@ -14,6 +14,7 @@ from rlmem.errors import unknown
 from rlmem.kernels.gated_rnn import c_form, tiles, torch_form
 from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu
 
 
 def gated_rnn(
@@ -107,10 +108,9 @@ _BACKWARD = (
     "(str cell, Tensor? grad_h, Tensor? grad_last, Tensor weight, Tensor state, Tensor? start, "
     "Tensor h, Tensor activations, Tensor saved_states) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
-@_define("rlmem::gated_rnn", schema=_FORWARD)
+@define_on_cpu("gated_rnn", _FORWARD)
 def rnn(
     cell: str,
     projected: Tensor,
@@ -125,7 +125,7 @@ def rnn(
     return form.forward(cell, projected, weight, bias, state, start, save)
 
 
-@_define("rlmem::gated_rnn_backward", schema=_BACKWARD)
+@define_on_cpu("gated_rnn_backward", _BACKWARD)
 def rnn_backward(
     cell: str,
     grad_h: Tensor | None,

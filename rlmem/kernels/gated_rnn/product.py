@@ -8,7 +8,6 @@ does not use 64-byte vectors on every maker's processors.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +16,7 @@ from torch.nn import functional as F
 
 from rlmem.kernels.gated_rnn import tiles
 from rlmem.kernels.native import FLOATS, check_tensors
-
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
+from rlmem.kernels.operator import define_on_cpu
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -41,13 +39,13 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     return times(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 
 
-@_define("rlmem::project", schema="(Tensor x, Tensor weight) -> Tensor")
+@define_on_cpu("project", "(Tensor x, Tensor weight) -> Tensor")
 def times(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T`: [N, I] by [M, I] to [N, M]."""
     return tiles.times(x, weight)
 
 
-@_define("rlmem::gram", schema="(Tensor x, Tensor y) -> Tensor")
+@define_on_cpu("gram", "(Tensor x, Tensor y) -> Tensor")
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """`x.T @ y`: [N, I] by [N, M] to [I, M]."""
     return tiles.gram(x, y)

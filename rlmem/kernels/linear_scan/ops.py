@@ -14,6 +14,7 @@ from torch import Tensor
 from rlmem.kernels import native
 from rlmem.kernels.linear_scan import c_form, torch_form
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128)
 
@@ -77,10 +78,9 @@ _BACKWARD = (
     "(Tensor grad_h, Tensor gate, Tensor? h, Tensor? h0, Tensor? start, bool reverse, "
     "bool need_gate, bool need_value, bool need_h0) -> (Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
-@_define("rlmem::linear_scan", schema=_SCAN)
+@define_on_cpu("linear_scan", _SCAN)
 def scan(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
@@ -88,7 +88,7 @@ def scan(
     return _cpu_form().forward(gate, value, h0, start, reverse)
 
 
-@_define("rlmem::linear_scan_backward", schema=_BACKWARD)
+@define_on_cpu("linear_scan_backward", _BACKWARD)
 def scan_backward(
     grad_h: Tensor,
     gate: Tensor,

@@ -17,6 +17,7 @@ from rlmem.kernels.matrix_memory.reference import (
     log_forget,
 )
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define
 
 FORGET = ("sigmoid", "exponential")
 NORMALIZERS = ("none", "max", "sum")
@@ -138,7 +139,6 @@ def _check(
     check_shapes("matrix_memory", wanted)
 
 
-_define = partial(torch.library.custom_op, mutates_args=(), device_types=("cpu", "cuda"))
 _READ = (
     "(Tensor q, Tensor k, Tensor v, Tensor? i, Tensor lf, Tensor? state, Tensor? m0, "
     "Tensor? start, str normalizer, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -162,7 +162,7 @@ def _form(x: Tensor) -> ModuleType:
     return triton_form
 
 
-@_define("rlmem::matrix_memory", schema=_READ)
+@define("matrix_memory", _READ)
 def read(
     q: Tensor,
     k: Tensor,
@@ -185,7 +185,7 @@ def read(
     return h, last, m, norm, states
 
 
-@_define("rlmem::matrix_memory_backward", schema=_BACKWARD)
+@define("matrix_memory_backward", _BACKWARD)
 def read_backward(
     grad_h: Tensor,
     grad_last: Tensor | None,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu
 from rlmem.kernels.short_conv import c_form, torch_form
 
 
@@ -55,10 +56,9 @@ _BACKWARD = (
     "(Tensor grad_y, Tensor x, Tensor weight, Tensor window, Tensor start) "
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
-@_define("rlmem::short_conv", schema=_CONV)
+@define_on_cpu("short_conv", _CONV)
 def conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> Tensor:
     """`y` [B, T, D]; all arguments have one dtype."""
     return (c_form if c_form.supports(x, weight) else torch_form).forward(
@@ -66,7 +66,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor)
     )
 
 
-@_define("rlmem::short_conv_backward", schema=_BACKWARD)
+@define_on_cpu("short_conv_backward", _BACKWARD)
 def conv_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, window: Tensor, start: Tensor
 ) -> Grads:

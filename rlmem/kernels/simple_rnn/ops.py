@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlmem.errors import unknown
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define
 from rlmem.kernels.simple_rnn import torch_form
 from rlmem.kernels.simple_rnn.cells import CELLS
 
@@ -83,10 +84,9 @@ _BACKWARD = (
     "(str cell, Tensor grad, Tensor projected, Tensor weight, Tensor state, Tensor start, "
     "Tensor states, float scale) -> (Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=())
 
-rnn = _define("rlmem::simple_rnn", schema=_FORWARD)(torch_form.forward)
-rnn_backward = _define("rlmem::simple_rnn_backward", schema=_BACKWARD)(torch_form.backward)
+rnn = define("simple_rnn", _FORWARD)(torch_form.forward)
+rnn_backward = define("simple_rnn_backward", _BACKWARD)(torch_form.backward)
 
 
 @rnn.register_fake

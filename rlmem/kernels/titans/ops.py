@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlmem.kernels.episodes import next_age
 from rlmem.kernels.native import FLOATS, check_shapes, check_tensors
+from rlmem.kernels.operator import define
 from rlmem.kernels.titans.reference import Learned, Matrices, Rates
 from rlmem.kernels.titans.rule import BIASES, PLAIN, RETENTIONS, Rule
 from rlmem.kernels.titans.torch_form import forward
@@ -128,11 +129,10 @@ _RULE = (
 )
 _LEARN = f"(Tensor[] given, Tensor age, Tensor start, {_RULE}) -> Tensor[]"
 _BACKWARD = f"(Tensor[] grads, Tensor[] given, Tensor age, Tensor start, {_RULE}) -> Tensor[]"
-_define = partial(torch.library.custom_op, mutates_args=())
 _TOKENS = 8  # q, k, v and five rates; followed by four equally long lists of matrices
 
 
-@_define("rlmem::titans", schema=_LEARN)
+@define("titans", _LEARN)
 def learn_row(given: list[Tensor], age: Tensor, start: Tensor, *rule: Any) -> list[Tensor]:
     """`given` is q, k, v, theta, eta, alpha, gamma, delta, then first weights, weights, momentum,
     anchor, and recent tokens if the window is longer than one.
@@ -142,7 +142,7 @@ def learn_row(given: list[Tensor], age: Tensor, start: Tensor, *rule: Any) -> li
     return _copies(_run(given, age, start, Rule(*rule)), given)
 
 
-@_define("rlmem::titans_backward", schema=_BACKWARD)
+@define("titans_backward", _BACKWARD)
 def learn_row_backward(
     grads: list[Tensor], given: list[Tensor], age: Tensor, start: Tensor, *rule: Any
 ) -> list[Tensor]:

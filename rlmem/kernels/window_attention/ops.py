@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels.native import FLOATS, check_shapes, check_tensors
+from rlmem.kernels.operator import define
 from rlmem.kernels.window_attention import torch_form
 from rlmem.kernels.window_attention.reference import segments
 
@@ -97,10 +97,9 @@ _BACKWARD = (
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 MAX_WIDTH = 128  # numbers of a key or a value that a Triton kernel holds in registers
-_define = partial(torch.library.custom_op, mutates_args=())
 
 
-@_define("rlmem::window_attention", schema=_ATTEND)
+@define("window_attention", _ATTEND)
 def attend(
     query: Tensor, key: Tensor, value: Tensor, at: Tensor, relative: Tensor, segment: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -108,7 +107,7 @@ def attend(
     return torch_form.forward(query, key, value, at, relative, segment)
 
 
-@_define("rlmem::window_attention_backward", schema=_BACKWARD)
+@define("window_attention_backward", _BACKWARD)
 def attend_backward(
     grad_y: Tensor,
     y: Tensor,
