@@ -19,16 +19,17 @@ Metrics = dict[str, Tensor]
 
 
 class PlainAdam(Adam):
-    """torch's Adam, whose methods do not hide themselves from `torch.compile`.
+    """torch's Adam without the wrappers that hide its methods from `torch.compile`.
 
-    Torch's own import its compiler at their first call, which takes longer than all other imports
-    of a training. The numbers are the same.
+    They import torch's compiler at the first call, which takes longer than all other imports of a
+    training. The numbers are the same.
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     zero_grad = inspect.unwrap(Optimizer.zero_grad)
     state_dict = inspect.unwrap(Optimizer.state_dict)
     load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(Adam.step))
 
 
 class ClippedAdam:

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -29,6 +29,7 @@ from rlmem.cli.config import (
     has_own_folder,
     prepare_eval,
     prepare_play,
+    prepare_show,
     prepare_train,
     with_saved_groups,
 )
@@ -39,9 +40,11 @@ from rlmem.errors import UsageError
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run `train`, `eval` or `play` with Hydra's flags and overrides; returns the exit code."""
-    body = {"train": _train, "eval": _eval, "play": _play}[command]
+    """Run a command with Hydra's flags and overrides; returns the exit code."""
+    body, config = COMMANDS[command]
     flags, overrides = _parse(command, arguments)
+    if "--multirun" in flags and body in (_show, _check):
+        raise UsageError(f"rlmem {command} takes one value for each option, without -m")
     check(overrides)
     overrides = with_saved_groups(command, readable(overrides))
     failures: list[Exception] = []
@@ -51,20 +54,20 @@ def run(command: str, arguments: Sequence[str]) -> int:
             return body(cfg)
         except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
             failures.append(error)
-            print_error(_as_usage_error(error, cfg, command, overrides))
+            print_error(_as_usage_error(error, cfg, config, overrides))
             return float("nan")
 
     register_third_party()
-    program = hydra.main(
-        version_base="1.3", config_path="pkg://rlmem.configs", config_name=command
-    )(job)
+    program = hydra.main(version_base="1.3", config_path="pkg://rlmem.configs", config_name=config)(
+        job
+    )
     read = [*overrides, *_search_path(flags)]
-    sweep = _sweep_folder(command, flags, read)
+    sweep = _sweep_folder(config, flags, read)
     with sweep as folder, _hydra_process([f"rlmem {command}", *flags, *overrides, *folder]):
         try:
             program()
         except (HydraException, OmegaConfBaseException) as error:
-            raise to_usage_error(error, command, read) from error
+            raise to_usage_error(error, config, read) from error
         except OSError as error:
             raise file_error(error) from error
     return 2 if failures else 0
@@ -101,6 +104,32 @@ def _play(cfg: DictConfig) -> None:
     from rlmem.cli import play
 
     play.run(cfg)
+
+
+def _show(cfg: DictConfig) -> None:
+    prepare_show(cfg)
+    from rlmem.cli import show
+
+    print(show.run(cfg))
+
+
+def _check(cfg: DictConfig) -> None:
+    prepare_show(cfg)
+    from rlmem.cli import check_env
+
+    print(report := check_env.run(cfg))
+    if report.faults:
+        raise UsageError(f"{cfg.env.get('id', cfg.env.name)} has faults, listed above")
+
+
+# The functions of the commands, and the names of their configurations.
+COMMANDS: dict[str, tuple[Callable[[DictConfig], float | None], str]] = {
+    "train": (_train, "train"),
+    "eval": (_eval, "eval"),
+    "play": (_play, "play"),
+    "show": (_show, "train"),
+    "check": (_check, "train"),
+}
 
 
 def interrupt_message(run_dir: str, total_steps: int, again: str) -> str:

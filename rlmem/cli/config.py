@@ -99,6 +99,11 @@ def prepare_play(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
+def prepare_show(cfg: DictConfig) -> None:
+    """Check the values of `rlmem show` and `check`, whose options are those of `train`."""
+    _check_values(cfg, "train")
+
+
 def _check_values(cfg: DictConfig, command: str) -> list[str]:
     """Resolve `cfg` in place and check every value against the type of its default.
 
