@@ -1,7 +1,8 @@
-"""Operators for `torch.library`: a schema, forms by device, and rules for autograd and vmap.
+"""Operators for `torch.library`: a schema, and a form for each device.
 
-`torch.library.custom_op` makes the same, but its operators import torch's compiler at their first
-call, which takes longer than all other imports of a training together.
+`torch.library.custom_op` makes operators too, but they import torch's compiler at their first call,
+which takes longer than all other imports of a training together. The rules for autograd, vmap and
+tracing are registered with the functions of `torch.library`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
+from torch._ops import OpOverload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,69 +22,35 @@ LIBRARY = torch.library.Library("rlmem", "FRAGMENT")
 KEYS = {"cpu": "CPU", "cuda": "CUDA", None: "CompositeExplicitAutograd"}
 
 
-class Operator:
-    """The operator `rlmem::name`; without a rule for autograd its backward is a RuntimeError."""
+def define(name: str, schema: str, device: str | None = None) -> Callable[[F], OpOverload]:
+    """Decorator that makes the operator `rlmem::name` of its form on a device (None: on all)."""
 
-    def __init__(self, name: str, schema: str) -> None:
+    def make(form: F) -> OpOverload:
         LIBRARY.define(name + schema, tags=[torch.Tag.pt2_compliant_tag])
-        self.name = name
-        self.overload: torch._ops.OpOverload = getattr(torch.ops.rlmem, name).default
-        self._rule: tuple[Callable[..., Any], Callable[..., Any]] | None = None
-        torch.library.register_autograd(
-            f"rlmem::{name}", self._backward, setup_context=self._setup, lib=LIBRARY
-        )
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.overload(*arguments)
-
-    def register_kernel(self, device: str | None) -> Callable[[F], F]:
-        """Decorator for the form on a device."""
-
-        def register(form: F) -> F:
-            LIBRARY.impl(self.name, form, KEYS[device])
-            return form
-
-        return register
-
-    def register_fake(self, form: F) -> F:
-        """Decorator for the form without values, which gives shapes and dtypes only."""
-        torch.library.register_fake(f"rlmem::{self.name}", form, lib=LIBRARY)
-        return form
-
-    def register_autograd(
-        self, backward: Callable[..., Any], *, setup_context: Callable[..., Any]
-    ) -> None:
-        """Set the backward, and the function that saves tensors for it."""
-        self._rule = backward, setup_context
-
-    def register_vmap(self, rule: F) -> F:
-        """Decorator for the rule of `torch.vmap`."""
-        torch.library.register_vmap(f"rlmem::{self.name}", rule, lib=LIBRARY)
-        return rule
-
-    def register_autocast(self, device: str, dtype: torch.dtype) -> None:
-        """Under autocast on `device`, cast floating inputs to `dtype`."""
-        torch.library.register_autocast(f"rlmem::{self.name}", device, dtype, lib=LIBRARY)
-
-    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        if self._rule is not None:
-            self._rule[1](ctx, inputs, output)
-
-    def _backward(self, ctx: Any, *grads: Any) -> Any:
-        if self._rule is None:
-            raise RuntimeError(f"{self.overload} has no rule for autograd")
-        return self._rule[0](ctx, *grads)
-
-
-def define(name: str, schema: str, device: str | None = None) -> Callable[[F], Operator]:
-    """Decorator that makes an operator of its form on a device (None: on all devices)."""
-
-    def make(form: F) -> Operator:
-        operator = Operator(name, schema)
-        operator.register_kernel(device)(form)
+        operator: OpOverload = getattr(torch.ops.rlmem, name).default
+        register_kernel(operator, device)(form)
         return operator
 
     return make
 
 
 define_on_cpu = partial(define, device="cpu")
+
+
+def register_kernel(operator: OpOverload, device: str | None) -> Callable[[F], F]:
+    """Decorator for the form of an operator on a device."""
+
+    def register(form: F) -> F:
+        LIBRARY.impl(operator.name(), form, KEYS[device])
+        return form
+
+    return register
+
+
+def refuse_autograd(operator: OpOverload) -> None:
+    """Let the backward of an operator raise RuntimeError."""
+
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(f"{operator.name()} has no derivative")
+
+    torch.library.register_autograd(operator, backward)

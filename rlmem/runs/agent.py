@@ -153,7 +153,7 @@ class InputEnv:
 
 @runtime_checkable
 class HasValue(Protocol):
-    """A policy with a critic, whose values have the units of the rewards."""
+    """A policy with a critic."""
 
     def value(self, obs: Tensors, state: Any, start: Bool[Tensor, "N"]) -> Float[Tensor, "N"]: ...
 
@@ -223,10 +223,11 @@ class Agent:
         the policy has no critic.
         """
         critic = self.policy
-        if not isinstance(critic, HasValue):
+        estimates = algos.requirements(self.spec.algo).estimates_returns
+        if not estimates or not isinstance(critic, HasValue):
             raise UsageError(
-                f"algo {self.spec.algo!r} has no value: its policy has no critic in the units of "
-                "the rewards"
+                f"an agent of algo {self.spec.algo!r} has no value: it has no critic, or one that "
+                "does not estimate returns in the units of the rewards"
             )
         if state is not None or start is not None:
             if state is None or start is None:

@@ -185,11 +185,11 @@ def test_an_earlier_episode_has_no_effect():
 def test_opcheck():
     given = Given(9)
     age, start = given.state.age, given.start
-    torch.library.opcheck(ops.learn_row.overload, (given.leaves(), age, start, *Rule(4)))
+    torch.library.opcheck(ops.learn_row, (given.leaves(), age, start, *Rule(4)))
     fixed = [each.detach() for each in given.leaves()]
     with torch.no_grad():
         grads = [torch.randn_like(each) for each in ops.learn_row(fixed, age, start, *Rule(4))]
-    torch.library.opcheck(ops.learn_row_backward.overload, (grads, fixed, age, start, *Rule(4)))
+    torch.library.opcheck(ops.learn_row_backward, (grads, fixed, age, start, *Rule(4)))
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_opcheck():
     rule = Rule(4, window=3, retention="lq")
     given = given_for(rule, 9)
     leaves = [*given.leaves(), given.state.recent.requires_grad_()]
-    torch.library.opcheck(ops.learn_row.overload, (leaves, given.state.age, given.start, *rule))
+    torch.library.opcheck(ops.learn_row, (leaves, given.state.age, given.start, *rule))
 
 
 @pytest.mark.parametrize(

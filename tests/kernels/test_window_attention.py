@@ -125,11 +125,11 @@ def test_opcheck(relative: bool) -> None:
     query, key, value, alive, start, *places = given(5, 3, relative)
     at, distances = places or (query.new_empty(0), query.new_empty(0))
     inputs = (query, key, value, at, distances, segments(alive, start))
-    torch.library.opcheck(ops.attend.overload, inputs)
+    torch.library.opcheck(ops.attend, inputs)
     with torch.no_grad():
         y, log_sum = ops.attend(*inputs)
     fixed = [each.detach() for each in inputs]
-    torch.library.opcheck(ops.attend_backward.overload, (torch.randn_like(y), y, log_sum, *fixed))
+    torch.library.opcheck(ops.attend_backward, (torch.randn_like(y), y, log_sum, *fixed))
 
 
 def test_scores_are_not_saved() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from rlmem.kernels.gated_rnn import tiles
 from rlmem.kernels.native import FLOATS, check_tensors
-from rlmem.kernels.operator import define_on_cpu
+from rlmem.kernels.operator import define_on_cpu, register_kernel
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -51,16 +51,16 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
     return tiles.gram(x, y)
 
 
-times.register_kernel("cuda")(F.linear)
-gram.register_kernel("cuda")(lambda x, y: x.t() @ y)
+register_kernel(times, "cuda")(F.linear)
+register_kernel(gram, "cuda")(lambda x, y: x.t() @ y)
 
 
-@times.register_fake
+@torch.library.register_fake(times)
 def _times_fake(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-@gram.register_fake
+@torch.library.register_fake(gram)
 def _gram_fake(x: Tensor, y: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], y.shape[1])
 
@@ -81,11 +81,11 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None
     return times(y, grad) if for_x else None, times(x, grad.t()) if for_y else None
 
 
-times.register_autograd(_times_backward, setup_context=_setup)
-gram.register_autograd(_gram_backward, setup_context=_setup)
+torch.library.register_autograd(times, _times_backward, setup_context=_setup)
+torch.library.register_autograd(gram, _gram_backward, setup_context=_setup)
 
 
-@times.register_vmap
+@torch.library.register_vmap(times)
 def _times_vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor) -> Any:
     if in_dims[1] is not None:
         return _front(x, in_dims[0]) @ _front(weight, in_dims[1]).mT, 0
@@ -93,7 +93,7 @@ def _times_vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: T
     return folded.unflatten(0, (info.batch_size, -1)), 0
 
 
-@gram.register_vmap
+@torch.library.register_vmap(gram)
 def _gram_vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, y: Tensor) -> Any:
     return _front(x, in_dims[0]).mT @ _front(y, in_dims[1]), 0
 

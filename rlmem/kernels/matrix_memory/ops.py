@@ -17,7 +17,7 @@ from rlmem.kernels.matrix_memory.reference import (
     log_forget,
 )
 from rlmem.kernels.native import check_shapes, check_tensors, widen
-from rlmem.kernels.operator import define
+from rlmem.kernels.operator import define, refuse_autograd
 
 FORGET = ("sigmoid", "exponential")
 NORMALIZERS = ("none", "max", "sum")
@@ -216,7 +216,7 @@ def read_backward(
     return into_q, into_k, into_v, into_i, into_lf, into_state, into_m0
 
 
-@read.register_fake
+@torch.library.register_fake(read)
 def _read_fake(
     q: Tensor,
     k: Tensor,
@@ -241,7 +241,7 @@ def _read_fake(
     )
 
 
-@read_backward.register_fake
+@torch.library.register_fake(read_backward)
 def _read_backward_fake(
     grad_h: Tensor,
     grad_last: Tensor | None,
@@ -288,7 +288,8 @@ def _backward(ctx: Any, grad_h: Tensor | None, *grads: Tensor | None) -> tuple[T
     )
 
 
-read.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(read, _backward, setup_context=_setup)
+refuse_autograd(read_backward)
 
 
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -306,5 +307,5 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
     return out, (0,) * len(out)
 
 
-read.register_vmap(partial(_vmap, read))
-read_backward.register_vmap(partial(_vmap, read_backward))
+torch.library.register_vmap(read, partial(_vmap, read))
+torch.library.register_vmap(read_backward, partial(_vmap, read_backward))
