@@ -1,17 +1,60 @@
 """Memory for reinforcement learning in PyTorch.
 
-`rlmem.load(run_or_file)` is a trained agent: `agent.act(obs)`. `rlmem.evaluate(agent, env)` is its
-return on unseen seeds. Nothing is imported before the first use.
+    result = rlmem.train("popgym-repeat", core="ffm")   # trains, and writes a run folder
+    agent = rlmem.load(result.run_dir)                  # a trained agent: agent.act(obs)
+    rlmem.evaluate(agent, "popgym-repeat")              # its return on unseen seeds
+
+`rlmem.cores`, `rlmem.kernels`, `rlmem.envs`, `rlmem.algos` and `rlmem.policies` are the parts.
+Nothing is imported before its first use.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlmem import algos, cores, envs, kernels, policies
+    from rlmem.cli.from_python import train
+    from rlmem.errors import UsageError
+    from rlmem.runs.agent import Agent, evaluate, load
+    from rlmem.runs.callbacks import Callback, Training
+    from rlmem.runs.result import Result
 
 __version__ = "0.1.0"
-__all__ = ["Agent", "evaluate", "load"]
+__all__ = [
+    "Agent",
+    "Callback",
+    "Result",
+    "Training",
+    "UsageError",
+    "algos",
+    "cores",
+    "envs",
+    "evaluate",
+    "kernels",
+    "load",
+    "policies",
+    "train",
+]
+
+_PLACES = {
+    "Agent": "rlmem.runs.agent",
+    "Callback": "rlmem.runs.callbacks",
+    "Result": "rlmem.runs.result",
+    "Training": "rlmem.runs.callbacks",
+    "UsageError": "rlmem.errors",
+    "evaluate": "rlmem.runs.agent",
+    "load": "rlmem.runs.agent",
+    "train": "rlmem.cli.from_python",
+}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return vars(importlib.import_module(_PLACES[name]))[name]
     if name in __all__:
-        return vars(importlib.import_module("rlmem.runs.agent"))[name]
+        return importlib.import_module(f"rlmem.{name}")
     raise AttributeError(f"module 'rlmem' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -66,7 +66,8 @@ def test_the_program_runs_outside_the_checkout(environment: Path, tmp_path: Path
     trained = _run(
         rlmem, "train", "run_dir=a", "total_steps=40000", "eval_episodes=20", cwd=tmp_path
     )
-    assert re.fullmatch(r"greedy return -?\d\.\d+ over 20 episodes after .*: a\n", trained)
+    line = r"return -?\d\.\d+ .* over 20 episodes after .*; next: rlmem play run=a\n"
+    assert re.fullmatch(line, trained)
     assert {path.name.split(".")[0] for path in (tmp_path / "a").iterdir()} == {
         "agent",
         "config",

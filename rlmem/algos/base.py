@@ -73,12 +73,14 @@ class Requirements:
     `policy_options` are the algorithm's options that its policy takes too. With `needs_history`
     the policy reads the previous action and reward, as `Trials` adds them to observations.
     `unsupported_reason(action_space)` is a short reason, or None for a supported space.
+    `estimates_returns` says that `policy.value` estimates returns in the units of the rewards.
     """
 
     policy_type: type[Policy] = ActorCritic
     policy_options: tuple[str, ...] = ()
     needs_history: bool = False
     unsupported_reason: Callable[[Spaces], str | None] = supports_all
+    estimates_returns: bool = False
 
 
 registry: Registry[Algorithm] = Registry("algo", "rlmem.algos")

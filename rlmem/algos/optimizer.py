@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 from rlmem.algos.base import NonFiniteLoss
 from rlmem.algos.nonfinite import Experience
@@ -14,6 +16,20 @@ from rlmem.errors import UsageError
 
 # Scalar tensors by name. They stay on the device until the end of an iteration.
 Metrics = dict[str, Tensor]
+
+
+class PlainAdam(Adam):
+    """torch's Adam without the wrappers that hide its methods from `torch.compile`.
+
+    They import torch's compiler at the first call, which takes longer than all other imports of a
+    training. The numbers are the same.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(Adam.step))
 
 
 class ClippedAdam:
@@ -44,7 +60,7 @@ class ClippedAdam:
         self.initial_learning_rate = learning_rate
         self.anneal_lr = anneal_lr
         self.max_grad_norm = max_grad_norm
-        self.adam = torch.optim.Adam(whole, lr=learning_rate, eps=adam_eps, fused=True)
+        self.adam = PlainAdam(whole, lr=learning_rate, eps=adam_eps, fused=True)
 
     @property
     def learning_rate(self) -> float:

@@ -26,7 +26,7 @@ from rlmem.errors import UsageError, fraction, positive
 from rlmem.policies import ActorCritic
 
 
-@register("ppo", Requirements(ActorCritic, policy_options=("separate_critic",)))
+@register("ppo", Requirements(ActorCritic, ("separate_critic",), estimates_returns=True))
 class PPO:
     """PPO for any core and any action space; `configs/algo/ppo.yaml` describes the options.
 

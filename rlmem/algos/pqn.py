@@ -27,8 +27,15 @@ from rlmem.errors import fraction, positive
 from rlmem.policies import QPolicy
 from rlmem.policies.action_space import discrete_unsupported_reason
 
+NEEDS = Requirements(
+    QPolicy,
+    ("dueling",),
+    unsupported_reason=discrete_unsupported_reason,
+    estimates_returns=True,
+)
 
-@register("pqn", Requirements(QPolicy, ("dueling",), False, discrete_unsupported_reason))
+
+@register("pqn", NEEDS)
 class PQN:
     """PQN for any core and discrete actions; `configs/algo/pqn.yaml` describes the options.
 

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -29,6 +29,7 @@ from rlmem.cli.config import (
     has_own_folder,
     prepare_eval,
     prepare_play,
+    prepare_show,
     prepare_train,
     with_saved_groups,
 )
@@ -39,9 +40,11 @@ from rlmem.errors import UsageError
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run `train`, `eval` or `play` with Hydra's flags and overrides; returns the exit code."""
-    body = {"train": _train, "eval": _eval, "play": _play}[command]
+    """Run a command with Hydra's flags and overrides; returns the exit code."""
+    body, config = COMMANDS[command]
     flags, overrides = _parse(command, arguments)
+    if "--multirun" in flags and body in (_show, _check):
+        raise UsageError(f"rlmem {command} takes one value for each option, without -m")
     check(overrides)
     overrides = with_saved_groups(command, readable(overrides))
     failures: list[Exception] = []
@@ -51,22 +54,22 @@ def run(command: str, arguments: Sequence[str]) -> int:
             return body(cfg)
         except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
             failures.append(error)
-            print_error(_as_usage_error(error, cfg, command, overrides))
+            print_error(_as_usage_error(error, cfg, config, overrides))
             return float("nan")
 
-    _register_third_party()
-    program = hydra.main(
-        version_base="1.3", config_path="pkg://rlmem.configs", config_name=command
-    )(job)
+    register_third_party()
+    program = hydra.main(version_base="1.3", config_path="pkg://rlmem.configs", config_name=config)(
+        job
+    )
     read = [*overrides, *_search_path(flags)]
-    sweep = _sweep_folder(command, flags, read)
+    sweep = _sweep_folder(config, flags, read)
     with sweep as folder, _hydra_process([f"rlmem {command}", *flags, *overrides, *folder]):
         try:
             program()
         except (HydraException, OmegaConfBaseException) as error:
-            raise to_usage_error(error, command, read) from error
+            raise to_usage_error(error, config, read) from error
         except OSError as error:
-            raise _file_error(error) from error
+            raise file_error(error) from error
     return 2 if failures else 0
 
 
@@ -77,7 +80,8 @@ def _train(cfg: DictConfig) -> float:
     try:
         return train.run(cfg, unique=not has_own_folder(cfg))
     except KeyboardInterrupt as interrupt:
-        interrupt.args = (_interrupt_message(cfg.run_dir, cfg.total_steps),)
+        again = f"rlmem train resume={cfg.run_dir}"
+        interrupt.args = (interrupt_message(cfg.run_dir, cfg.total_steps, again),)
         raise
 
 
@@ -102,7 +106,34 @@ def _play(cfg: DictConfig) -> None:
     play.run(cfg)
 
 
-def _interrupt_message(run_dir: str, total_steps: int) -> str:
+def _show(cfg: DictConfig) -> None:
+    prepare_show(cfg)
+    from rlmem.cli import show
+
+    print(show.run(cfg))
+
+
+def _check(cfg: DictConfig) -> None:
+    prepare_show(cfg)
+    from rlmem.cli import check_env
+
+    print(report := check_env.run(cfg))
+    if report.faults:
+        raise UsageError(f"{cfg.env.get('id', cfg.env.name)} has faults, listed above")
+
+
+# The functions of the commands, and the names of their configurations.
+COMMANDS: dict[str, tuple[Callable[[DictConfig], float | None], str]] = {
+    "train": (_train, "train"),
+    "eval": (_eval, "eval"),
+    "play": (_play, "play"),
+    "show": (_show, "train"),
+    "check": (_check, "train"),
+}
+
+
+def interrupt_message(run_dir: str, total_steps: int, again: str) -> str:
+    """The place of the last checkpoint of a run that a signal has stopped; `again` resumes it."""
     from rlmem.runs import checkpoint
 
     saved = checkpoint.last(run_dir)
@@ -110,7 +141,7 @@ def _interrupt_message(run_dir: str, total_steps: int) -> str:
         return "interrupted before anything was saved"
     if checkpoint.steps(run_dir)[-1] >= total_steps:
         return f"saved {saved}, trained to the end; evaluate with: rlmem eval run={run_dir}"
-    return f"saved {saved}; resume with: rlmem train resume={run_dir}"
+    return f"saved {saved}; resume with: {again}"
 
 
 def _as_usage_error(
@@ -123,13 +154,13 @@ def _as_usage_error(
         run = cfg.get("run")
         return report(error, Path(run) if isinstance(run, str) else None)
     if isinstance(error, OSError):
-        return _file_error(error)
+        return file_error(error)
     if isinstance(error, UsageError):
         return error
     return to_usage_error(error, command, overrides)
 
 
-def _file_error(error: OSError) -> UsageError:
+def file_error(error: OSError) -> UsageError:
     """The error of a file or folder as one line; raises `error` if it names none."""
     if not error.filename:
         raise error
@@ -194,7 +225,7 @@ def _sweep_folder(
             shutil.rmtree(folder)
 
 
-def _register_third_party() -> None:
+def register_third_party() -> None:
     """Add the entry points of other packages, which have no YAML file, to Hydra's groups.
 
     These members accept any option; their class checks it when constructed.

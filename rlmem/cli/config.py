@@ -48,10 +48,11 @@ def prepare_train(cfg: DictConfig) -> DictConfig:
     With `resume` it is that run's configuration, changed by the given options.
     """
     from rlmem.runs import folder
-    from rlmem.runs.saver import checkpoint_steps
+    from rlmem.runs.saver import interval
 
     overrides = _check_values(cfg, "train")
-    checkpoint_steps(cfg.checkpoint_every, cfg.total_steps)
+    for name in ("checkpoint_every", "eval_every"):
+        interval(name, cfg[name], cfg.total_steps)
     if cfg.resume is not None:
         return _resumed_config(cfg, overrides)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -96,6 +97,11 @@ def prepare_play(cfg: DictConfig) -> DictConfig:
         _apply_overrides(saved, cfg, env_overrides, cfg.run)
         cfg.env = saved.env
     return cfg
+
+
+def prepare_show(cfg: DictConfig) -> None:
+    """Check the values of `rlmem show` and `check`, whose options are those of `train`."""
+    _check_values(cfg, "train")
 
 
 def _check_values(cfg: DictConfig, command: str) -> list[str]:

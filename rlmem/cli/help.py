@@ -51,6 +51,22 @@ THIRD_PARTY = (
 )
 
 
+# Commands without options of their own.
+USAGE = {
+    "list": "rlmem list, or one of: rlmem list cores, envs, algos, tuned",
+    "show": "Takes the options of rlmem train (rlmem train --help), such as algo=NAME core=NAME.",
+    "check": "Takes the options of rlmem train (rlmem train --help), such as env.kwargs.KEY=VALUE.",
+}
+
+# The lists of `rlmem list`: the group of each, and its title.
+LISTS = {
+    "cores": ("core", "Cores"),
+    "envs": ("env", "Environments"),
+    "algos": ("algo", "Algorithms"),
+    "tuned": ("tuned", "Tuned settings"),
+}
+
+
 class Option(NamedTuple):
     """A line of a YAML file: `key: default  # comment`."""
 
@@ -62,7 +78,7 @@ class Option(NamedTuple):
 def program_help(commands: Mapping[str, str]) -> str:
     """The text of `rlmem --help`."""
     lines = [*_wrap("rlmem: reinforcement learning with memory"), "", "Commands"]
-    lines += _table(list(commands.items()))
+    lines += table(list(commands.items()))
     lines += ["", *_wrap("rlmem COMMAND --help lists the options; rlmem --version the version.")]
     lines += _wrap(
         "Exit codes: 0 done, 2 bad input or a failed run (explained in one line), 130 stopped by "
@@ -73,7 +89,7 @@ def program_help(commands: Mapping[str, str]) -> str:
 
 def hydra_help() -> str:
     """The text of `rlmem COMMAND --hydra-help`: the flags of Hydra that the program takes."""
-    return "\n".join(["Flags of Hydra", *_table(HYDRA_FLAGS), "", *_wrap(HYDRA)])
+    return "\n".join(["Flags of Hydra", *table(HYDRA_FLAGS), "", *_wrap(HYDRA)])
 
 
 def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
@@ -84,7 +100,7 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     """
     path = CONFIGS / f"{name}.yaml"
     if not path.exists():
-        return f"rlmem {name}: {summary}"
+        return "\n".join([*_wrap(f"rlmem {name}: {summary}"), *_wrap(USAGE.get(name, ""))])
     lines = [*_wrap(f"rlmem {name} [KEY=VALUE ...] [FLAG ...]: {summary}"), ""]
     groups = _groups(path)
     if groups:
@@ -112,22 +128,29 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     if tuned.exists():
         title = f"tuned={tuned.stem}, applied unless tuned=none: {first_comment(tuned)}"
         lines += [*_wrap(title), *_option_table(options(tuned)), ""]
-    lines += ["Flags", *_table(FLAGS)]
+    lines += ["Flags", *table(FLAGS)]
     if groups:
         lines += ["", *_wrap("Cores, environments and algorithms from other packages")]
         lines += _wrap(THIRD_PARTY)
     return "\n".join(lines)
 
 
-def list_members() -> str:
-    """The text of `rlmem list`: one line per core, environment and algorithm."""
+def list_members(kinds: Sequence[str] = ()) -> str:
+    """The text of `rlmem list`: one line per core, environment and algorithm.
+
+    `kinds` are the lists to show, of `LISTS`; a `UsageError` for another one.
+    """
     lines: list[str] = []
-    for group, title in (("core", "Cores"), ("env", "Environments"), ("algo", "Algorithms")):
+    for kind in kinds or ("cores", "envs", "algos"):
+        if kind not in LISTS:
+            raise unknown("list", kind, LISTS)
+        group, title = LISTS[kind]
         rows = {path.stem: first_comment(path) for path in (CONFIGS / group).glob("*.yaml")}
-        rows |= {e.name: f"from {_origin(e)}" for e in third_party_members(group)}
+        if group in ENTRY_POINT_GROUPS:
+            rows |= {e.name: f"from {_origin(e)}" for e in third_party_members(group)}
         # One line each for other programs, such as grep.
         columns = None if sys.stdout.isatty() else 10_000
-        lines += [f"{title} ({group}=NAME)", *_table(sorted(rows.items()), columns), ""]
+        lines += [f"{title} ({group}=NAME)", *table(sorted(rows.items()), columns), ""]
     return "\n".join(lines[:-1])
 
 
@@ -211,7 +234,7 @@ def _check_keys(given: Iterable[str], known: Sequence[str], groups: Sequence[str
 
 def _option_table(listed: Sequence[Option]) -> list[str]:
     rows = [(f"{option.key}={_readable(option.default)}", option.comment) for option in listed]
-    return _table(rows)
+    return table(rows)
 
 
 def _readable(default: str) -> str:
@@ -220,7 +243,7 @@ def _readable(default: str) -> str:
     return re.sub(r"\$\{(\w+)(?:\.name)?\}", lambda found: found[1].upper(), default)
 
 
-def _table(rows: Sequence[tuple[str, str]], columns: int | None = None) -> list[str]:
+def table(rows: Sequence[tuple[str, str]], columns: int | None = None) -> list[str]:
     """Lines of two columns, wrapped at the width of the terminal (80 if there is none)."""
     columns = columns or _columns()
     # Longer names have their own lines.

@@ -20,7 +20,9 @@ COMMANDS = {
     "train": "train an agent and write a run folder (rlmem train env=popgym-repeat core=ffm)",
     "eval": "evaluate a trained agent on unseen seeds or tasks (rlmem eval run=<dir>)",
     "play": "print episodes step by step (rlmem play env=tmaze-passive, or run=<dir>)",
-    "list": "list cores, environments and algorithms",
+    "show": "describe an environment, its scores and the time of a training (rlmem show env=NAME)",
+    "check": "look for faults in your environment (rlmem check env=./file.py:Name)",
+    "list": "list cores, environments, algorithms and tuned settings (rlmem list cores)",
 }
 
 
@@ -60,9 +62,7 @@ def _dispatch(arguments: list[str]) -> int:
     elif command in COMMANDS and "--hydra-help" in rest:
         print(cli_help.hydra_help())
     elif command == "list":
-        if rest:
-            raise UsageError(f"rlmem list takes no arguments, not {rest[0]!r}")
-        print(cli_help.list_members())
+        print(cli_help.list_members(rest))
     elif command in COMMANDS:
         from rlmem.cli.commands import run
 

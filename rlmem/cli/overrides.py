@@ -53,8 +53,8 @@ def readable(overrides: Sequence[str]) -> list[str]:
     """The overrides, with quotes around paths and around text that Hydra's grammar refuses.
 
     `~` at the start of a path is expanded. A comma still separates the values of a sweep, and
-    brackets a list. `env=FILE.py:NAME` and `env=MODULE:NAME` become `env=gym` with that id, and
-    `env.kwargs` takes any key.
+    brackets a list. `env=FILE.py:NAME`, `env=MODULE:NAME` and ids of Gymnasium (`env=CartPole-v1`)
+    become `env=gym` with that id, and `env.kwargs` takes any key.
     """
     return [_readable(each) for override in overrides for each in _gymnasium(override)]
 
@@ -62,9 +62,14 @@ def readable(overrides: Sequence[str]) -> list[str]:
 def _gymnasium(override: str) -> list[str]:
     """An override of a Gymnasium environment or of its own options, as Hydra takes it."""
     key, _, value = override.partition("=")
-    if key == "env" and value and all(":" in each for each in value.split(",")):
+    if key == "env" and all(is_gymnasium_id(each) for each in value.split(",")):
         return ["env=gym", f"env.id={value}"]
     return [f"++{override}" if re.match(r"env\.kwargs[.=]", override) else override]
+
+
+def is_gymnasium_id(env: str) -> bool:
+    """Whether the text is the id of a Gymnasium environment, or the place of a class."""
+    return ":" in env or re.fullmatch(r"[\w./-]+-v\d+", env) is not None
 
 
 def expand_paths(cfg: DictConfig) -> None:
@@ -117,8 +122,11 @@ def _quote_each(value: str, path: str | None = None) -> str:
 
 
 def _quote(text: str) -> str:
-    if text == "null" or re.fullmatch(r"(['\"]).*\1", text):
-        return text
+    return text if text == "null" or re.fullmatch(r"(['\"]).*\1", text) else quote(text)
+
+
+def quote(text: str) -> str:
+    """Text in quotes, as Hydra's grammar reads it."""
     # Backslashes before a quote escape it.
     escaped = re.sub(r"(\\*)(?='|$)", lambda found: found[1] * 2, text).replace("'", r"\'")
     return f"'{escaped}'"

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,16 +18,18 @@ from rlmem.envs.gym_ids import registered
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.refusals import Refused
 from rlmem.envs.spaces import ActionSpace, FlatSpace
-from rlmem.envs.vectorization import VECTORIZATIONS, BatchedStep, Columns, EnvFn
+from rlmem.envs.vector_envs import GivenVectorEnv
+from rlmem.envs.vectorization import VECTORIZATIONS, BatchedEnvs, BatchedStep, Columns, EnvFn
 from rlmem.errors import UsageError, positive, unknown
 
 
 class GymVecEnv:
-    """The environments made by `env_fns`, as a `VecEnv`.
+    """The environments made by `env_fns`, or those of a vector environment, as a `VecEnv`.
 
     `vectorization` is `sync` (one after the other in this process) or `async` (one process each,
-    faster if a step takes much longer than a message between processes, about 0.1 ms). Raises
-    `UsageError` for spaces that have no tensor form.
+    faster if a step takes much longer than a message between processes, about 0.1 ms). A
+    `VectorEnv` of Gymnasium (see `GivenVectorEnv`) is closed by the caller. Raises `UsageError` for
+    spaces that have no tensor form.
 
     An observation of another shape or kind than its space, and a reward or flag that is not one
     number, are a `UsageError` that names leaf, environment, step (counted since the last `reset`)
@@ -36,29 +39,33 @@ class GymVecEnv:
 
     def __init__(
         self,
-        env_fns: Sequence[EnvFn],
+        env_fns: Sequence[EnvFn] | VectorEnv,
         vectorization: str = "sync",
         device: torch.device | str = "cpu",
         check_obs: bool = True,
     ) -> None:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
-        positive("the number of environments", len(env_fns))
-        # Checks the spaces first: gymnasium's error for an unknown space is hard to understand.
-        probe = env_fns[0]()
-        try:
-            self.single_observation_space = _space(probe, "observation_space")
-            self.single_action_space = _space(probe, "action_space")
-            self._obs = FlatSpace("obs", self.single_observation_space)
-            self._action = ActionSpace("action", self.single_action_space)
-        finally:
-            probe.close()
-        self.num_envs = len(env_fns)
+        if isinstance(env_fns, VectorEnv):
+            self.num_envs = env_fns.num_envs
+            self._read_spaces(env_fns, "single_")
+        else:
+            self.num_envs = positive("the number of environments", len(env_fns))
+            # Checks the spaces first: gymnasium's error for an unknown space is hard to understand.
+            probe = env_fns[0]()
+            try:
+                self._read_spaces(probe)
+            finally:
+                probe.close()
         self.device = torch.device(device)
         self.check_obs = check_obs
         self.observation_space: Spaces = self._obs.spaces
         self.action_space: Spaces = self._action.spaces
-        self.envs: Any = VECTORIZATIONS[vectorization](env_fns, self._obs)
+        self.envs: BatchedEnvs = (
+            GivenVectorEnv(env_fns, self._obs)
+            if isinstance(env_fns, VectorEnv)
+            else VECTORIZATIONS[vectorization](env_fns, self._obs)
+        )
         self._steps: int | None = None  # since the last reset; None before the first one
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
@@ -91,6 +98,12 @@ class GymVecEnv:
         """Close the environments and their processes."""
         self.envs.close()
 
+    def _read_spaces(self, env: Any, prefix: str = "") -> None:
+        self.single_observation_space = _space(env, prefix + "observation_space")
+        self.single_action_space = _space(env, prefix + "action_space")
+        self._obs = FlatSpace("obs", self.single_observation_space)
+        self._action = ActionSpace("action", self.single_action_space)
+
     def _transition(self, step: BatchedStep) -> Transition:
         reward = refusals.as_float32("reward", step.reward, self.check_obs)
         obs = self._tensors(step.obs)
@@ -102,7 +115,7 @@ class GymVecEnv:
             self._tensor(step.terminated),
             self._tensor(step.truncated),
             final_obs,
-            self._tensor(done),
+            self._tensor(done if step.starts is None else step.starts),
         )
 
     def _scatter(self, obs: Tensors, finals: Columns, done: NDArray[np.bool_]) -> Tensors:
@@ -126,7 +139,7 @@ class GymVecEnv:
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
 
-def _space(env: gym.Env, name: str) -> gym.Space:
+def _space(env: Any, name: str) -> gym.Space:
     space = getattr(env, name, None)
     if not isinstance(space, gym.Space):
         raise UsageError(f"{env}: {name} must be a space of gymnasium, not {space!r}")
@@ -134,15 +147,19 @@ def _space(env: gym.Env, name: str) -> gym.Space:
 
 
 def vectorize(
-    env_fn: EnvFn,
+    env_fn: EnvFn | Sequence[EnvFn],
     num_envs: int,
     vectorization: str,
     device: torch.device | str,
     previous_action: bool,
     check_obs: bool,
 ) -> VecEnv:
-    """`num_envs` copies of an environment, optionally with the previous action observed."""
-    env_fns = [env_fn] * positive("num_envs", num_envs)
+    """`num_envs` copies of an environment, optionally with the previous action observed.
+
+    Several functions take turns.
+    """
+    turns = [env_fn] if callable(env_fn) else env_fn
+    env_fns = [turns[i % len(turns)] for i in range(positive("num_envs", num_envs))]
     env = GymVecEnv(env_fns, vectorization, device, check_obs)
     return PreviousAction(env) if previous_action else env
 
@@ -150,7 +167,7 @@ def vectorize(
 @register("gym")
 def make_gym(
     num_envs: int,
-    id: str = "CartPole-v1",
+    id: str | EnvFn | Sequence[EnvFn] = "CartPole-v1",
     max_episode_steps: int | None = None,
     vectorization: str = "sync",
     previous_action: bool = False,
@@ -160,7 +177,9 @@ def make_gym(
 ) -> VecEnv:
     """Any Gymnasium environment; see `registered` for `id`. `kwargs` are its own options.
 
-    Raises `UsageError` if there is none with that `id`, or if it cannot be made with these options.
+    In Python, `id` may also be a class or function, or several, which take turns. Raises
+    `UsageError` if there is none with that `id`, or if it cannot be made with these options.
     """
-    env_fn = registered(id, max_episode_steps, kwargs or {})
-    return vectorize(env_fn, num_envs, vectorization, device, previous_action, check_obs)
+    ids = [id] if isinstance(id, str) or callable(id) else id
+    env_fns = [registered(each, max_episode_steps, kwargs or {}) for each in ids]
+    return vectorize(env_fns, num_envs, vectorization, device, previous_action, check_obs)

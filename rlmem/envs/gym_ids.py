@@ -10,8 +10,10 @@ import inspect
 import os
 import re
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -26,25 +28,59 @@ from rlmem.registry import options_of
 
 # Packages needed by environments of Gymnasium itself; rlmem has extras of the same names.
 EXTRAS = ("mujoco",)
+# The id of a class or function that cannot be imported begins with this.
+OBJECT = "object:"
+
+# Modules that are imported for an environment at the moment.
+_importing: list[str] = []
 
 
-def registered(id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> EnvFn:
+def registered(id: str | EnvFn, max_episode_steps: int | None, kwargs: dict[str, Any]) -> EnvFn:
     """A factory of the environment `id`; `kwargs` are its own options.
 
     `id` is an id of Gymnasium (`CartPole-v1`), one that a module registers (`module:Name-v0`), or
     a class or function in a module or file (`module:Name`, `./file.py:Name`). Modules are also
-    looked for in the current folder. Raises `UsageError` if there is no such environment, or if it
-    does not take these options.
+    looked for in the current folder. In Python it may be the class or function itself. Raises
+    `UsageError` if there is no such environment, or if it does not take these options.
     """
     if max_episode_steps is not None and max_episode_steps < 1:
         raise UsageError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
-    spec = copy.deepcopy(_spec(id))
+    if isinstance(id, str):
+        spec = copy.deepcopy(_spec(id))
+    else:
+        id, entry_point = id_of(id), id
+        spec = EnvSpec(re.sub(r"\W", "_", id), entry_point=entry_point)
     for module in EXTRAS:
         if str(spec.entry_point).startswith(f"gymnasium.envs.{module}"):
             require(module, id)
     # GymVecEnv itself checks that `reset` comes before `step`.
     spec.order_enforce = False
     return partial(_make, spec, id, max_episode_steps, kwargs)
+
+
+def id_of(env_fn: EnvFn) -> str:
+    """The id of a class or function: `module:Name`, `file.py:Name`, or one that begins with OBJECT.
+
+    Only objects of a module can be imported; those made in functions and in notebooks cannot.
+    """
+    name = getattr(env_fn, "__qualname__", "") or type(env_fn).__qualname__
+    module = sys.modules.get(getattr(env_fn, "__module__", None) or "")
+    if module is None or not name.isidentifier() or vars(module).get(name) is not env_fn:
+        return OBJECT + name
+    spec, file = module.__spec__, getattr(module, "__file__", None)
+    module_name = module.__name__ if spec is None else spec.name  # also of `python -m module`
+    if module_name == "__main__" and file is None:
+        return OBJECT + name
+    installed = file is None or Path(file).is_relative_to(sysconfig.get_path("purelib"))
+    if "." in module_name or installed:
+        return f"{module_name}:{name}"
+    path = Path(str(file)).resolve()
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{name}"
+
+
+def being_imported() -> str | None:
+    """The module that is imported for an environment at the moment, or None."""
+    return _importing[-1] if _importing else None
 
 
 def require(module: str, what: str, extra: str | None = None) -> None:
@@ -54,12 +90,17 @@ def require(module: str, what: str, extra: str | None = None) -> None:
 
 
 def _spec(id: str) -> EnvSpec:
-    place, _, name = id.rpartition(":")
-    if not place:
+    if id.startswith(OBJECT):
+        raise UsageError(
+            f"the environment of this run was given in Python, as {id.removeprefix(OBJECT)}: "
+            "give it again, as env=... of rlmem.train(resume=...) and rlmem.evaluate"
+        )
+    where, _, name = id.rpartition(":")
+    if not where:
         if id.endswith(".py"):
             raise UsageError(f"env.id {id!r} lacks the name in the file: write {id}:NAME")
         return _registered_spec(id, name)
-    module = _import_file(place) if place.endswith(".py") else _import_module(place, id)
+    module = _import_file(where) if where.endswith(".py") else _import_module(where, id)
     found = getattr(module, name, None)
     if name not in gym.registry and callable(found):
         return EnvSpec(name, entry_point=found)
@@ -113,14 +154,25 @@ def _import_file(place: str) -> ModuleType:
 
 def _imported(name: str, message: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        with _marked(name):
+            return importlib.import_module(name)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
             raise UsageError(f"{message}: no such module, also not in this folder") from error
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f" ({Path(last.filename).name}, line {last.lineno})"
         where = "" if last.filename.startswith("<") else place
-        raise UsageError(f"{message}: {type(error).__name__}: {error}{where}") from error
+        kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+        raise UsageError(f"{message}: {kind}{error}{where}") from error
+
+
+@contextmanager
+def _marked(name: str) -> Iterator[None]:
+    _importing.append(name)
+    try:
+        yield
+    finally:
+        _importing.pop()
 
 
 def _make(spec: EnvSpec, id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gym.Env:

@@ -10,7 +10,7 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -30,7 +30,8 @@ Columns = dict[str, np.ndarray]
 class BatchedStep(NamedTuple):
     """The results of one step; `final_obs` has the rows of the ended episodes (None: no episode).
 
-    `obs` is the first observation of the next episode where one has ended.
+    `obs` is the first observation of the next episode in the rows of `starts` (None: those in which
+    an episode has ended).
     """
 
     obs: Columns
@@ -38,6 +39,18 @@ class BatchedStep(NamedTuple):
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     final_obs: Columns | None
+    starts: NDArray[np.bool_] | None = None
+
+
+@runtime_checkable
+class BatchedEnvs(Protocol):
+    """Environments that step together, with batched results."""
+
+    def reset(self, seeds: Sequence[int | None]) -> Columns: ...
+
+    def step(self, actions: Any) -> BatchedStep: ...
+
+    def close(self) -> None: ...
 
 
 class SyncEnvs:
@@ -266,7 +279,7 @@ def _in_worker(env_fn: EnvFn, main_process: int) -> gym.Env:
     return Worker(env_fn())
 
 
-VECTORIZATIONS: dict[str, Callable[[Sequence[EnvFn], FlatSpace], SyncEnvs | AsyncEnvs]] = {
+VECTORIZATIONS: dict[str, Callable[[Sequence[EnvFn], FlatSpace], BatchedEnvs]] = {
     "sync": SyncEnvs,
     "async": AsyncEnvs,
 }

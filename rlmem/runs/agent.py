@@ -6,22 +6,23 @@ of a `.rlmem` file, holds the spaces and the settings of the policy.
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rlmem import __version__, algos, envs
 from rlmem.envs.base import DefinesSpaces, Tensors, Transition, VecEnv, find_wrapped
-from rlmem.envs.gym_env import GymVecEnv
+from rlmem.envs.given import Batch, given, named
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.space_json import space_from_json, space_to_json
@@ -30,7 +31,7 @@ from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
 from rlmem.files import atomic_write, replacing
 from rlmem.policies import Policy
-from rlmem.runs import checkpoint
+from rlmem.runs import checkpoint as checkpoints
 
 FILE = "agent.json"
 FORMAT = 1
@@ -150,6 +151,13 @@ class InputEnv:
         """Does nothing."""
 
 
+@runtime_checkable
+class HasValue(Protocol):
+    """A policy with a critic."""
+
+    def value(self, obs: Tensors, state: Any, start: Bool[Tensor, "N"]) -> Float[Tensor, "N"]: ...
+
+
 class Agent:
     """A policy with its memory, for one environment (`act(obs)`) or a batch of them.
 
@@ -193,22 +201,55 @@ class Agent:
                 raise UsageError("act(obs, state, start) needs both state and start")
             step = self.policy.act(self._to_device(obs), state, start, deterministic)
             return step.action, step.state
-        leaves, first = self._read(obs, reward, new_episode)
+        leaves, first = self._read(self.env.wrapped, obs, reward, new_episode)
         step = self.policy.act(leaves, self.state, first, deterministic)
         self.state = step.state
         self.action = {key: leaf.cpu() for key, leaf in step.action.items()}
         return _first(self.spec.action_space, self.env.action.write(self.action, 1))
 
-    def _read(self, obs: Any, reward: float | None, new_episode: bool) -> tuple[Tensors, Tensor]:
-        """The policy's observation, and whether memory is reset before it."""
+    @torch.no_grad()
+    def value(
+        self,
+        obs: Any,
+        state: Any = None,
+        start: Bool[Tensor, "N"] | None = None,
+        *,
+        reward: float | None = None,
+        new_episode: bool = False,
+    ) -> Any:
+        """The critic's value of an observation, before `act`; the memory does not change.
+
+        Takes the arguments of `act`; the batched form returns values [N]. Raises `UsageError` if
+        the policy has no critic.
+        """
+        critic = self.policy
+        estimates = algos.requirements(self.spec.algo).estimates_returns
+        if not estimates or not isinstance(critic, HasValue):
+            raise UsageError(
+                f"an agent of algo {self.spec.algo!r} has no value: it has no critic, or one that "
+                "does not estimate returns in the units of the rewards"
+            )
+        if state is not None or start is not None:
+            if state is None or start is None:
+                raise UsageError("value(obs, state, start) needs both state and start")
+            return critic.value(self._to_device(obs), state, start)
+        # A copy, because the wrapper counts episodes.
+        leaves, first = self._read(copy.copy(self.env.wrapped), obs, reward, new_episode)
+        return critic.value(leaves, self.state, first).item()
+
+    def _read(
+        self, env: VecEnv, obs: Any, reward: float | None, new_episode: bool
+    ) -> tuple[Tensors, Tensor]:
+        """The policy's observation from `env`, and whether memory is reset before it."""
+        inputs: InputEnv = find_wrapped(env, InputEnv)
         if self.action is None:
-            self.env.next = obs
-            leaves, first = self.env.wrapped.reset(), torch.tensor([True])
+            inputs.next = obs
+            leaves, first = env.reset(), torch.tensor([True])
         else:
             if reward is None and self.spec.history:
                 raise UsageError("this agent learns from its rewards: act(obs, reward=...)")
-            self.env.next = obs, float(reward or 0.0), new_episode
-            step = self.env.wrapped.step(self.action)
+            inputs.next = obs, float(reward or 0.0), new_episode
+            step = env.step(self.action)
             leaves, first = step.obs, step.memory_reset
         return self._to_device(leaves), first.to(self.device)
 
@@ -217,20 +258,20 @@ class Agent:
 
     def save(self, path: str | Path) -> None:
         """Write the agent as one file: safetensors, with the spec in the header."""
-        weights = checkpoint.finite_weights(self.policy)
+        weights = checkpoints.finite_weights(self.policy)
         with replacing(Path(path)) as partial:
             save_file(weights, partial, {"agent": self.spec.to_json()})
 
 
-def load(source: str | Path, device: str = "cpu", which: str | int = "last") -> Agent:
+def load(source: str | Path, device: str = "cpu", checkpoint: str | int = "last") -> Agent:
     """The agent in a run folder, or in a file that `Agent.save` wrote.
 
-    `which` is the checkpoint of a run: "last", "best" or a step. Raises `UsageError` if there is
-    no agent, or it is damaged.
+    `checkpoint` is "last", "best" or a step of a run. Raises `UsageError` if there is no agent, or
+    it is damaged.
     """
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
-        found = checkpoint.load(path, which)
+        found = checkpoints.load(path, checkpoint)
         spec_file = path / FILE
         if not spec_file.is_file():
             raise UsageError(f"{path} has no {FILE}: it is of an older rlmem")
@@ -240,15 +281,17 @@ def load(source: str | Path, device: str = "cpu", which: str | int = "last") -> 
         return Agent(policy, spec, torch.device(device))
     if not path.is_file():
         raise UsageError(f"{path} is neither a run folder nor an agent file")
+    if checkpoint != "last":
+        raise UsageError(f"{path} is a file with one agent: it has no checkpoint {checkpoint!r}")
     spec, weights = _read_file(path)
     policy = spec.make_policy()
-    checkpoint.Checkpoint(path, 0, weights, {}).load_weights(policy)
+    checkpoints.Checkpoint(path, 0, weights, {}).load_weights(policy)
     return Agent(policy, spec, torch.device(device))
 
 
 def evaluate(
     agent: Agent,
-    env: str | Callable[[], gym.Env],
+    env: Any,
     episodes: int = 100,
     seed: int = 0,
     deterministic: bool = True,
@@ -257,27 +300,31 @@ def evaluate(
 ) -> dict[str, Any]:
     """The returns of `episodes` episodes on seeds that no training uses, with mean and spread.
 
-    `env` is a name with its `options`, or a class or function that makes a Gymnasium environment.
-    Episodes are cut after `eval_max_steps` steps and count as they are; `unfinished` of the result
-    is their number. Raises `UsageError` if its observations are not those of the agent.
+    `env` is a name with its `options`, a Gymnasium id, a class or function that makes a Gymnasium
+    environment, a `VectorEnv` or a `VecEnv`. Episodes are cut after `eval_max_steps` steps and
+    count as they are; `unfinished` of the result is their number. Raises `UsageError` if its
+    observations are not those of the agent.
     """
-    from rlmem.runs.evaluate import Watch, play, summary
+    from rlmem.runs.evaluate import CHUNK, Watch, play, summary
+
+    source = None if isinstance(env, str) else given(env)
 
     def make(num_envs: int) -> VecEnv:
-        if isinstance(env, str):
-            made = envs.make(env, num_envs=num_envs, device=agent.device, **options)
-        else:
-            made = GymVecEnv([env] * num_envs, device=agent.device)
+        if source is not None:
+            return agent.spec.add_history(source.make(num_envs, agent.device, options))
+        name, known = named(env)
+        made = envs.make(name, num_envs=num_envs, device=agent.device, **known, **options)
         return agent.spec.add_history(made)
 
     probe = make(1)
-    wanted, given = agent.env.wrapped.observation_space, probe.observation_space
+    wanted, found = agent.env.wrapped.observation_space, probe.observation_space
     probe.close()
-    if list(wanted.items()) != list(given.items()):
-        raise UsageError(f"the agent observes {wanted}, and this environment gives {given}")
+    if list(wanted.items()) != list(found.items()):
+        raise UsageError(f"the agent observes {wanted}, and this environment gives {found}")
     watch = Watch(positive("eval_max_steps", eval_max_steps))
-    seeds = eval_seeds(seed, episodes)
-    returns = play(agent.policy, make, seeds, deterministic, watch=watch)
+    seeds = eval_seeds(seed, positive("episodes", episodes))
+    chunk = min(CHUNK, source.num_envs) if isinstance(source, Batch) else CHUNK
+    returns = play(agent.policy, make, seeds, deterministic, chunk, watch)
     return summary(returns) | {"unfinished": watch.unfinished, "returns": returns}
 
 

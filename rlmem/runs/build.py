@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from rlmem import algos, envs
 from rlmem.algos import Algorithm
 from rlmem.data.recorder import Recorder
-from rlmem.envs.base import VecEnv
+from rlmem.envs.base import VecEnv, find_wrapped
+from rlmem.envs.given import Given
 from rlmem.envs.seeding import train_seeds
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
@@ -46,16 +47,24 @@ def options(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items() if key != "name"}
 
 
-def make_env(cfg: DictConfig, num_envs: int, device: torch.device) -> VecEnv:
-    """The configured environment, `num_envs` copies, with the history its algorithm needs."""
+def make_env(
+    cfg: DictConfig, num_envs: int, device: torch.device, given: Given | None = None
+) -> VecEnv:
+    """The configured environment, `num_envs` copies, with the history its algorithm needs.
+
+    `given` is the environment itself if Python has given it; the configuration has its options.
+    """
     with environment_errors():
-        env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
+        if given is not None:
+            env = given.make(num_envs, device, options(cfg.env))
+        else:
+            env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
     return with_history(env, cfg.algo.name) if "algo" in cfg else env
 
 
 def with_history(env: VecEnv, algo: str) -> VecEnv:
     """Add the previous action and reward to the observations of `env` if `algo` needs them."""
-    needed = algos.requirements(algo).needs_history and not isinstance(env, Trials)
+    needed = algos.requirements(algo).needs_history and find_wrapped(env, Trials) is None
     return Trials(env, episodes=1) if needed else env
 
 
@@ -87,15 +96,17 @@ def build(
     step: int = 0,
     guard: Callable[[VecEnv], VecEnv] = lambda env: env,
     seeds_used: int = 0,
+    given: Given | None = None,
 ) -> tuple[VecEnv, Policy, Algorithm]:
     """Environment, policy and algorithm of a configuration, for a run at `step`.
 
-    `guard` may wrap the environment in which the algorithm acts. The environments get the
-    `num_envs` seeds after the first `seeds_used`, so that a resumed run has new episodes.
+    `given` is the environment itself (see `make_env`). `guard` may wrap the environment in which
+    the algorithm acts. The environments get the `num_envs` seeds after the first `seeds_used`, so
+    that a resumed run has new episodes.
     """
     device = resolve_device(cfg.device)
     seed_everything(cfg.seed)
-    env = make_env(cfg, positive("num_envs", cfg.num_envs), device)
+    env = make_env(cfg, positive("num_envs", cfg.num_envs), device, given)
     policy = make_policy(cfg, env).to(device)
     env = guard(env)
     seeds = train_seeds(cfg.seed, cfg.num_envs, seeds_used)

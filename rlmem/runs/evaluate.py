@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.given import Batch, Given
 from rlmem.envs.popgym.scores import memory_score
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.trials import Trials
@@ -26,6 +27,7 @@ from rlmem.runs import build, checkpoint, stats
 from rlmem.runs.folder import require_usable
 from rlmem.runs.guard import closing, environment_errors
 from rlmem.runs.progress import Progress
+from rlmem.runs.stop import LeftIteration, Stop
 
 # Number of environments stepped in parallel; the result does not depend on it.
 CHUNK = 128
@@ -47,7 +49,7 @@ class AgentStep(Protocol):
 
 
 @runtime_checkable
-class Agent(Protocol):
+class AgentLike(Protocol):
     """An agent to evaluate: a policy, or a reference player."""
 
     def initial_state(self, batch_size: int) -> Any: ...
@@ -60,18 +62,27 @@ class Agent(Protocol):
 class Watch:
     """Cuts episodes after `max_steps` steps, and shows the progress of an evaluation.
 
-    `unfinished` counts the episodes (with trials: the trials) that were cut.
+    `unfinished` counts the episodes (with trials: the trials) that were cut. A signal to `stop`
+    ends the evaluation at its next step.
     """
 
-    def __init__(self, max_steps: int = MAX_STEPS, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        max_steps: int = MAX_STEPS,
+        progress: Progress | None = None,
+        stop: Stop | None = None,
+    ) -> None:
         self.max_steps = max_steps
         self.progress = progress
+        self.stop = stop
         self.unfinished = 0
         self._before = 0  # episodes of earlier batches
         self._shown = 0.0
 
     def step(self, over: Tensor, steps: int, limit: int) -> bool:
         """Whether to go on after `steps` steps; `over` [N] marks the ended episodes."""
+        if self.stop is not None and self.stop.requested is not None:
+            raise LeftIteration
         if over.all():
             self._before += len(over)
             return False
@@ -106,7 +117,7 @@ def play(
 
 @torch.no_grad()
 def play_trials(
-    make_agent: Callable[[VecEnv], Agent],
+    make_agent: Callable[[VecEnv], AgentLike],
     make_env: Callable[[int], VecEnv],
     seeds: list[int],
     deterministic: bool,
@@ -129,7 +140,7 @@ def play_trials(
 
 
 def play_batch(
-    agent: Agent,
+    agent: AgentLike,
     env: VecEnv,
     seeds: list[int],
     deterministic: bool,
@@ -178,13 +189,21 @@ def summary(returns: list[float]) -> dict[str, Any]:
 
 
 class Trained(NamedTuple):
-    """A trained policy with its run's configuration and its checkpoint's step."""
+    """A trained policy with its run's configuration and its checkpoint's step.
+
+    `given` is the environment of its evaluations itself, if Python has given it.
+    """
 
     run_dir: Path
     cfg: DictConfig
     policy: Policy
     step: int
     device: torch.device
+    given: Given | None = None
+
+    def make_env(self, num_envs: int) -> VecEnv:
+        """The environment of the run, `num_envs` copies."""
+        return build.make_env(self.cfg, num_envs, self.device, self.given)
 
 
 def load(run_dir: str | Path, which: str | int = "last", device: str | None = None) -> Trained:
@@ -215,20 +234,26 @@ def run(cfg: DictConfig) -> dict[str, Any]:
 def evaluate(
     trained: Trained, settings: dict[str, Any], episodes: int, watch: Watch
 ) -> dict[str, Any]:
-    """Evaluate an agent with the `seed` and `deterministic` of `settings`; writes `eval.json`.
+    """`measure` an agent and write `eval.json`; returns its content."""
+    content = measure(trained, settings, episodes, watch)
+    write_report(trained.run_dir, content)
+    return content
 
-    Prints a line on stderr if episodes were cut.
+
+def measure(
+    trained: Trained, settings: dict[str, Any], episodes: int, watch: Watch
+) -> dict[str, Any]:
+    """Evaluate an agent with the `seed` and `deterministic` of `settings`.
+
+    Returns the settings, a summary of the returns, and the returns. Prints a line on stderr if
+    episodes were cut.
     """
-    returns = play(
-        trained.policy,
-        lambda num_envs: build.make_env(trained.cfg, num_envs, trained.device),
-        eval_seeds(settings["seed"], episodes),
-        settings["deterministic"],
-        watch=watch,
-    )
+    seeds = eval_seeds(settings["seed"], episodes)
+    chunk = min(CHUNK, trained.given.num_envs) if isinstance(trained.given, Batch) else CHUNK
+    greedy = settings["deterministic"]
+    returns = play(trained.policy, trained.make_env, seeds, greedy, chunk, watch)
     print_unfinished(watch, f"{episodes} episodes", trained.cfg)
-    settings = settings | {"unfinished": watch.unfinished}
-    return write_report(trained.run_dir, trained.cfg.env, settings, returns)
+    return report(trained.cfg.env, settings | {"unfinished": watch.unfinished}, returns)
 
 
 def print_unfinished(watch: Watch, played: str, cfg: DictConfig) -> None:
@@ -242,17 +267,16 @@ def print_unfinished(watch: Watch, played: str, cfg: DictConfig) -> None:
         )
 
 
-def write_report(
-    run_dir: Path, env: DictConfig, settings: dict[str, Any], returns: list[float]
-) -> dict[str, Any]:
-    """Write `eval.json`: the settings, a summary of the returns, and the returns.
-
-    Returns its content without the returns.
-    """
+def report(env: DictConfig, settings: dict[str, Any], returns: list[float]) -> dict[str, Any]:
+    """The settings, a summary of the returns with the memory score, and the returns."""
     result = settings | summary(returns)
     if "difficulty" in env:
         result["memory_score"] = memory_score(
             env.name, env.difficulty, env.get("previous_action", False), result["return_mean"]
         )
-    atomic_write(run_dir / "eval.json", json.dumps(result | {"returns": returns}, indent=2) + "\n")
-    return result
+    return result | {"returns": returns}
+
+
+def write_report(run_dir: Path, content: dict[str, Any]) -> None:
+    """Write `eval.json`."""
+    atomic_write(run_dir / "eval.json", json.dumps(content, indent=2) + "\n")

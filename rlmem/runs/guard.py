@@ -58,10 +58,10 @@ class GuardedEnv:
 
 
 @contextmanager
-def closing(env: VecEnv) -> Iterator[None]:
+def closing(env: VecEnv) -> Iterator[VecEnv]:
     """Close `env` at the end; after an exception, errors of closing do not hide it."""
     try:
-        yield
+        yield env
     except BaseException:
         with suppress(Exception):
             env.close()

@@ -1,18 +1,21 @@
-"""Logs of a run: `metrics.csv`, TensorBoard events, and the progress on stderr."""
+"""Logs of a run: `metrics.csv`, `evaluations.csv`, TensorBoard events, progress on stderr."""
 
 from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rlmem.errors import UsageError
 from rlmem.files import replacing
+from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.progress import Progress
+
+METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 
 
 class MetricsFile:
@@ -67,10 +70,11 @@ class MetricsFile:
         self._writer = csv.DictWriter(self._file, self.columns, restval="")
 
 
-class RunLogger:
+class RunLogger(Callback):
     """Context manager that logs the metrics of a run to its folder, and shows its progress.
 
-    `start_step` > 0 resumes a run: metrics of later steps are dropped.
+    `start_step` > 0 resumes a run: metrics of later steps are dropped. With `evaluations`, the
+    evaluations are logged too.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class RunLogger:
         total_steps: int,
         *,
         start_step: int = 0,
+        evaluations: bool = False,
         tensorboard: bool = True,
         progress: bool = True,
     ) -> None:
@@ -87,8 +92,12 @@ class RunLogger:
         self.total_steps = total_steps
         self.start_step = self.step = start_step
         self._open = ExitStack()
-        self._metrics = MetricsFile(self.run_dir / "metrics.csv", start_step)
+        self._metrics = MetricsFile(self.run_dir / METRICS, start_step)
         self._open.callback(self._metrics.close)
+        self._evaluations: MetricsFile | None = None
+        if evaluations or (self.run_dir / EVALUATIONS).exists():
+            self._evaluations = MetricsFile(self.run_dir / EVALUATIONS, start_step)
+            self._open.callback(self._evaluations.close)
         self._events = self._event_writer(start_step) if tensorboard else None
         self._return = "return -"
         self._progress = Progress("steps", total_steps, start_step, shown=progress)
@@ -106,6 +115,33 @@ class RunLogger:
     ) -> None:
         self.close()
 
+    def on_iteration(self, training: Training, metrics: Mapping[str, float]) -> None:
+        """Write a row of metrics."""
+        self.log(training.step, metrics)
+
+    def on_evaluation(self, training: Training, result: Mapping[str, Any]) -> None:
+        """Write a row of the evaluations: `step`, `seconds` of training, then the numbers."""
+        if self._evaluations is None:
+            return
+        kept = {key: value for key, value in result.items() if _is_number(value)}
+        kept = {key: value for key, value in kept.items() if key not in ("step", "seed")}
+        row = {"step": training.step, "seconds": round(self._seconds(self._last_time), 3)} | kept
+        self._evaluations.append(row)
+        if self._events is not None:
+            for key, value in kept.items():
+                self._events.add_scalar(f"eval/{key}", value, training.step)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out of the training's time."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            passed = time.monotonic() - begun
+            self._begin_time += passed
+            self._last_time += passed
+
     def log(self, step: int, values: Mapping[str, float | int]) -> None:
         """Write a row: `step`, `seconds` of training, `steps_per_second`, then `values`.
 
@@ -115,7 +151,7 @@ class RunLogger:
         speed = (step - self.step) / max(now - self._last_time, 1e-9)
         row = {
             "step": step,
-            "seconds": round(self._metrics.seconds + now - self._begin_time, 3),
+            "seconds": round(self._seconds(now), 3),
             "steps_per_second": round(speed, 1),
             **{key: float(value) for key, value in values.items()},
         }
@@ -128,10 +164,14 @@ class RunLogger:
         self._progress.show(step, self._return)
         self.step, self._last_time = step, now
 
-    def finish(self, outcome: str) -> None:
+    def end_progress(self) -> None:
+        """End the progress of the training."""
+        self._progress.__exit__()
+
+    def finish(self, outcome: str, following: str) -> None:
         """Close everything, then print the run's only line on stdout.
 
-        Its time is the training time, from the start to the last row.
+        Its time is the training time, from the start to the last row; `following` is a command.
         """
         self.close()
         seconds = max(self._last_time - self._begin_time, 1e-9)
@@ -140,13 +180,17 @@ class RunLogger:
         overshoot = f", {more:,} more than total_steps" if more > 0 else ""
         print(
             f"{outcome} after {self.step:,} steps{overshoot} ({seconds:,.0f} s, "
-            f"{speed:,.0f} steps/s): {self.run_dir}",
+            f"{speed:,.0f} steps/s); next: {following}",
             flush=True,
         )
 
     def close(self) -> None:
         """End the progress and close all files."""
         self._open.close()
+
+    def _seconds(self, now: float) -> float:
+        """The training time until `now`, with that of earlier parts of a resumed run."""
+        return self._metrics.seconds + now - self._begin_time
 
     def _event_writer(self, start_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
@@ -156,3 +200,16 @@ class RunLogger:
         writer = SummaryWriter(str(self.run_dir), purge_step=purge)
         self._open.callback(writer.close)
         return writer
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_columns(path: Path) -> dict[str, list[float]]:
+    """The columns of a file of metrics; NaN for empty cells, no columns without a file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {key: [float(row[key] or "nan") for row in rows] for key in (rows[0] if rows else {})}

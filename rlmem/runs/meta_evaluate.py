@@ -32,7 +32,7 @@ from rlmem.runs.progress import Progress
 
 RANDOM, ORACLE = "random", "oracle"
 
-AgentFactory = Callable[[VecEnv], evaluate.Agent]
+AgentFactory = Callable[[VecEnv], evaluate.AgentLike]
 
 
 class Scores(NamedTuple):
@@ -215,7 +215,7 @@ def _play_all(
     return scores, watch.unfinished
 
 
-def _agent_factory(agent: evaluate.Agent) -> AgentFactory:
+def _agent_factory(agent: evaluate.AgentLike) -> AgentFactory:
     return lambda env: agent
 
 

@@ -1,4 +1,4 @@
-"""Decides when a run saves a checkpoint."""
+"""Decides when a run saves a checkpoint, and how often something happens."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ MAX_COST = 0.01
 FREE_SECONDS = 0.3
 
 
-def checkpoint_steps(every: str | int | None, total_steps: int) -> int | None:
-    """The steps between checkpoints; `every` is a number of steps, a percentage, or None."""
+def interval(name: str, every: str | int | None, total_steps: int) -> int | None:
+    """The steps in the option `name`: `every` is a number of steps, a percentage, or None."""
     if every is None:
         return None
     text = str(every).strip()
@@ -29,7 +29,7 @@ def checkpoint_steps(every: str | int | None, total_steps: int) -> int | None:
     elif re.fullmatch(r"\d+(\.0*)?(e\+?\d+)?", text) and float(text) >= 1:
         return int(float(text))
     raise UsageError(
-        f"checkpoint_every must be a number of steps, a percentage like 10% or null, not {every!r}"
+        f"{name} must be a number of steps, a percentage like 10% or null, not {every!r}"
     )
 
 
@@ -44,7 +44,7 @@ class Saver:
         self, cfg: DictConfig, run_dir: Path, algo: Algorithm, step: int, seeds_used: int
     ) -> None:
         every = cfg.checkpoint_every
-        self.every = checkpoint_steps(every, cfg.total_steps)
+        self.every = interval("checkpoint_every", every, cfg.total_steps)
         self.cheap = isinstance(every, str) and "%" in every
         self.keep: int = cfg.checkpoint_keep
         self.run_dir = run_dir
@@ -55,22 +55,23 @@ class Saver:
         self._begin_time = time.monotonic()
         self._spent = self._last = 0.0  # seconds of all checkpoints and of the last one
 
-    def after_iteration(self, step: int) -> None:
-        """Save a checkpoint at `step` if one is due."""
+    def after_iteration(self, step: int) -> Path | None:
+        """Save a checkpoint at `step` if one is due; returns its folder, or None."""
         if self.every is None or step - self.saved < self.every:
-            return
+            return None
         allowed = MAX_COST * (time.monotonic() - self._begin_time) + FREE_SECONDS
         if not self.cheap or self._spent + self._last <= allowed:
-            self.save(step)
+            return self.save(step)
+        return None
 
-    def save(self, step: int) -> None:
-        """Save a checkpoint at `step`, unless there is one."""
+    def save(self, step: int) -> Path | None:
+        """Save a checkpoint at `step`, unless there is one; returns its folder, or None."""
         if step == self.saved:
-            return
+            return None
         start = time.monotonic()
         state = {"algo": self.algo.state_dict(), "seeds_used": self.seeds_used}
         try:
-            checkpoint.save(
+            path = checkpoint.save(
                 self.run_dir, step, self.algo.policy, state, keep=self.keep, score=self.score
             )
         except OSError as error:
@@ -81,6 +82,7 @@ class Saver:
         self.saved = step
         self._last = time.monotonic() - start
         self._spent += self._last
+        return path
 
 
 def last_checkpoint(run_dir: Path) -> str:

@@ -3,75 +3,143 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from rlmem.algos import Algorithm, LearnsLater, NonFiniteLoss
+from rlmem.algos import Algorithm, LearnsLater
+from rlmem.envs.base import VecEnv
+from rlmem.envs.given import Batch, Given
 from rlmem.errors import UsageError, positive
-from rlmem.policies import Policy, describe_inputs
+from rlmem.policies import describe_inputs
+from rlmem.runs import callbacks as watchers
 from rlmem.runs import checkpoint, evaluate, folder, task_splits
 from rlmem.runs.agent import AgentSpec
 from rlmem.runs.build import build, options, policy_arguments, resolve_device
-from rlmem.runs.guard import EnvironmentFailure, GuardedEnv, closing, report
+from rlmem.runs.callbacks import Callback, Training
+from rlmem.runs.evaluations import Evaluations
+from rlmem.runs.guard import GuardedEnv, closing
 from rlmem.runs.log import RunLogger
-from rlmem.runs.progress import Progress
-from rlmem.runs.saver import Saver, checkpoint_steps, last_checkpoint
-from rlmem.runs.stop import Interrupted, LeftIteration, Stop
+from rlmem.runs.result import Result
+from rlmem.runs.saver import Saver, interval
+from rlmem.runs.session import Session, finish, iterate, next_command
+from rlmem.runs.stop import Stop
 
 
 def run(cfg: DictConfig, unique: bool = False) -> float:
-    """Train or resume a run, then evaluate it; returns the mean return of the evaluation.
+    """`train` for the command line; returns the mean return of the evaluation."""
+    return train(cfg, unique).return_mean
 
-    With `unique`, a run folder that is taken gets another name, written to `cfg.run_dir`. Raises
+
+def train(
+    cfg: DictConfig,
+    unique: bool = False,
+    env: Given | None = None,
+    eval_env: Given | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Train or resume a run, then evaluate it.
+
+    With `unique`, a run folder that is taken gets another name, written to `cfg.run_dir`. `env` and
+    `eval_env` are environments that Python has given, in place of that of `cfg`. Raises
     `UsageError` for bad options, a loss that is not finite, or an error of the environment. A
     signal (Ctrl-C, SIGTERM, SIGHUP) saves a checkpoint, then raises `Interrupted`.
     """
     _check_options(cfg)
-    if cfg.threads is not None:
-        torch.set_num_threads(positive("threads", cfg.threads))
+    watching = watchers.check(callbacks)
+    if cfg.get("eval_every") is not None and isinstance(env, Batch) and eval_env is None:
+        raise UsageError(
+            "eval_every would disturb the batch that is trained on: give eval_env too, or env as "
+            "a name, class or function"
+        )
     stop = Stop()
     with stop.handlers(), ExitStack() as stack:
+        if cfg.threads is not None:
+            stack.enter_context(_threads(positive("threads", cfg.threads)))
         saved = None
         if cfg.resume is not None:
             stack.enter_context(folder.lock(checkpoint.require_run(cfg.resume)))
             saved = checkpoint.load(cfg.resume)
             _require_rest(cfg, saved.step)
-        start_step = saved.step if saved else 0
-        seeds_used = saved.seeds_used(cfg.num_envs) if saved else 0
-        env, policy, algo = build(cfg, start_step, lambda env: GuardedEnv(env, stop), seeds_used)
-        stack.enter_context(closing(env))
+        step = saved.step if saved else 0
+        used = saved.seeds_used(cfg.num_envs) if saved else 0
+        made, policy, algo = build(cfg, step, lambda env: GuardedEnv(env, stop), used, env)
+        stack.enter_context(closing(made))
         if saved:
             saved.load_weights(policy)
             saved.load_trainer(algo)
             checkpoint.set_rng_state(saved.trainer["rng"])
-        _require_learning(cfg, algo, start_step)
-        spec = AgentSpec.of(env, cfg.algo.name, policy_arguments(cfg))
-        if saved:
-            run_dir = Path(cfg.run_dir)
-            task_splits.write(run_dir, env)
-            checkpoint.discard_after(run_dir, start_step)
-            folder.update_config(cfg, start_step)
-        else:
-            run_dir = folder.claim(cfg, unique)
-            stack.enter_context(folder.lock(run_dir))
-            task_splits.write(run_dir, env)
+        _require_learning(cfg, algo, step)
+        spec = AgentSpec.of(made, cfg.algo.name, policy_arguments(cfg))
+        run_dir = _prepare_folder(cfg, unique, step, made, stack)
         spec.write(run_dir)
         print(describe_inputs(policy), file=sys.stderr)
-        logger = stack.enter_context(
-            RunLogger(run_dir, cfg.total_steps, start_step=start_step, **options(cfg.log))
-        )
-        saver = Saver(cfg, run_dir, algo, start_step, seeds_used + cfg.num_envs)
-        _train(cfg, saver, algo, logger, stop)
-        return _evaluate(cfg, run_dir, policy, logger)
+        device = resolve_device(cfg.device)
+        training = Training(run_dir, step, cfg.total_steps, algo, spec, device)
+        trained = evaluate.Trained(run_dir, cfg, policy, step, device, eval_env or env)
+        saver = Saver(cfg, run_dir, algo, step, used + cfg.num_envs)
+        session = _session(cfg, training, trained, saver, watching, stop, stack)
+        iterate(session)
+        return finish(session, next_command(made, cfg, run_dir))
+
+
+def _session(
+    cfg: DictConfig,
+    training: Training,
+    trained: evaluate.Trained,
+    saver: Saver,
+    watching: Sequence[Callback],
+    stop: Stop,
+    stack: ExitStack,
+) -> Session:
+    """The session with its logger, which `stack` closes."""
+    evaluations = Evaluations(trained)
+    logger = RunLogger(
+        training.run_dir,
+        cfg.total_steps,
+        start_step=training.step,
+        evaluations=evaluations.every is not None,
+        **options(cfg.log),
+    )
+    stack.enter_context(logger)
+    return Session(cfg, training, saver, evaluations, logger, [logger, *watching], stop)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _prepare_folder(
+    cfg: DictConfig, unique: bool, step: int, env: VecEnv, stack: ExitStack
+) -> Path:
+    """The locked run folder: a new one, or at a resume that of the run."""
+    if cfg.resume is not None:
+        run_dir = Path(cfg.run_dir)
+        task_splits.write(run_dir, env)
+        checkpoint.discard_after(run_dir, step)
+        folder.update_config(cfg, step)
+        return run_dir
+    run_dir = folder.claim(cfg, unique)
+    stack.enter_context(folder.lock(run_dir))
+    task_splits.write(run_dir, env)
+    return run_dir
 
 
 def _check_options(cfg: DictConfig) -> None:
     for name in ("total_steps", "eval_episodes", "checkpoint_keep"):
         positive(name, cfg[name])
-    checkpoint_steps(cfg.checkpoint_every, cfg.total_steps)
+    for name in ("checkpoint_every", "eval_every"):
+        interval(name, cfg.get(name), cfg.total_steps)
     folder.require_usable("run_dir", cfg.run_dir)
     for name in ("record", "algo.replay.directory"):
         if (place := OmegaConf.select(cfg, name)) is not None:
@@ -104,68 +172,3 @@ def _require_learning(cfg: DictConfig, algo: Algorithm, step: int) -> None:
             f"(algo.learning_starts={cfg.algo.get('learning_starts', 0):,}, and the replay needs "
             "steps for a row of each environment)"
         )
-
-
-def _train(cfg: DictConfig, saver: Saver, algo: Algorithm, logger: RunLogger, stop: Stop) -> None:
-    """Iterate until `total_steps` or a signal; saves checkpoints on the way and at the end."""
-    run_dir = saver.run_dir
-    with stop.finishing_iterations():
-        while logger.step < cfg.total_steps and stop.requested is None:
-            try:
-                metrics = algo.iterate(logger.step / cfg.total_steps)
-            except LeftIteration:
-                stop.left()
-                break
-            except NonFiniteLoss as error:
-                raise UsageError(
-                    f"training stopped at step {logger.step:,}: {error}; {last_checkpoint(run_dir)}"
-                    + (" (a smaller algo.learning_rate may help)" if error.finite_inputs else "")
-                ) from error
-            except UsageError as error:
-                # A signal to a whole group of processes also ends those of the environment.
-                if stop.requested is None:
-                    raise _save_and_report(error, saver, logger.step) from error
-                break
-            logger.log(logger.step + algo.steps_per_iteration, metrics)
-            saver.score = metrics.get("episode_return", saver.score)
-            saver.after_iteration(logger.step)
-        saver.save(logger.step)
-    if stop.requested is not None:
-        raise Interrupted(stop.requested)
-    if isinstance(algo, LearnsLater) and algo.steps_until_learning > 0:
-        raise UsageError(
-            f"algo {cfg.algo.name} never learned in {logger.step:,} steps: its batches need an "
-            f"episode that has ended and fits into the replay; resume={run_dir} goes on"
-        )
-
-
-def _save_and_report(error: UsageError, saver: Saver, step: int) -> UsageError:
-    """Save the last complete iteration, at `step`; returns the error with the saved place.
-
-    The agent acts between its updates, so the weights are still those after that iteration.
-    """
-    saver.save(step)
-    context = f"at step {step:,}; {last_checkpoint(saver.run_dir)}"
-    if isinstance(error, EnvironmentFailure):
-        return report(error, saver.run_dir, context)
-    return UsageError(f"{error}; {context}")
-
-
-def _evaluate(cfg: DictConfig, run_dir: Path, policy: Policy, logger: RunLogger) -> float:
-    """Evaluate the trained policy and print the last line; returns the mean return."""
-    logger.close()
-    device = resolve_device(cfg.device)
-    trained = evaluate.Trained(run_dir, cfg, policy, logger.step, device)
-    settings = {"step": logger.step, "seed": cfg.seed, "deterministic": True}
-    shown = cfg.log.get("progress", True)
-    with Progress("episodes", cfg.eval_episodes, shown=shown) as progress:
-        watch = evaluate.Watch(cfg.get("eval_max_steps", evaluate.MAX_STEPS), progress)
-        try:
-            result = evaluate.evaluate(trained, settings, cfg.eval_episodes, watch)
-        except EnvironmentFailure as failure:
-            context = f"in the evaluation; {last_checkpoint(run_dir)}"
-            raise report(failure, run_dir, context) from failure
-    mean = float(result["return_mean"])
-    cut = f" ({watch.unfinished} unfinished)" if watch.unfinished else ""
-    logger.finish(f"greedy return {mean:.3f} over {cfg.eval_episodes} episodes{cut}")
-    return mean

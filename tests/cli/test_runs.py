@@ -47,7 +47,11 @@ def test_train_evaluate_and_resume(
 ) -> None:
     assert main(["train", *SMALL, "run_dir=a"]) == 0
     out, err = capsys.readouterr()
-    assert re.fullmatch(r"greedy return -?\d\.\d+ over 2 episodes after 256 steps .*: a\n", out)
+    assert re.fullmatch(
+        r"return -?\d\.\d{3} \(memory score -?\d\.\d\d: 0 = no memory, 1 = optimum\) "
+        r"over 2 episodes after 256 steps \(\d+ s, [\d,]+ steps/s\); next: rlmem play run=a\n",
+        out,
+    )
     assert err == "obs: Discrete → one-hot, 4 inputs\n"
     assert main(["eval", "run=a", "episodes=3"]) == 0
     printed = json.loads(capsys.readouterr().out)

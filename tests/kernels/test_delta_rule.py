@@ -247,11 +247,11 @@ def test_small_decays_next_to_extreme_ones_keep_their_precision() -> None:
 def test_opcheck(dtype: torch.dtype, decay: bool) -> None:
     x = make(C + 3, dtype, decay=decay)
     leaves = [None if each is None else each.requires_grad_() for each in x[:6]]
-    torch.library.opcheck(ops.rule._opoverload, (*leaves, x.start))
+    torch.library.opcheck(ops.rule, (*leaves, x.start))
     plain = [None if each is None else each.detach() for each in leaves]
     found = ops.rule(*plain, x.start)
     arguments = (*found[:2], *plain, x.start, *found)
-    torch.library.opcheck(ops.rule_backward._opoverload, arguments)
+    torch.library.opcheck(ops.rule_backward, arguments)
 
 
 @pytest.mark.parametrize("mapped", [(0,), (1, 2), (4,), (5,), (6,), tuple(range(7))], ids=str)

@@ -237,14 +237,14 @@ def test_opcheck(cell, start) -> None:
     torch.use_deterministic_algorithms(False)
     given = make(cell, (2, 4, 2, 3), torch.float64, start)
     arguments = [x.requires_grad_() for x in (*given[:3], torch.stack(given.state, dim=1))]
-    torch.library.opcheck(ops.rnn._opoverload, (cell, *arguments, given.start, True))
+    torch.library.opcheck(ops.rnn, (cell, *arguments, given.start, True))
     h, last, activations, saved_states = (
         x.detach() for x in ops.rnn(cell, *arguments, given.start, True)
     )
     for grads in ((h, last), (None, last), (h, None)):
         weight, state = (x.detach() for x in (arguments[1], arguments[3]))
         call = (cell, *grads, weight, state, given.start, h, activations, saved_states)
-        torch.library.opcheck(ops.rnn_backward._opoverload, call)
+        torch.library.opcheck(ops.rnn_backward, call)
 
 
 @pytest.mark.parametrize("save", [True, False])

@@ -44,8 +44,8 @@ def test_rows_with_any_stride(monkeypatch) -> None:
 
 def test_opcheck() -> None:
     x, weight, y = (torch.randn(s, requires_grad=True) for s in ((5, 3), (4, 3), (5, 4)))
-    torch.library.opcheck(product.times._opoverload, (x, weight))
-    torch.library.opcheck(product.gram._opoverload, (x, y))
+    torch.library.opcheck(product.times, (x, weight))
+    torch.library.opcheck(product.gram, (x, y))
 
 
 def test_second_derivatives() -> None:

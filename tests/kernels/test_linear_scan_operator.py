@@ -93,12 +93,12 @@ def test_opcheck(constant: bool, reverse: bool, dtype: torch.dtype) -> None:
     h0 = h0.to(dtype).requires_grad_()
     start = torch.rand(ROWS, TIME) < 0.3
     for first, starts in [(h0, start), (None, None)]:
-        torch.library.opcheck(ops.scan._opoverload, (gate, value, first, starts, reverse))
+        torch.library.opcheck(ops.scan, (gate, value, first, starts, reverse))
         needs = (True, True, first is not None)
         arguments = (grad_h, gate, h, first, starts, reverse, *needs)
-        torch.library.opcheck(ops.scan_backward._opoverload, arguments)
+        torch.library.opcheck(ops.scan_backward, arguments)
     arguments = (grad_h, gate, None, None, start, reverse, False, True, False)
-    torch.library.opcheck(ops.scan_backward._opoverload, arguments)
+    torch.library.opcheck(ops.scan_backward, arguments)
 
 
 @pytest.mark.parametrize("mapped", ["gate", "value", "h0", "start", "all"])

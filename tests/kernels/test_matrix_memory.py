@@ -190,13 +190,13 @@ def test_opcheck(name):
         x.requires_grad_() if torch.is_tensor(x) and x.is_floating_point() else x
         for x in arguments(name)
     ]
-    torch.library.opcheck(ops.read._opoverload, tuple(given))
+    torch.library.opcheck(ops.read, tuple(given))
     given = [x.detach() if torch.is_tensor(x) else x for x in given]
     q, k, v, i, lf, _, m0, start, normalizer, eps = given
     saved = ops.read(*given)
     grad_m = None if i is None else torch.randn_like(saved[2])
     back = (torch.randn_like(v), torch.randn_like(saved[1]), grad_m, q, k, v, i, lf, m0, start)
-    torch.library.opcheck(ops.read_backward._opoverload, (*back, *saved, normalizer, eps))
+    torch.library.opcheck(ops.read_backward, (*back, *saved, normalizer, eps))
 
 
 @pytest.mark.parametrize("name", ["mlstm", "simple gla"])

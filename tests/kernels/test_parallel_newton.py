@@ -279,7 +279,7 @@ def test_opcheck_and_compile(diagonal):
     # The fourth of the usual checks compiles the operator, as the code below does.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     given = (*inputs, start, *options)
-    torch.library.opcheck(newton_gru._solve._opoverload, given, test_utils=checks)
+    torch.library.opcheck(newton_gru._solve, given, test_utils=checks)
 
     def states(*each: Tensor) -> Tensor:
         return gru_parallel(*each, start, diagonal=diagonal, tolerance=1e-10).h

@@ -171,8 +171,8 @@ def test_no_gradient_crosses_a_start() -> None:
 def test_opcheck(dtype: torch.dtype, size: int) -> None:
     x, weight, bias, window = leaves(2, 5, 3, size, dtype)
     start, grad = torch.rand(2, 5) < 0.3, torch.randn(2, 5, 3).to(dtype).requires_grad_()
-    torch.library.opcheck(ops.conv._opoverload, (x, weight, bias, window, start))
-    torch.library.opcheck(ops.conv_backward._opoverload, (grad, x, weight, window, start))
+    torch.library.opcheck(ops.conv, (x, weight, bias, window, start))
+    torch.library.opcheck(ops.conv_backward, (grad, x, weight, window, start))
 
 
 MAPPED = [(0,), (1,), (2,), (3,), (4,), (0, 3, 4), (0, 1, 2, 3, 4)]

@@ -120,11 +120,11 @@ def test_opcheck(cell) -> None:
     given = make(cell, (2, 4, 3), torch.float64)
     state = torch.cat(given.state, dim=-1)
     tensors = [x.requires_grad_() for x in (given.projected, given.weight, state)]
-    torch.library.opcheck(ops.rnn._opoverload, (cell, *tensors, given.start, 0.7))
+    torch.library.opcheck(ops.rnn, (cell, *tensors, given.start, 0.7))
     states = ops.rnn(cell, *tensors, given.start, 0.7).detach()
     fixed = [x.detach() for x in tensors]
     call = (cell, torch.randn_like(states), *fixed, given.start, states, 0.7)
-    torch.library.opcheck(ops.rnn_backward._opoverload, call)
+    torch.library.opcheck(ops.rnn_backward, call)
 
 
 @pytest.mark.parametrize("mapped", [(0, 2, 3, 4), (1,), (0, 1, 2, 3, 4)], ids=str)

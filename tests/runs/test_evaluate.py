@@ -124,8 +124,9 @@ def test_summary_by_hand():
 
 def test_the_report_contains_the_memory_score(tmp_path: Path):
     env = OmegaConf.create({"name": "popgym-repeat", "difficulty": "easy", "previous_action": True})
-    result = evaluate.write_report(tmp_path, env, {"step": 5}, [0.2, 0.31])
+    result = evaluate.report(env, {"step": 5}, [0.2, 0.31])
     assert result["memory_score"] == pytest.approx((0.255 + 0.49) / 1.49)
+    evaluate.write_report(tmp_path, result)
     written = json.loads((tmp_path / "eval.json").read_text())
     assert written == {"step": 5, **result, "returns": [0.2, 0.31]}
 

@@ -130,10 +130,10 @@ def test_without_a_terminal_only_one_line_is_printed(
     with RunLogger(tmp_path, 2000, tensorboard=False) as logger:
         logger.log(2000, {"episode_return": 1})
         assert capsys.readouterr() == ("", "")
-        logger.finish("greedy return 0.975")
+        logger.finish("return 0.975", "rlmem play run=a")
     out, err = capsys.readouterr()
-    assert out.startswith("greedy return 0.975 after 2,000 steps (")
-    assert out.endswith(f"steps/s): {tmp_path}\n")
+    assert out.startswith("return 0.975 after 2,000 steps (")
+    assert out.endswith(" steps/s); next: rlmem play run=a\n")
     assert (out.count("\n"), err) == (1, "")
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from rlmem.errors import UsageError
 from rlmem.runs import saver
-from rlmem.runs.saver import Saver, checkpoint_steps
+from rlmem.runs.saver import Saver, interval
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ from rlmem.runs.saver import Saver, checkpoint_steps
     ],
 )
 def test_distances(every: str | int | None, steps: int | None) -> None:
-    assert checkpoint_steps(every, 10_000) == steps
+    assert interval("checkpoint_every", every, 10_000) == steps
 
 
 @pytest.mark.parametrize("every", ["often", "0", 0, -5, "0%", "-10%", "200%", "1.5", "", "%"])
 def test_bad_distances(every: str | int) -> None:
     with pytest.raises(UsageError, match="a number of steps, a percentage like 10% or null"):
-        checkpoint_steps(every, 10_000)
+        interval("checkpoint_every", every, 10_000)
 
 
 class Clock:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rlmem.kernels.delta_rule import torch_form
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu, refuse_autograd, register_kernel
 
 
 def delta_rule(
@@ -114,10 +115,8 @@ _BACKWARD = (
 )
 MAX_WIDTH = 128  # numbers of a key that a Triton kernel holds in registers
 
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
-
-@_define("rlmem::delta_rule", schema=_RULE)
+@define_on_cpu("delta_rule", _RULE)
 def rule(
     q: Tensor,
     k: Tensor,
@@ -131,7 +130,7 @@ def rule(
     return torch_form.forward(torch_form.Inputs(q, k, v, beta, g, start), state)
 
 
-@_define("rlmem::delta_rule_backward", schema=_BACKWARD)
+@define_on_cpu("delta_rule_backward", _BACKWARD)
 def rule_backward(
     grad_o: Tensor,
     grad_last: Tensor,
@@ -155,7 +154,7 @@ def has_kernel(k: Tensor) -> bool:
     return k.device.type == "cuda" and k.dtype == torch.float32 and k.shape[-1] <= MAX_WIDTH
 
 
-@rule.register_kernel("cuda")
+@register_kernel(rule, "cuda")
 def _rule_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     from rlmem.kernels.delta_rule import triton_form
 
@@ -164,7 +163,7 @@ def _rule_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     return (triton_form if has_kernel(inputs.k) else torch_form).forward(inputs, state)
 
 
-@rule_backward.register_kernel("cuda")
+@register_kernel(rule_backward, "cuda")
 def _rule_backward_cuda(grad_o: Tensor, grad_last: Tensor, *arguments: Any) -> Grads:
     from rlmem.kernels.delta_rule import triton_form
 
@@ -175,7 +174,7 @@ def _rule_backward_cuda(grad_o: Tensor, grad_last: Tensor, *arguments: Any) -> G
     return torch_form.backward(grad_o, grad_last, inputs, kept)
 
 
-@rule.register_fake
+@torch.library.register_fake(rule)
 def _rule_fake(
     q: Tensor,
     k: Tensor,
@@ -190,7 +189,7 @@ def _rule_fake(
     return v.new_empty(v.shape), state.new_empty(state.shape), state.new_empty(kept)
 
 
-@rule_backward.register_fake
+@torch.library.register_fake(rule_backward)
 def _rule_backward_fake(
     grad_o: Tensor, grad_last: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -214,7 +213,8 @@ def _backward(
     return dq, dk, dv, d_beta, dg if saved[4] is not None else None, d_state, None
 
 
-rule.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(rule, _backward, setup_context=_setup)
+refuse_autograd(rule_backward)
 
 
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -231,10 +231,10 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
     return tuple(unfolded), (0,) * len(out)
 
 
-rule.register_vmap(partial(_vmap, rule))
-rule_backward.register_vmap(partial(_vmap, rule_backward))
+torch.library.register_vmap(rule, partial(_vmap, rule))
+torch.library.register_vmap(rule_backward, partial(_vmap, rule_backward))
 
 # Without this, the matrix products would run in bfloat16 under autocast.
 for device in ("cpu", "cuda"):
-    rule.register_autocast(device, torch.float32)
-    rule_backward.register_autocast(device, torch.float32)
+    torch.library.register_autocast(rule, device, torch.float32)
+    torch.library.register_autocast(rule_backward, device, torch.float32)

@@ -25,6 +25,7 @@ from rlmem.kernels.gated_rnn.newton_jacobian import (
 from rlmem.kernels.gated_rnn.ops import rnn, rnn_backward
 from rlmem.kernels.linear_scan import linear_scan
 from rlmem.kernels.native import check_shapes, check_tensors, same_dtype
+from rlmem.kernels.operator import define
 
 Grads = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -85,10 +86,9 @@ def gru_parallel(
     )
 
 
-@torch.library.custom_op(
-    "rlmem::gru_parallel",
-    mutates_args=(),
-    schema="(Tensor projected, Tensor weight, Tensor bias, Tensor h0, Tensor start, bool diagonal, "
+@define(
+    "gru_parallel",
+    "(Tensor projected, Tensor weight, Tensor bias, Tensor h0, Tensor start, bool diagonal, "
     "float tolerance, int max_iterations) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _solve(
@@ -146,7 +146,7 @@ def _worst(error: Tensor, episode: Tensor) -> Tensor:
     return worst.scatter_reduce(1, episode, each, "amax").gather(1, episode)
 
 
-@_solve.register_fake
+@torch.library.register_fake(_solve)
 def _solve_fake(
     projected: Tensor, weight: Tensor, bias: Tensor, h0: Tensor, start: Tensor, *options: object
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -230,10 +230,10 @@ def _backward_by_scan(
     )
 
 
-_solve.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(_solve, _backward, setup_context=_setup)
 
 
-@_solve.register_vmap
+@torch.library.register_vmap(_solve)
 def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, tuple[int, ...]]:
     """Fold the mapped dimension into the rows; rows solved together share their iterations.
 

@@ -14,6 +14,7 @@ from rlmem.errors import unknown
 from rlmem.kernels.gated_rnn import c_form, tiles, torch_form
 from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu, refuse_autograd, register_kernel
 
 
 def gated_rnn(
@@ -107,10 +108,9 @@ _BACKWARD = (
     "(str cell, Tensor? grad_h, Tensor? grad_last, Tensor weight, Tensor state, Tensor? start, "
     "Tensor h, Tensor activations, Tensor saved_states) -> (Tensor, Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
-@_define("rlmem::gated_rnn", schema=_FORWARD)
+@define_on_cpu("gated_rnn", _FORWARD)
 def rnn(
     cell: str,
     projected: Tensor,
@@ -125,7 +125,7 @@ def rnn(
     return form.forward(cell, projected, weight, bias, state, start, save)
 
 
-@_define("rlmem::gated_rnn_backward", schema=_BACKWARD)
+@define_on_cpu("gated_rnn_backward", _BACKWARD)
 def rnn_backward(
     cell: str,
     grad_h: Tensor | None,
@@ -144,19 +144,19 @@ def rnn_backward(
     )
 
 
-@rnn.register_kernel("cuda")
+@register_kernel(rnn, "cuda")
 def _rnn_cuda(cell: str, projected: Tensor, weight: Tensor, *rest: Any) -> Results:
     return _cuda_form(projected, weight).forward(cell, projected, weight, *rest)
 
 
-@rnn_backward.register_kernel("cuda")
+@register_kernel(rnn_backward, "cuda")
 def _rnn_backward_cuda(
     cell: str, grad_h: Tensor | None, grad_last: Tensor | None, weight: Tensor, *rest: Any
 ) -> Results:
     return _cuda_form(weight, weight).backward(cell, grad_h, grad_last, weight, *rest)
 
 
-@rnn.register_fake
+@torch.library.register_fake(rnn)
 def _rnn_fake(
     cell: str,
     projected: Tensor,
@@ -172,7 +172,7 @@ def _rnn_fake(
     return h, state.new_empty(state.shape), activations, saved_states
 
 
-@rnn_backward.register_fake
+@torch.library.register_fake(rnn_backward)
 def _rnn_backward_fake(
     cell: str,
     grad_h: Tensor | None,
@@ -214,7 +214,8 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, *_: Non
     return None, *grads, None, None
 
 
-rnn.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(rnn, _backward, setup_context=_setup)
+refuse_autograd(rnn_backward)
 
 
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -244,8 +245,8 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
     return tuple(unfolded), (0, 0, 0, 0)
 
 
-rnn.register_vmap(partial(_vmap, rnn))
-rnn_backward.register_vmap(partial(_vmap, rnn_backward))
+torch.library.register_vmap(rnn, partial(_vmap, rnn))
+torch.library.register_vmap(rnn_backward, partial(_vmap, rnn_backward))
 
 
 def _cuda_form(x: Tensor, weight: Tensor) -> ModuleType:

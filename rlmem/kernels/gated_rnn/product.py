@@ -8,7 +8,6 @@ does not use 64-byte vectors on every maker's processors.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +16,7 @@ from torch.nn import functional as F
 
 from rlmem.kernels.gated_rnn import tiles
 from rlmem.kernels.native import FLOATS, check_tensors
-
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
+from rlmem.kernels.operator import define_on_cpu, register_kernel
 
 
 def project(x: Tensor, weight: Tensor) -> Tensor:
@@ -41,28 +39,28 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     return times(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 
 
-@_define("rlmem::project", schema="(Tensor x, Tensor weight) -> Tensor")
+@define_on_cpu("project", "(Tensor x, Tensor weight) -> Tensor")
 def times(x: Tensor, weight: Tensor) -> Tensor:
     """`x @ weight.T`: [N, I] by [M, I] to [N, M]."""
     return tiles.times(x, weight)
 
 
-@_define("rlmem::gram", schema="(Tensor x, Tensor y) -> Tensor")
+@define_on_cpu("gram", "(Tensor x, Tensor y) -> Tensor")
 def gram(x: Tensor, y: Tensor) -> Tensor:
     """`x.T @ y`: [N, I] by [N, M] to [I, M]."""
     return tiles.gram(x, y)
 
 
-times.register_kernel("cuda")(F.linear)
-gram.register_kernel("cuda")(lambda x, y: x.t() @ y)
+register_kernel(times, "cuda")(F.linear)
+register_kernel(gram, "cuda")(lambda x, y: x.t() @ y)
 
 
-@times.register_fake
+@torch.library.register_fake(times)
 def _times_fake(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-@gram.register_fake
+@torch.library.register_fake(gram)
 def _gram_fake(x: Tensor, y: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], y.shape[1])
 
@@ -83,11 +81,11 @@ def _gram_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None
     return times(y, grad) if for_x else None, times(x, grad.t()) if for_y else None
 
 
-times.register_autograd(_times_backward, setup_context=_setup)
-gram.register_autograd(_gram_backward, setup_context=_setup)
+torch.library.register_autograd(times, _times_backward, setup_context=_setup)
+torch.library.register_autograd(gram, _gram_backward, setup_context=_setup)
 
 
-@times.register_vmap
+@torch.library.register_vmap(times)
 def _times_vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor) -> Any:
     if in_dims[1] is not None:
         return _front(x, in_dims[0]) @ _front(weight, in_dims[1]).mT, 0
@@ -95,7 +93,7 @@ def _times_vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: T
     return folded.unflatten(0, (info.batch_size, -1)), 0
 
 
-@gram.register_vmap
+@torch.library.register_vmap(gram)
 def _gram_vmap(info: Any, in_dims: tuple[int | None, ...], x: Tensor, y: Tensor) -> Any:
     return _front(x, in_dims[0]).mT @ _front(y, in_dims[1]), 0
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from rlmem.kernels import native
 from rlmem.kernels.linear_scan import c_form, torch_form
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu, register_kernel
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128)
 
@@ -77,10 +78,9 @@ _BACKWARD = (
     "(Tensor grad_h, Tensor gate, Tensor? h, Tensor? h0, Tensor? start, bool reverse, "
     "bool need_gate, bool need_value, bool need_h0) -> (Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
-@_define("rlmem::linear_scan", schema=_SCAN)
+@define_on_cpu("linear_scan", _SCAN)
 def scan(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
@@ -88,7 +88,7 @@ def scan(
     return _cpu_form().forward(gate, value, h0, start, reverse)
 
 
-@_define("rlmem::linear_scan_backward", schema=_BACKWARD)
+@define_on_cpu("linear_scan_backward", _BACKWARD)
 def scan_backward(
     grad_h: Tensor,
     gate: Tensor,
@@ -109,7 +109,7 @@ def scan_backward(
     return _or_empty(grads, needs, grad_h)
 
 
-@scan.register_kernel("cuda")
+@register_kernel(scan, "cuda")
 def _scan_cuda(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
@@ -119,7 +119,7 @@ def _scan_cuda(
     return triton_form.forward(*inputs, reverse)
 
 
-@scan_backward.register_kernel("cuda")
+@register_kernel(scan_backward, "cuda")
 def _scan_backward_cuda(
     grad_h: Tensor,
     gate: Tensor,
@@ -136,14 +136,14 @@ def _scan_backward_cuda(
     return _or_empty(grads, needs, grad_h)
 
 
-@scan.register_fake
+@torch.library.register_fake(scan)
 def _scan_fake(
     gate: Tensor, value: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool
 ) -> Tensor:
     return value.new_empty(value.shape)
 
 
-@scan_backward.register_fake
+@torch.library.register_fake(scan_backward)
 def _scan_backward_fake(
     grad_h: Tensor,
     gate: Tensor,
@@ -171,7 +171,7 @@ def _backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
     return *(g if needed else None for g, needed in zip(grads, needs, strict=True)), None, None
 
 
-scan.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(scan, _backward, setup_context=_setup)
 
 
 def _setup_double(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -205,7 +205,7 @@ def _double_backward(
     return s, for_gate, for_h, for_h0 if h0 is not None else None, *(None,) * 5
 
 
-scan_backward.register_autograd(_double_backward, setup_context=_setup_double)
+torch.library.register_autograd(scan_backward, _double_backward, setup_context=_setup_double)
 
 
 def _before(h: Tensor, h0: Tensor | None, start: Tensor | None, reverse: bool) -> Tensor:
@@ -256,8 +256,8 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
     return out, (0, 0, 0) if backward else 0
 
 
-scan.register_vmap(partial(_vmap, scan))
-scan_backward.register_vmap(partial(_vmap, scan_backward))
+torch.library.register_vmap(scan, partial(_vmap, scan))
+torch.library.register_vmap(scan_backward, partial(_vmap, scan_backward))
 
 
 def _unfold(x: Tensor, size: int) -> Tensor:

@@ -17,6 +17,7 @@ from rlmem.kernels.matrix_memory.reference import (
     log_forget,
 )
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define, refuse_autograd
 
 FORGET = ("sigmoid", "exponential")
 NORMALIZERS = ("none", "max", "sum")
@@ -138,7 +139,6 @@ def _check(
     check_shapes("matrix_memory", wanted)
 
 
-_define = partial(torch.library.custom_op, mutates_args=(), device_types=("cpu", "cuda"))
 _READ = (
     "(Tensor q, Tensor k, Tensor v, Tensor? i, Tensor lf, Tensor? state, Tensor? m0, "
     "Tensor? start, str normalizer, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -162,7 +162,7 @@ def _form(x: Tensor) -> ModuleType:
     return triton_form
 
 
-@_define("rlmem::matrix_memory", schema=_READ)
+@define("matrix_memory", _READ)
 def read(
     q: Tensor,
     k: Tensor,
@@ -185,7 +185,7 @@ def read(
     return h, last, m, norm, states
 
 
-@_define("rlmem::matrix_memory_backward", schema=_BACKWARD)
+@define("matrix_memory_backward", _BACKWARD)
 def read_backward(
     grad_h: Tensor,
     grad_last: Tensor | None,
@@ -216,7 +216,7 @@ def read_backward(
     return into_q, into_k, into_v, into_i, into_lf, into_state, into_m0
 
 
-@read.register_fake
+@torch.library.register_fake(read)
 def _read_fake(
     q: Tensor,
     k: Tensor,
@@ -241,7 +241,7 @@ def _read_fake(
     )
 
 
-@read_backward.register_fake
+@torch.library.register_fake(read_backward)
 def _read_backward_fake(
     grad_h: Tensor,
     grad_last: Tensor | None,
@@ -288,7 +288,8 @@ def _backward(ctx: Any, grad_h: Tensor | None, *grads: Tensor | None) -> tuple[T
     )
 
 
-read.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(read, _backward, setup_context=_setup)
+refuse_autograd(read_backward)
 
 
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -306,5 +307,5 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
     return out, (0,) * len(out)
 
 
-read.register_vmap(partial(_vmap, read))
-read_backward.register_vmap(partial(_vmap, read_backward))
+torch.library.register_vmap(read, partial(_vmap, read))
+torch.library.register_vmap(read_backward, partial(_vmap, read_backward))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define_on_cpu, register_kernel
 from rlmem.kernels.short_conv import c_form, torch_form
 
 
@@ -55,10 +56,9 @@ _BACKWARD = (
     "(Tensor grad_y, Tensor x, Tensor weight, Tensor window, Tensor start) "
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=(), device_types="cpu")
 
 
-@_define("rlmem::short_conv", schema=_CONV)
+@define_on_cpu("short_conv", _CONV)
 def conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> Tensor:
     """`y` [B, T, D]; all arguments have one dtype."""
     return (c_form if c_form.supports(x, weight) else torch_form).forward(
@@ -66,7 +66,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor)
     )
 
 
-@_define("rlmem::short_conv_backward", schema=_BACKWARD)
+@define_on_cpu("short_conv_backward", _BACKWARD)
 def conv_backward(
     grad_y: Tensor, x: Tensor, weight: Tensor, window: Tensor, start: Tensor
 ) -> Grads:
@@ -76,16 +76,16 @@ def conv_backward(
     )
 
 
-conv.register_kernel("cuda")(torch_form.forward)
-conv_backward.register_kernel("cuda")(torch_form.backward)
+register_kernel(conv, "cuda")(torch_form.forward)
+register_kernel(conv_backward, "cuda")(torch_form.backward)
 
 
-@conv.register_fake
+@torch.library.register_fake(conv)
 def _conv_fake(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@conv_backward.register_fake
+@torch.library.register_fake(conv_backward)
 def _conv_backward_fake(
     grad_y: Tensor, x: Tensor, weight: Tensor, window: Tensor, start: Tensor
 ) -> Grads:
@@ -103,7 +103,7 @@ def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     return *conv_backward(grad_y, *ctx.saved_tensors), None
 
 
-conv.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(conv, _backward, setup_context=_setup)
 
 
 def _setup_double(ctx: Any, inputs: tuple[Tensor, ...], output: Grads) -> None:
@@ -127,7 +127,7 @@ def _double_backward(
     return for_grad_y, for_x, for_weight, for_window, None
 
 
-conv_backward.register_autograd(_double_backward, setup_context=_setup_double)
+torch.library.register_autograd(conv_backward, _double_backward, setup_context=_setup_double)
 
 
 def _each(op: Callable[..., Any], size: int, args: list[tuple[Tensor, bool]]) -> list[Any]:
@@ -157,5 +157,5 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
     return y.unflatten(0, (size, -1)), 0
 
 
-conv.register_vmap(partial(_vmap, conv))
-conv_backward.register_vmap(partial(_vmap, conv_backward))
+torch.library.register_vmap(conv, partial(_vmap, conv))
+torch.library.register_vmap(conv_backward, partial(_vmap, conv_backward))

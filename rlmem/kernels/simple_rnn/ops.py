@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlmem.errors import unknown
 from rlmem.kernels.native import check_shapes, check_tensors, widen
+from rlmem.kernels.operator import define, refuse_autograd
 from rlmem.kernels.simple_rnn import torch_form
 from rlmem.kernels.simple_rnn.cells import CELLS
 
@@ -83,20 +84,19 @@ _BACKWARD = (
     "(str cell, Tensor grad, Tensor projected, Tensor weight, Tensor state, Tensor start, "
     "Tensor states, float scale) -> (Tensor, Tensor, Tensor)"
 )
-_define = partial(torch.library.custom_op, mutates_args=())
 
-rnn = _define("rlmem::simple_rnn", schema=_FORWARD)(torch_form.forward)
-rnn_backward = _define("rlmem::simple_rnn_backward", schema=_BACKWARD)(torch_form.backward)
+rnn = define("simple_rnn", _FORWARD)(torch_form.forward)
+rnn_backward = define("simple_rnn_backward", _BACKWARD)(torch_form.backward)
 
 
-@rnn.register_fake
+@torch.library.register_fake(rnn)
 def _rnn_fake(
     cell: str, projected: Tensor, weight: Tensor, state: Tensor, start: Tensor, scale: float
 ) -> Tensor:
     return projected.new_empty(*projected.shape[:2], state.shape[1])
 
 
-@rnn_backward.register_fake
+@torch.library.register_fake(rnn_backward)
 def _rnn_backward_fake(
     cell: str,
     grad: Tensor,
@@ -121,12 +121,13 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return None, *rnn_backward(ctx.cell, grad, *ctx.saved_tensors, ctx.scale), None, None
 
 
-rnn.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(rnn, _backward, setup_context=_setup)
+refuse_autograd(rnn_backward)
 
 # Without this, the matrix products would run in bfloat16 under autocast.
 for _device in ("cpu", "cuda"):
-    rnn.register_autocast(_device, torch.float32)
-    rnn_backward.register_autocast(_device, torch.float32)
+    torch.library.register_autocast(rnn, _device, torch.float32)
+    torch.library.register_autocast(rnn_backward, _device, torch.float32)
 
 
 def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *args: Any) -> Any:
@@ -154,5 +155,5 @@ def _vmap(op: Callable[..., Any], info: Any, in_dims: tuple[int | None, ...], *a
     return op(cell, projected, weight, state, start, scale).unflatten(0, (size, -1)), 0
 
 
-rnn.register_vmap(partial(_vmap, rnn))
-rnn_backward.register_vmap(partial(_vmap, rnn_backward))
+torch.library.register_vmap(rnn, partial(_vmap, rnn))
+torch.library.register_vmap(rnn_backward, partial(_vmap, rnn_backward))

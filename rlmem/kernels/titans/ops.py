@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlmem.kernels.episodes import next_age
 from rlmem.kernels.native import FLOATS, check_shapes, check_tensors
+from rlmem.kernels.operator import define, refuse_autograd
 from rlmem.kernels.titans.reference import Learned, Matrices, Rates
 from rlmem.kernels.titans.rule import BIASES, PLAIN, RETENTIONS, Rule
 from rlmem.kernels.titans.torch_form import forward
@@ -128,11 +129,10 @@ _RULE = (
 )
 _LEARN = f"(Tensor[] given, Tensor age, Tensor start, {_RULE}) -> Tensor[]"
 _BACKWARD = f"(Tensor[] grads, Tensor[] given, Tensor age, Tensor start, {_RULE}) -> Tensor[]"
-_define = partial(torch.library.custom_op, mutates_args=())
 _TOKENS = 8  # q, k, v and five rates; followed by four equally long lists of matrices
 
 
-@_define("rlmem::titans", schema=_LEARN)
+@define("titans", _LEARN)
 def learn_row(given: list[Tensor], age: Tensor, start: Tensor, *rule: Any) -> list[Tensor]:
     """`given` is q, k, v, theta, eta, alpha, gamma, delta, then first weights, weights, momentum,
     anchor, and recent tokens if the window is longer than one.
@@ -142,7 +142,7 @@ def learn_row(given: list[Tensor], age: Tensor, start: Tensor, *rule: Any) -> li
     return _copies(_run(given, age, start, Rule(*rule)), given)
 
 
-@_define("rlmem::titans_backward", schema=_BACKWARD)
+@define("titans_backward", _BACKWARD)
 def learn_row_backward(
     grads: list[Tensor], given: list[Tensor], age: Tensor, start: Tensor, *rule: Any
 ) -> list[Tensor]:
@@ -203,14 +203,14 @@ def _copies(results: Any, inputs: list[Tensor]) -> list[Tensor]:
     return fresh
 
 
-@learn_row.register_fake
+@torch.library.register_fake(learn_row)
 def _fake(given: list[Tensor], age: Tensor, start: Tensor, *rule: Any) -> list[Tensor]:
     matrices, _ = split_recent(given[_TOKENS:], Rule(*rule))
     shapes = [given[2].shape, *(each.shape for each in given[_TOKENS + len(matrices) // 4 :])]
     return [given[0].new_empty(shape) for shape in shapes]
 
 
-@learn_row_backward.register_fake
+@torch.library.register_fake(learn_row_backward)
 def _backward_fake(grads: list[Tensor], given: list[Tensor], *rest: Any) -> list[Tensor]:
     return [torch.empty_like(each, memory_format=torch.contiguous_format) for each in given]
 
@@ -243,11 +243,12 @@ def _vmap(op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
     return stacked, [0] * len(stacked)
 
 
-learn_row.register_autograd(_backward, setup_context=_setup)
-learn_row.register_vmap(partial(_vmap, learn_row))
-learn_row_backward.register_vmap(partial(_vmap, learn_row_backward))
+torch.library.register_autograd(learn_row, _backward, setup_context=_setup)
+refuse_autograd(learn_row_backward)
+torch.library.register_vmap(learn_row, partial(_vmap, learn_row))
+torch.library.register_vmap(learn_row_backward, partial(_vmap, learn_row_backward))
 
 # Without this, the matrix products would run in bfloat16 under autocast.
 for _device in ("cpu", "cuda"):
-    learn_row.register_autocast(_device, torch.float32)
-    learn_row_backward.register_autocast(_device, torch.float32)
+    torch.library.register_autocast(learn_row, _device, torch.float32)
+    torch.library.register_autocast(learn_row_backward, _device, torch.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlmem.kernels.native import FLOATS, check_shapes, check_tensors
+from rlmem.kernels.operator import define, refuse_autograd, register_kernel
 from rlmem.kernels.window_attention import torch_form
 from rlmem.kernels.window_attention.reference import segments
 
@@ -97,10 +97,9 @@ _BACKWARD = (
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 MAX_WIDTH = 128  # numbers of a key or a value that a Triton kernel holds in registers
-_define = partial(torch.library.custom_op, mutates_args=())
 
 
-@_define("rlmem::window_attention", schema=_ATTEND)
+@define("window_attention", _ATTEND)
 def attend(
     query: Tensor, key: Tensor, value: Tensor, at: Tensor, relative: Tensor, segment: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -108,7 +107,7 @@ def attend(
     return torch_form.forward(query, key, value, at, relative, segment)
 
 
-@_define("rlmem::window_attention_backward", schema=_BACKWARD)
+@define("window_attention_backward", _BACKWARD)
 def attend_backward(
     grad_y: Tensor,
     y: Tensor,
@@ -132,19 +131,19 @@ def _form(query: Tensor, value: Tensor) -> ModuleType:
     return triton_form if query.dtype == torch.float32 and narrow else torch_form
 
 
-@attend.register_kernel("cuda")
+@register_kernel(attend, "cuda")
 def _attend_cuda(
     query: Tensor, key: Tensor, value: Tensor, at: Tensor, relative: Tensor, segment: Tensor
 ) -> tuple[Tensor, Tensor]:
     return _form(query, value).forward(query, key, value, at, relative, segment)
 
 
-@attend_backward.register_kernel("cuda")
+@register_kernel(attend_backward, "cuda")
 def _attend_backward_cuda(grad_y: Tensor, y: Tensor, log_sum: Tensor, *inputs: Tensor) -> Grads:
     return _form(inputs[0], inputs[2]).backward(grad_y, y, log_sum, *inputs)
 
 
-@attend.register_fake
+@torch.library.register_fake(attend)
 def _attend_fake(
     query: Tensor, key: Tensor, value: Tensor, at: Tensor, relative: Tensor, segment: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -152,7 +151,7 @@ def _attend_fake(
     return query.new_empty(rows, time, heads, value.shape[3]), query.new_empty(rows, heads, time)
 
 
-@attend_backward.register_fake
+@torch.library.register_fake(attend_backward)
 def _attend_backward_fake(
     grad_y: Tensor, y: Tensor, log_sum: Tensor, *inputs: Tensor
 ) -> tuple[Tensor, ...]:
@@ -168,9 +167,10 @@ def _backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return *attend_backward(grad_y, *ctx.saved_tensors), None
 
 
-attend.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(attend, _backward, setup_context=_setup)
+refuse_autograd(attend_backward)
 
 # Without this, the matrix products would run in bfloat16 under autocast.
 for _device in ("cpu", "cuda"):
-    attend.register_autocast(_device, torch.float32)
-    attend_backward.register_autocast(_device, torch.float32)
+    torch.library.register_autocast(attend, _device, torch.float32)
+    torch.library.register_autocast(attend_backward, _device, torch.float32)

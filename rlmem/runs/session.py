@@ -1,0 +1,164 @@
+"""A training in progress: iterations, checkpoints, evaluations and callbacks."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from rlmem.algos import LearnsLater, NonFiniteLoss
+from rlmem.envs.base import VecEnv
+from rlmem.envs.gym_ids import OBJECT
+from rlmem.envs.meta.splits import TRAIN, splits_of
+from rlmem.errors import UsageError
+from rlmem.runs.agent import Agent, AgentSpec
+from rlmem.runs.callbacks import Callback, Training
+from rlmem.runs.evaluations import Evaluations
+from rlmem.runs.guard import EnvironmentFailure, report
+from rlmem.runs.log import RunLogger
+from rlmem.runs.progress import Progress
+from rlmem.runs.result import Result
+from rlmem.runs.saver import Saver, last_checkpoint
+from rlmem.runs.stop import Interrupted, LeftIteration, Stop
+
+
+@dataclass
+class Session:
+    """Everything that takes part in a training."""
+
+    cfg: DictConfig
+    training: Training
+    saver: Saver
+    evaluations: Evaluations
+    logger: RunLogger
+    callbacks: Sequence[Callback]
+    stop: Stop
+
+
+def iterate(session: Session) -> None:
+    """Iterate until `total_steps` or a stop; saves checkpoints on the way and at the end."""
+    cfg, training, saver, stop = session.cfg, session.training, session.saver, session.stop
+    algo, run_dir = training.algo, training.run_dir
+    with stop.finishing_iterations():
+        while training.step < cfg.total_steps and stop.requested is None and not training.stopped:
+            try:
+                metrics = algo.iterate(training.step / cfg.total_steps)
+                training.step += algo.steps_per_iteration
+                _after_iteration(session, metrics)
+            except LeftIteration:
+                stop.left()
+                break
+            except NonFiniteLoss as error:
+                raise UsageError(
+                    f"training stopped at step {training.step:,}: {error}; "
+                    + last_checkpoint(run_dir)
+                    + (" (a smaller algo.learning_rate may help)" if error.finite_inputs else "")
+                ) from error
+            except UsageError as error:
+                # A signal to a whole group of processes also ends those of the environment.
+                if stop.requested is None:
+                    raise _save_and_report(error, saver, training.step) from error
+                break
+        _save(session)
+    if stop.requested is not None:
+        raise Interrupted(stop.requested)
+    later = isinstance(algo, LearnsLater) and algo.steps_until_learning > 0
+    if later and training.stopped is None:
+        raise UsageError(
+            f"algo {cfg.algo.name} never learned in {training.step:,} steps: its batches need an "
+            f"episode that has ended and fits into the replay; resume={run_dir} goes on"
+        )
+
+
+def _after_iteration(session: Session, metrics: dict[str, float]) -> None:
+    """Log and save, and evaluate if it is time."""
+    training, saver, evaluations = session.training, session.saver, session.evaluations
+    if evaluations.every is None:
+        saver.score = metrics.get("episode_return", saver.score)
+    _notify(session, lambda callback: callback.on_iteration(training, metrics))
+    if evaluations.due(training.step):
+        with session.logger.paused():
+            result = evaluations.run(training.step, session.stop)
+        saver.score = result["return_mean"]
+        _notify(session, lambda callback: callback.on_evaluation(training, result))
+    if path := saver.after_iteration(training.step):
+        _notify(session, lambda callback: callback.on_checkpoint(training, path))
+
+
+def _notify(session: Session, call: Callable[[Callback], None]) -> None:
+    """Call all callbacks; an exception of one is raised after a checkpoint."""
+    for callback in session.callbacks:
+        try:
+            call(callback)
+        except Exception:
+            session.saver.save(session.training.step)
+            raise
+
+
+def _save(session: Session) -> None:
+    training = session.training
+    if path := session.saver.save(training.step):
+        _notify(session, lambda callback: callback.on_checkpoint(training, path))
+
+
+def _save_and_report(error: UsageError, saver: Saver, step: int) -> UsageError:
+    """Save the last complete iteration, at `step`; returns the error with the saved place.
+
+    The agent acts between its updates, so the weights are still those after that iteration.
+    """
+    saver.save(step)
+    context = f"at step {step:,}; {last_checkpoint(saver.run_dir)}"
+    if isinstance(error, EnvironmentFailure):
+        return report(error, saver.run_dir, context)
+    return UsageError(f"{error}; {context}")
+
+
+def finish(session: Session, following: str) -> Result:
+    """Evaluate the trained policy and print the last line, which ends with `following`."""
+    training, evaluations = session.training, session.evaluations
+    session.logger.end_progress()
+    result = evaluations.result if evaluations.step == training.step else None
+    if result is None:
+        shown = session.cfg.log.get("progress", True)
+        with Progress("episodes", evaluations.episodes, shown=shown) as progress:
+            try:
+                result = evaluations.run(training.step, progress=progress)
+            except EnvironmentFailure as failure:
+                context = f"in the evaluation; {last_checkpoint(training.run_dir)}"
+                raise report(failure, training.run_dir, context) from failure
+        evaluations.write()
+        found = result
+        _notify(session, lambda callback: callback.on_evaluation(training, found))
+    else:
+        evaluations.write()
+    stopped = "" if training.stopped is None else f", stopped: {training.stopped},"
+    session.logger.finish(_outcome(result, training.spec) + stopped, following)
+    agent = Agent(training.algo.policy, training.spec, training.device)
+    return Result(agent, training.run_dir, training.step, result, training.stopped)
+
+
+def _outcome(result: dict[str, Any], spec: AgentSpec) -> str:
+    """The return of an evaluation and its meaning."""
+    score = result.get("memory_score")
+    trial = (spec.history or {}).get("episodes", 1)
+    unit = "episodes" if trial == 1 else f"trials of {trial} episodes"
+    meaning = ""
+    if score is not None:
+        meaning = f" (memory score {score:.2f}: 0 = no memory, 1 = optimum)"
+    cut = f" ({result['unfinished']} unfinished)" if result["unfinished"] else ""
+    return f"return {result['return_mean']:.3f}{meaning} over {result['episodes']} {unit}{cut}"
+
+
+def next_command(env: VecEnv, cfg: DictConfig, run_dir: Path) -> str:
+    """A command for the trained agent."""
+    run = shlex.quote(str(run_dir))
+    splits = splits_of(env)
+    if heldout := [name for name in (splits.names() if splits else []) if name != TRAIN]:
+        return f"rlmem eval run={run} split={heldout[0]}"
+    if str(cfg.env.get("id", "")).startswith(OBJECT):
+        return f"rlmem.load({str(run_dir)!r})"
+    return f"rlmem play run={run}"
