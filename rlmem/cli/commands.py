@@ -1,4 +1,4 @@
-"""`rlmem train`, `eval` and `play`: Hydra reads the options, then the command runs.
+"""`rlmem train`, `eval`, `play` and `export`: Hydra reads the options, then the command runs.
 
 Hydra raises its errors instead of printing them, so that every error becomes one line here. In a
 sweep, the error of one job is printed at once and the other jobs still run.
@@ -28,6 +28,7 @@ from rlmem.cli import help as cli_help
 from rlmem.cli.config import (
     has_own_folder,
     prepare_eval,
+    prepare_export,
     prepare_play,
     prepare_train,
     with_saved_groups,
@@ -39,8 +40,8 @@ from rlmem.errors import UsageError
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
-    """Run `train`, `eval` or `play` with Hydra's flags and overrides; returns the exit code."""
-    body = {"train": _train, "eval": _eval, "play": _play}[command]
+    """Run a command with Hydra's flags and overrides; returns the exit code."""
+    body = {"train": _train, "eval": _eval, "play": _play, "export": _export}[command]
     flags, overrides = _parse(command, arguments)
     check(overrides)
     overrides = with_saved_groups(command, readable(overrides))
@@ -100,6 +101,14 @@ def _play(cfg: DictConfig) -> None:
     from rlmem.cli import play
 
     play.run(cfg)
+
+
+def _export(cfg: DictConfig) -> None:
+    cfg = prepare_export(cfg)
+    from rlmem.runs.agent import load
+
+    load(cfg.run, "cpu", cfg.checkpoint).export(cfg.to, cfg.deterministic)
+    print(f"wrote {cfg.to} ({Path(cfg.to).stat().st_size / 1e6:.2f} MB)")
 
 
 def _interrupt_message(run_dir: str, total_steps: int) -> str:

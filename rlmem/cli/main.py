@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train an agent and write a run folder (rlmem train env=popgym-repeat core=ffm)",
     "eval": "evaluate a trained agent on unseen seeds or tasks (rlmem eval run=<dir>)",
     "play": "print episodes step by step (rlmem play env=tmaze-passive, or run=<dir>)",
+    "export": "write an agent's step for ONNX or torch (rlmem export run=<dir> to=agent.onnx)",
     "list": "list cores, environments and algorithms",
 }
 

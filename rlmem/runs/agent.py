@@ -221,6 +221,15 @@ class Agent:
         with replacing(Path(path)) as partial:
             save_file(weights, partial, {"agent": self.spec.to_json()})
 
+    def export(self, path: str | Path, deterministic: bool = True) -> None:
+        """Write one step of the agent for programs without rlmem: `.onnx` or `.pt2` (torch.export).
+
+        See `rlmem.runs.export`; a path that ends in `.rlmem` is that of `save`.
+        """
+        from rlmem.runs.export import export
+
+        export(self, path, deterministic)
+
 
 def load(source: str | Path, device: str = "cpu", which: str | int = "last") -> Agent:
     """The agent in a run folder, or in a file that `Agent.save` wrote.

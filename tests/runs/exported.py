@@ -1,0 +1,233 @@
+"""Exported steps beside their agents: `python -m tests.runs.exported CASE...` runs cases.
+
+A case prints a line of JSON: its name, its problem (empty if there is none) and its seconds. This
+is a program of its own, because the shape checks of the tests cannot be traced.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import onnxruntime
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rlmem.runs.agent import Agent, AgentSpec
+from rlmem.runs.export.formats import onnx_program
+from rlmem.runs.export.program import output_names, trace
+from rlmem.runs.export.step import Step, named, real
+
+Tensors = dict[str, Tensor]
+Run = Callable[[Tensors], Tensors]
+
+ROWS, STEPS, TOLERANCE = 3, 200, 1e-5
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+NESTED = spaces.Dict(
+    {
+        "camera": spaces.Box(0, 255, (24, 24, 3), np.uint8),
+        "board": spaces.Box(0, 4, (5, 5), np.int64),
+        "pair": spaces.Tuple([spaces.Discrete(3, start=5), spaces.Box(-1e3, 1e3, (2, 2))]),
+        "bits": spaces.MultiBinary((2, 3)),
+        "wide": spaces.Box(-np.inf, np.inf, (), np.float64),
+    }
+)
+HYBRID = spaces.Dict(
+    {
+        "gear": spaces.Discrete(3, start=2),
+        "wheel": spaces.Box(-2, 2, (2, 1)),
+        "force": spaces.Box(np.array([-np.inf, 0]), np.array([np.inf, 5]), dtype=np.float64),
+    }
+)
+BUTTONS = spaces.Tuple([spaces.MultiDiscrete([3, 2], start=[1, 0]), spaces.MultiBinary((1, 2))])
+ONE, TRIALS = ({"episodes": n, "horizon": n, "stop_returns": False} for n in (1, 3))
+# Algorithm, action space, history.
+ALGOS: dict[str, tuple[gym.Space, dict[str, Any] | None]] = {
+    "ppo": (HYBRID, {}),
+    "pqn": (BUTTONS, None),
+    "r2d2": (BUTTONS, None),
+    "sac": (HYBRID, None),
+    "amago": (HYBRID, TRIALS),
+    "dt": (HYBRID, ONE),
+    "ad": (BUTTONS, TRIALS),
+}
+
+
+def make_agent(
+    algo: str,
+    obs: gym.Space,
+    action: gym.Space,
+    history: dict[str, Any] | None = None,
+    **policy: Any,
+) -> Agent:
+    """An agent with weights as after training."""
+    torch.manual_seed(1)
+    spec = AgentSpec(algo, {"hidden_size": 16, "core": "gru", **policy}, obs, action, history)
+    agent = Agent(spec.make_policy(), spec, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in agent.policy.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return agent
+
+
+def exported(agent: Agent, deterministic: bool = True) -> tuple[Step, dict[str, Run]]:
+    """The step's description, and its two forms as functions."""
+    program, step = trace(agent, deterministic)
+    operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    foreign = [
+        each for each in operators if each.__module__ not in ("torch._ops.aten", "_operator")
+    ]
+    assert not foreign, f"needs more than torch: {foreign}"
+    module = program.module()
+    model = onnx_program(program, step).model_proto.SerializeToString()
+    names = output_names(program)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options)
+
+    def onnx(given: Tensors) -> Tensors:
+        results = session.run(names, {name: x.numpy() for name, x in given.items()})
+        return {name: torch.from_numpy(x) for name, x in zip(names, results, strict=True)}
+
+    return step, {"pt2": lambda given: module(given), "onnx": onnx}
+
+
+class Memory:
+    """A form of a step that keeps the state: call it with the other inputs."""
+
+    def __init__(self, step: Step, run: Run, rows: int) -> None:
+        self.run = run
+        example = step.example(rows)
+        # Not zeros: the first step has `start` and forgets them.
+        self.state = {
+            name: torch.full_like(x, 7) for name, x in example.items() if name.startswith("state")
+        }
+
+    def __call__(self, given: Tensors) -> Tensors:
+        outputs = self.run(given | self.state)
+        self.state = {name: outputs.pop(f"next_{name}") for name in self.state}
+        return outputs
+
+
+def close(got: Tensor, want: Tensor, what: str) -> None:
+    """Fail if integers differ, or numbers by more than the tolerance of the largest."""
+    assert got.shape == want.shape, f"{what}: {list(got.shape)} is not {list(want.shape)}"
+    assert got.dtype == want.dtype, f"{what}: {got.dtype} is not {want.dtype}"
+    scale = want.double().nan_to_num(posinf=0, neginf=0).abs().amax() if want.numel() else 0
+    error = torch.where(got == want, 0, (got.double() - want.double()).abs())
+    allowed = TOLERANCE * max(1.0, float(scale)) if want.is_floating_point() else 0
+    assert (error <= allowed).all(), f"{what}: off by {error.max():.1e}"
+
+
+def core_case(name: str, **policy: Any) -> None:
+    """Two hundred steps with resets: actions, logits and states are those of the batched form."""
+    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), core=name, **policy)
+    step, runs = exported(agent)
+    forms = {form: Memory(step, run, ROWS) for form, run in runs.items()}
+    state = agent.policy.initial_state(ROWS)
+    for t in range(STEPS):
+        obs, start = torch.randn(ROWS, 3), torch.rand(ROWS) < 0.05
+        start |= torch.tensor(t == 0)
+        action, state = agent.act({"obs": obs}, state, start)
+        states = {key: real(leaf) for key, leaf in named("state", state)}
+        for form, memory in forms.items():
+            outputs = memory({"obs": obs, "start": start})
+            close(outputs["action"], action["action"], f"{form}: action of step {t}")
+            assert torch.equal(outputs["logits"].argmax(-1), outputs["action"])
+            for key, leaf in memory.state.items():
+                close(leaf, states[key], f"{form}: {key} of step {t}")
+    kept = next(iter(forms.values())).state
+    assert kept or name == "none"
+
+
+def algo_case(name: str) -> None:
+    """Raw observations give the actions of `agent.act(obs)`, in trials and new episodes too."""
+    action_space, history = ALGOS[name]
+    agent = make_agent(name, NESTED, action_space, history)
+    step, runs = exported(agent)
+    forms = {form: Memory(step, run, 1) for form, run in runs.items()}
+    inputs = {field.name for field in step.inputs if not field.name.startswith("state")}
+    NESTED.seed(0)
+    for t in range(40):
+        start, new_episode = t % 20 == 0, t % 20 in (7, 12)
+        reward = 0.0 if start else float(np.random.normal())  # noqa: NPY002
+        obs = NESTED.sample()
+        if start:
+            agent.reset()
+        many = bool(history) and history["episodes"] > 1
+        want = agent.act(obs, reward=reward, new_episode=new_episode and many)
+        given = dict(leaves("obs", obs)) | {"start": np.array(start)}
+        given |= {"reward": np.float32(reward), "new_episode": np.array(new_episode)}
+        batch = {key: torch.from_numpy(np.array(x)[None]) for key, x in given.items()}
+        for form, memory in forms.items():
+            outputs = memory({key: batch[key] for key in inputs})
+            for key, value in leaves("action", want):
+                close(outputs[key][0], torch.from_numpy(np.array(value)), f"{form}: {key} of {t}")
+
+
+def leaves(name: str, sample: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a sample with their names."""
+    if isinstance(sample, dict | tuple):
+        parts = sample.items() if isinstance(sample, dict) else enumerate(sample)
+        for key, part in parts:
+            yield from leaves(f"{name}.{key}", part)
+    else:
+        yield name, sample
+
+
+def sampled_case() -> None:
+    """Sampled actions have the distribution that the outputs describe."""
+    action = spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-np.inf, np.inf, (2,))})
+    agent = make_agent("ppo", VECTOR, action)
+    step, runs = exported(agent, deterministic=False)
+    rows = 20_000
+    for form, run in runs.items():
+        outputs = run(step.example(rows))
+        frequency = outputs["action.a"].bincount(minlength=3) / rows
+        assert (frequency - outputs["logits.a"][0].softmax(-1)).abs().max() < 0.02, form
+        z = (outputs["action.b"] - outputs["mean.b"]) / outputs["log_std.b"].exp()
+        assert z.mean(0).abs().max() < 0.03, form
+        assert (z.std(0) - 1).abs().max() < 0.03, form
+        assert z.T.corrcoef()[0, 1].abs() < 0.03, form
+
+
+def critic_case() -> None:
+    """The memory of the critic, which no action depends on, is not exported."""
+    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), separate_critic=True)
+    step, _ = exported(agent)
+    assert [field.name for field in step.inputs] == ["obs", "start", "state.0"]
+
+
+CASES: dict[str, Callable[..., None]] = {
+    "core": core_case,
+    "algo": algo_case,
+    "sampled": sampled_case,
+    "critic": critic_case,
+}
+
+
+def main(cases: list[str]) -> None:
+    """Run cases, `KIND` or `KIND:NAME[:OPTION=VALUE]`."""
+    torch.set_num_threads(1)
+    for case in cases:
+        kind, *arguments = case.split(":")
+        options = dict(each.split("=") for each in arguments[1:])
+        core_options = {"core_options": options} if options else {}
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        began, problem = time.process_time(), ""
+        try:
+            CASES[kind](*arguments[:1], **core_options)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"[:1500]
+        print(json.dumps([case, problem, time.process_time() - began]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
