@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlmem.cli import help as cli_help
+from rlmem.cli import third_party
 from rlmem.cli.config import (
     has_own_folder,
     prepare_eval,
@@ -204,13 +204,16 @@ def _sweep_folder(
 
 
 def _register_third_party() -> None:
-    """Add the entry points of other packages, which have no YAML file, to Hydra's groups.
+    """Add the entry points of other packages to Hydra's groups, with the YAML in their packages.
 
-    These members accept any option; their class checks it when constructed.
+    Members without YAML accept any option; their class checks it when constructed.
     """
-    for group in cli_help.ENTRY_POINT_GROUPS:
-        for entry in cli_help.third_party_members(group):
+    for group in third_party.ENTRY_POINT_GROUPS:
+        for entry in third_party.third_party_members(group):
+            file = third_party.yaml_file(group, entry)
             node = OmegaConf.create({"name": entry.name}, flags={"struct": False})
+            if file is not None:
+                node = OmegaConf.create({**OmegaConf.load(file), "name": entry.name})
             ConfigStore.instance().store(entry.name, node, group=group, provider=entry.value)
 
 

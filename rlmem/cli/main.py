@@ -22,6 +22,7 @@ COMMANDS = {
     "play": "print episodes step by step (rlmem play env=tmaze-passive, or run=<dir>)",
     "export": "write an agent's step for ONNX or torch (rlmem export run=<dir> to=agent.onnx)",
     "list": "list cores, environments and algorithms",
+    "new": "write a package for a core of your own (rlmem new core NAME)",
 }
 
 
@@ -64,6 +65,10 @@ def _dispatch(arguments: list[str]) -> int:
         if rest:
             raise UsageError(f"rlmem list takes no arguments, not {rest[0]!r}")
         print(cli_help.list_members())
+    elif command == "new":
+        from rlmem.cli.new import new
+
+        print(new(rest))
     elif command in COMMANDS:
         from rlmem.cli.commands import run
 
