@@ -107,7 +107,7 @@ def _export(cfg: DictConfig) -> None:
     cfg = prepare_export(cfg)
     from rlmem.runs.agent import load
 
-    load(cfg.run, "cpu", cfg.checkpoint).export(cfg.to, cfg.deterministic)
+    load(cfg.run, "cpu", cfg.checkpoint).export(cfg.to, cfg.deterministic, cfg.batch)
     print(f"wrote {cfg.to} ({Path(cfg.to).stat().st_size / 1e6:.2f} MB)")
 
 

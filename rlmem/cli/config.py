@@ -32,6 +32,7 @@ POSITIVE_INTEGERS = (
     "trial_episodes",
     "threads",
     "checkpoint_keep",
+    "batch",
 )
 TYPE_NAMES = {
     bool: "true or false",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rlmem import __version__
 from rlmem.cli import help as cli_help
 from rlmem.cli.output import print_error
-from rlmem.errors import UsageError, unknown
+from rlmem.errors import UsageError, need, unknown
 
 COMMANDS = {
     "train": "train an agent and write a run folder (rlmem train env=popgym-repeat core=ffm)",
@@ -70,6 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(new(rest))
     elif command in COMMANDS:
+        need("hydra", f"rlmem {command}", "train", "hydra-core")
         from rlmem.cli.commands import run
 
         return run(command, rest)

@@ -221,14 +221,17 @@ class Agent:
         with replacing(Path(path)) as partial:
             save_file(weights, partial, {"agent": self.spec.to_json()})
 
-    def export(self, path: str | Path, deterministic: bool = True) -> None:
-        """Write one step of the agent for programs without rlmem: `.onnx` or `.pt2` (torch.export).
+    def export(
+        self, path: str | Path, deterministic: bool = True, batch: int | None = None
+    ) -> None:
+        """Write one step for programs without rlmem: `.onnx`, or `.pt2` for `torch.export.load`.
 
-        See `rlmem.runs.export`; a path that ends in `.rlmem` is that of `save`.
+        The action is the most likely one or a sample; the step is for any number of environments,
+        or for `batch`. A path that ends in `.rlmem` is that of `save`.
         """
         from rlmem.runs.export import export
 
-        export(self, path, deterministic)
+        export(self, path, deterministic, batch)
 
 
 def load(source: str | Path, device: str = "cpu", which: str | int = "last") -> Agent:

@@ -15,13 +15,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import onnxruntime
+import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rlmem.errors import UsageError
 from rlmem.runs.agent import Agent, AgentSpec
 from rlmem.runs.export.formats import onnx_program
 from rlmem.runs.export.program import output_names, trace
+from rlmem.runs.export.real import RealForm
 from rlmem.runs.export.step import Step, named, real
 
 Tensors = dict[str, Tensor]
@@ -76,14 +79,17 @@ def make_agent(
     return agent
 
 
-def exported(agent: Agent, deterministic: bool = True) -> tuple[Step, dict[str, Run]]:
+def exported(
+    agent: Agent, deterministic: bool = True, batch: int | None = None
+) -> tuple[Step, dict[str, Run]]:
     """The step's description, and its two forms as functions."""
-    program, step = trace(agent, deterministic)
-    operators = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    foreign = [
-        each for each in operators if each.__module__ not in ("torch._ops.aten", "_operator")
-    ]
-    assert not foreign, f"needs more than torch: {foreign}"
+    program, step = trace(agent, deterministic, batch)
+    foreign = {
+        str(node.target)
+        for node in program.graph.nodes
+        if getattr(node.target, "namespace", "aten") not in ("aten", "higher_order")
+    }
+    assert not foreign, f"operators that are not torch's own: {foreign}"
     module = program.module()
     model = onnx_program(program, step).model_proto.SerializeToString()
     names = output_names(program)
@@ -125,14 +131,14 @@ def close(got: Tensor, want: Tensor, what: str) -> None:
     assert (error <= allowed).all(), f"{what}: off by {error.max():.1e}"
 
 
-def core_case(name: str, **policy: Any) -> None:
+def core_case(name: str, batch: int | None = ROWS, **core_options: Any) -> None:
     """Two hundred steps with resets: actions, logits and states are those of the batched form."""
-    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), core=name, **policy)
-    step, runs = exported(agent)
+    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), core=name, core_options=core_options)
+    step, runs = exported(agent, batch=batch)
     forms = {form: Memory(step, run, ROWS) for form, run in runs.items()}
     state = agent.policy.initial_state(ROWS)
     for t in range(STEPS):
-        obs, start = torch.randn(ROWS, 3), torch.rand(ROWS) < 0.05
+        obs, start = torch.randn(ROWS, 3), torch.rand(ROWS) < 0.1
         start |= torch.tensor(t == 0)
         action, state = agent.act({"obs": obs}, state, start)
         states = {key: real(leaf) for key, leaf in named("state", state)}
@@ -142,8 +148,12 @@ def core_case(name: str, **policy: Any) -> None:
             assert torch.equal(outputs["logits"].argmax(-1), outputs["action"])
             for key, leaf in memory.state.items():
                 close(leaf, states[key], f"{form}: {key} of step {t}")
-    kept = next(iter(forms.values())).state
-    assert kept or name == "none"
+    assert forms["onnx"].state or name == "none"
+
+
+def any_batch_case(name: str, **core_options: Any) -> None:
+    """`core_case` with a program that was traced for any batch."""
+    core_case(name, None, **core_options)
 
 
 def algo_case(name: str) -> None:
@@ -204,11 +214,77 @@ def critic_case() -> None:
     assert [field.name for field in step.inputs] == ["obs", "start", "state.0"]
 
 
+def folded_case() -> None:
+    """Weights are folded: the graph computes nothing that its inputs do not change."""
+    program, _ = trace(make_agent("ppo", VECTOR, spaces.Discrete(4), core="s5"), True)
+    known = set(program.graph_signature.inputs_to_parameters)
+    known |= set(program.graph_signature.inputs_to_buffers)
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.all_input_nodes:
+            assert not known >= {each.name for each in node.all_input_nodes}, node
+
+
+class Complex(torch.nn.Module):
+    """All operations on complex numbers that have a real form."""
+
+    def forward(self, given: Tensors) -> Tensors:
+        x, y = (torch.view_as_complex(given[key]) for key in ("x", "y"))
+        mask, real_part = given["mask"], x.real
+        both = torch.complex(real_part, y.imag) - torch.polar(y.abs(), real_part)
+        both = both * y.conj() / x + both.conj_physical() * 2.0 - real_part
+        both = torch.where(mask[:, None], both, 0 * both) + (1 + y.reciprocal()).exp()
+        moved = torch.cat([both, -x.flip(0).flip(0)], dim=1).unflatten(1, (2, -1)).transpose(0, 1)
+        zero = torch.zeros(x.shape[0], 1, dtype=torch.complex64)
+        total = (moved.sum(-1).transpose(0, 1) + zero) / 3
+        return {"total": torch.view_as_real(total)}
+
+
+def real_case() -> None:
+    """Arithmetic with pairs of real numbers equals that with complex ones."""
+    given = {"x": torch.randn(4, 3, 2), "y": torch.randn(4, 3, 2), "mask": torch.rand(4) < 0.5}
+    program = torch.export.export(Complex(), (given,))
+    form = RealForm(program.module(check_guards=False))
+    close(form(given)["total"], Complex()(given)["total"], "the real form")
+    real_program = torch.export.export(form, (given,))
+    values = [node.meta.get("val") for node in real_program.graph.nodes]
+    assert not any(isinstance(x, Tensor) and x.is_complex() for x in values)
+
+
+def unknown_case() -> None:
+    """An operation without a real form is one line."""
+
+    class Unknown(torch.nn.Module):
+        def forward(self, given: Tensors) -> Tensors:
+            return {"y": torch.view_as_real(torch.view_as_complex(given["x"]).sinh())}
+
+    given = {"x": torch.randn(4, 2)}
+    form = RealForm(torch.export.export(Unknown(), (given,)).module(check_guards=False))
+    with pytest.raises(UsageError, match=r"aten.sinh.default on complex numbers has no real form"):
+        form(given)
+
+
+def untouched_case() -> None:
+    """An export in the middle of a trial does not change the agent's memory."""
+    both = [make_agent("ppo", VECTOR, spaces.Discrete(4), TRIALS) for _ in range(2)]
+    for t in range(9):
+        obs, reward = VECTOR.sample(), float(t)
+        first, second = (agent.act(obs, reward=reward, new_episode=t == 5) for agent in both)
+        assert first == second
+        assert torch.equal(both[0].state, both[1].state)
+        if t == 6:
+            trace(both[0], True)
+
+
 CASES: dict[str, Callable[..., None]] = {
     "core": core_case,
+    "any-batch": any_batch_case,
     "algo": algo_case,
     "sampled": sampled_case,
     "critic": critic_case,
+    "folded": folded_case,
+    "real": real_case,
+    "unknown": unknown_case,
+    "untouched": untouched_case,
 }
 
 
@@ -218,12 +294,11 @@ def main(cases: list[str]) -> None:
     for case in cases:
         kind, *arguments = case.split(":")
         options = dict(each.split("=") for each in arguments[1:])
-        core_options = {"core_options": options} if options else {}
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002
         began, problem = time.process_time(), ""
         try:
-            CASES[kind](*arguments[:1], **core_options)
+            CASES[kind](*arguments[:1], **options)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"[:1500]
         print(json.dumps([case, problem, time.process_time() - began]), flush=True)

@@ -1,4 +1,4 @@
-"""Programs of `torch.export`: a step traced for any batch, without needless inputs and operations.
+"""Programs of `torch.export`: a traced step, without needless inputs and operations.
 
 Three changes leave the results as they are. Inputs without influence on the action are dropped,
 such as the memory of a critic. Tensors that depend on weights alone are computed once. Complex
@@ -22,14 +22,19 @@ from rlmem.runs.export.step import NEXT, Exportable, Step
 ROWS = 3
 
 
-def trace(agent: Exportable, deterministic: bool) -> tuple[ExportedProgram, Step]:
-    """The agent's step as a program, with the step that lists its inputs."""
+def trace(
+    agent: Exportable, deterministic: bool, batch: int | None = None
+) -> tuple[ExportedProgram, Step]:
+    """The agent's step as a program, with the step that lists its inputs.
+
+    It takes any batch (for one row or more), or only the given one.
+    """
     step = Step(agent, deterministic)
-    program = _export(step, step)
+    program = _export(step, step, batch)
     if (needed := _needed(program, step)) != step.only:
         step = Step(agent, deterministic, needed)
-        program = _export(step, step)
-    return _export(RealForm(fold(program.module(check_guards=False))), step), step
+        program = _export(step, step, batch)
+    return _export(RealForm(fold(program.module(check_guards=False))), step, batch), step
 
 
 def output_names(program: ExportedProgram) -> list[str]:
@@ -39,12 +44,12 @@ def output_names(program: ExportedProgram) -> list[str]:
     return list(pytree.tree_unflatten(range(spec.num_leaves), spec))
 
 
-def _export(module: nn.Module, step: Step) -> ExportedProgram:
-    example = step.example(ROWS)
-    batch = {0: Dim("N", min=1)}
+def _export(module: nn.Module, step: Step, batch: int | None) -> ExportedProgram:
+    example = step.example(batch or ROWS)
+    dims = {} if batch else {0: Dim("N", min=1)}
     with torch.no_grad():
         return torch.export.export(
-            module, (example,), dynamic_shapes=(dict.fromkeys(example, batch),)
+            module, (example,), dynamic_shapes=(dict.fromkeys(example, dims),)
         )
 
 

@@ -11,13 +11,14 @@ from torch import Tensor, fx, nn
 from rlmem.errors import UsageError
 
 aten = torch.ops.aten
-# Operations that only move numbers, or work on each number alone as on a vector of them.
+# Operations that only move numbers, or treat both parts alike.
 MOVES = {
-    *(aten.alias, aten.cat, aten.chunk, aten.clone, aten.contiguous, aten.detach, aten.expand),
-    *(aten.flatten, aten.lift_fresh_copy, aten.movedim, aten.neg, aten.permute, aten.reshape),
-    *(aten.resolve_conj, aten.resolve_neg, aten.select, aten.slice, aten.split, aten.squeeze),
-    *(aten.stack, aten.sum, aten.transpose, aten.unbind, aten.unflatten, aten.unsqueeze, aten.view),
-    *(aten.zeros_like, aten.expand_as, aten._unsafe_view, aten.split_with_sizes),
+    *(aten._unsafe_view, aten.alias, aten.cat, aten.chunk, aten.clone, aten.contiguous),
+    *(aten.detach, aten.expand, aten.expand_as, aten.flatten, aten.flip, aten.lift_fresh_copy),
+    *(aten.movedim, aten.neg, aten.permute, aten.reshape, aten.resolve_conj, aten.resolve_neg),
+    *(aten.select, aten.slice, aten.split, aten.split_with_sizes, aten.squeeze, aten.stack),
+    *(aten.sum, aten.transpose, aten.unbind, aten.unflatten, aten.unsqueeze, aten.view),
+    *(aten.zeros_like),
 }
 FILLS = {aten.zeros, aten.new_zeros}
 
@@ -61,6 +62,7 @@ class _Run(fx.Interpreter):
 
     def __init__(self, form: RealForm) -> None:
         super().__init__(form.traced)
+        self.extra_traceback = False  # an error keeps its one line
         self.form = form
 
     def run_node(self, n: fx.Node) -> Any:

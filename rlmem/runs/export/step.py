@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from rlmem.runs.export.history import Field, History
 NEXT = "next_"
 
 
+@runtime_checkable
 class Exportable(Protocol):
     """An `rlmem.runs.agent.Agent`, which imports this package."""
 
