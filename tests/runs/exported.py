@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +22,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rlmem import cores
 from rlmem.errors import UsageError
 from rlmem.runs.agent import Agent, AgentSpec
 from rlmem.runs.export.formats import onnx_program
@@ -160,7 +163,7 @@ def algo_case(name: str) -> None:
     """Raw observations give the actions of `agent.act(obs)`, in trials and new episodes too."""
     action_space, history = ALGOS[name]
     agent = make_agent(name, NESTED, action_space, history)
-    step, runs = exported(agent)
+    step, runs = exported(agent, batch=None if name == "ppo" else 1)
     forms = {form: Memory(step, run, 1) for form, run in runs.items()}
     inputs = {field.name for field in step.inputs if not field.name.startswith("state")}
     NESTED.seed(0)
@@ -263,6 +266,22 @@ def unknown_case() -> None:
         form(given)
 
 
+def missing_case() -> None:
+    """An operation that ONNX does not have is one line."""
+
+    @cores.register("spectral")
+    class Spectral(cores.MemoryCore[Tensor]):
+        def initial_state(self, batch_size: int) -> Tensor:
+            return self.zeros(batch_size, 1)
+
+        def update(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.special.bessel_j0(x), state
+
+    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), core="spectral")
+    with pytest.raises(UsageError, match=r"'spectral' uses prims.bessel_j0, which ONNX"):
+        agent.export(Path(tempfile.gettempdir()) / "spectral.onnx")
+
+
 def untouched_case() -> None:
     """An export in the middle of a trial does not change the agent's memory."""
     both = [make_agent("ppo", VECTOR, spaces.Discrete(4), TRIALS) for _ in range(2)]
@@ -284,6 +303,7 @@ CASES: dict[str, Callable[..., None]] = {
     "folded": folded_case,
     "real": real_case,
     "unknown": unknown_case,
+    "missing": missing_case,
     "untouched": untouched_case,
 }
 
@@ -293,7 +313,8 @@ def main(cases: list[str]) -> None:
     torch.set_num_threads(1)
     for case in cases:
         kind, *arguments = case.split(":")
-        options = dict(each.split("=") for each in arguments[1:])
+        pairs = (each.split("=") for each in arguments[1:])
+        options = {key: int(text) if text.isdecimal() else text for key, text in pairs}
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002
         began, problem = time.process_time(), ""

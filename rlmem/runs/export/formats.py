@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,7 +109,16 @@ def _write_onnx(agent: Exportable, path: Path, deterministic: bool, batch: int |
     for package in ONNX_PACKAGES:
         need(package, f"an export to {path.name}", "onnx")
     program, step = trace(agent, deterministic, batch)
-    made = onnx_program(program, step)
+    try:
+        made = onnx_program(program, step)
+    except torch.onnx.OnnxExporterError as error:
+        missing = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(error))
+        if missing is None:
+            raise
+        raise UsageError(
+            f"core {agent.spec.policy_arguments.get('core')!r} uses {missing[1]}, which ONNX does "
+            "not have: export to .pt2"
+        ) from error
     made.model.metadata_props[METADATA] = json.dumps(describe(agent, step, program, batch))
     with replacing(path) as partial:
         made.save(partial, external_data=False)

@@ -1,4 +1,7 @@
-"""Complex numbers as pairs of real ones: ONNX Runtime computes with real numbers only."""
+"""Graphs for other runtimes: pairs of real numbers for complex ones, and other missing operations.
+
+ONNX has neither complex numbers nor triangular systems of equations.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def has_complex(node: fx.Node) -> bool:
 
 
 class RealForm(nn.Module):
-    """The graph of a traced module, computed with real numbers; inputs and outputs are real.
+    """The graph of a traced module with portable operations; its inputs and outputs are real.
 
     Raises `UsageError` for an operation on complex numbers that it does not know.
     """
@@ -54,25 +57,33 @@ class RealForm(nn.Module):
                     self.register_buffer(name, part.clone())
 
     def forward(self, given: Any) -> Any:
-        return _Run(self).run(given)
+        parts = {key: Pair(*map(self.get_buffer, names)) for key, names in self.names.items()}
+        return _Run(self.traced, parts).run(given)
 
 
 class _Run(fx.Interpreter):
-    """Runs a graph with a `Pair` for each complex tensor."""
+    """Runs a graph with a `Pair` for each complex tensor; `constants` are those of its module."""
 
-    def __init__(self, form: RealForm) -> None:
-        super().__init__(form.traced)
+    def __init__(self, module: fx.GraphModule, constants: dict[str, Pair]) -> None:
+        super().__init__(module)
         self.extra_traceback = False  # an error keeps its one line
-        self.form = form
+        self.constants = constants
 
     def run_node(self, n: fx.Node) -> Any:
-        if n.op == "get_attr" and str(n.target) in self.form.names:
-            return Pair(*(getattr(self.form, name) for name in self.form.names[str(n.target)]))
-        pairs = any(isinstance(self.env.get(each), Pair) for each in n.all_input_nodes)
-        if n.op != "call_function" or not (pairs or has_complex(n)):
+        if n.op == "get_attr" and str(n.target) in self.constants:
+            return self.constants[str(n.target)]
+        if n.op != "call_function":
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return _apply(n.target, args, kwargs)
+        if n.target is torch.ops.higher_order.wrap_with_autocast:
+            # Nothing is in half precision here.
+            *_, module = args[:5]
+            return _Run(module, {}).run(*args[5:])
+        if n.target is aten.linalg_solve_triangular.default:
+            return _solve_triangular(*args, **kwargs)
+        if has_complex(n) or any(isinstance(self.env[each], Pair) for each in n.all_input_nodes):
+            return _apply(n.target, args, kwargs)
+        return super().run_node(n)
 
 
 def _apply(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -152,6 +163,19 @@ def _polar(size: Tensor, angle: Tensor) -> Pair:
 
 def _exp(x: Pair) -> Pair:
     return _polar(torch.exp(x.re), x.im)
+
+
+def _solve_triangular(matrix: Tensor, right: Tensor, *, upper: bool, **options: bool) -> Tensor:
+    """`matrix^-1 right` for a lower triangular matrix, by forward substitution."""
+    if upper or options:
+        raise UsageError("export: only lower triangular systems from the left have a portable form")
+    rows: list[Tensor] = []
+    for n in range(matrix.shape[-1]):
+        rest = right[..., n : n + 1, :]
+        if rows:
+            rest = rest - matrix[..., n : n + 1, :n] @ torch.cat(rows, dim=-2)
+        rows.append(rest / matrix[..., n : n + 1, n : n + 1])
+    return torch.cat(rows, dim=-2)
 
 
 RULES: dict[Any, Callable[..., Any]] = {
