@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 
 
 class UsageError(ValueError):
@@ -45,6 +46,12 @@ def nearest_by_words(name: str, known: Iterable[str]) -> list[str]:
 def install_hint(extra: str) -> str:
     """How to install the packages of an extra: of an installed rlmem, and in a checkout."""
     return f"pip install 'rlmem[{extra}]', in a checkout pip install -e '.[{extra}]'"
+
+
+def need(module: str, what: str, extra: str, package: str | None = None) -> None:
+    """Raise a `UsageError`, with the extra to install, if `module` (of `package`) is missing."""
+    if find_spec(module) is None:
+        raise UsageError(f"{what} needs {package or module}: {install_hint(extra)}")
 
 
 def at_least(name: str, value: int, least: int) -> int:

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "gym": TOOLS | {"envs"},
     "runs": TOOLS | {"policies", "envs", "data", "algos"},
     "cli": TOOLS | {"policies", "envs", "runs"},
+    "testing": TOOLS | {"cores"},
 }
 
 

@@ -1,4 +1,4 @@
-"""`rlmem train`, `eval` and `play`: Hydra reads the options, then the command runs.
+"""`rlmem train`, `eval`, `play` and `export`: Hydra reads the options, then the command runs.
 
 Hydra raises its errors instead of printing them, so that every error becomes one line here. In a
 sweep, the error of one job is printed at once and the other jobs still run.
@@ -24,10 +24,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlmem.cli import help as cli_help
+from rlmem.cli import third_party
 from rlmem.cli.config import (
     has_own_folder,
     prepare_eval,
+    prepare_export,
     prepare_play,
     prepare_show,
     prepare_train,
@@ -122,11 +123,20 @@ def _check(cfg: DictConfig) -> None:
         raise UsageError(f"{cfg.env.get('id', cfg.env.name)} has faults, listed above")
 
 
+def _export(cfg: DictConfig) -> None:
+    cfg = prepare_export(cfg)
+    from rlmem.runs.agent import load
+
+    load(cfg.run, "cpu", cfg.checkpoint).export(cfg.to, cfg.deterministic, cfg.batch)
+    print(f"wrote {cfg.to} ({Path(cfg.to).stat().st_size / 1e6:.2f} MB)")
+
+
 # The functions of the commands, and the names of their configurations.
 COMMANDS: dict[str, tuple[Callable[[DictConfig], float | None], str]] = {
     "train": (_train, "train"),
     "eval": (_eval, "eval"),
     "play": (_play, "play"),
+    "export": (_export, "export"),
     "show": (_show, "train"),
     "check": (_check, "train"),
 }
@@ -226,13 +236,16 @@ def _sweep_folder(
 
 
 def register_third_party() -> None:
-    """Add the entry points of other packages, which have no YAML file, to Hydra's groups.
+    """Add the entry points of other packages to Hydra's groups, with the YAML in their packages.
 
-    These members accept any option; their class checks it when constructed.
+    Members without YAML accept any option; their class checks it when constructed.
     """
-    for group in cli_help.ENTRY_POINT_GROUPS:
-        for entry in cli_help.third_party_members(group):
+    for group in third_party.ENTRY_POINT_GROUPS:
+        for entry in third_party.third_party_members(group):
+            file = third_party.yaml_file(group, entry)
             node = OmegaConf.create({"name": entry.name}, flags={"struct": False})
+            if file is not None:
+                node = OmegaConf.create({**OmegaConf.load(file), "name": entry.name})
             ConfigStore.instance().store(entry.name, node, group=group, provider=entry.value)
 
 

@@ -32,6 +32,7 @@ POSITIVE_INTEGERS = (
     "trial_episodes",
     "threads",
     "checkpoint_keep",
+    "batch",
 )
 TYPE_NAMES = {
     bool: "true or false",
@@ -80,6 +81,17 @@ def prepare_eval(cfg: DictConfig) -> DictConfig:
         raise UsageError(f"deterministic must be true, false or null, not {cfg.deterministic!r}")
     if cfg.split is None and not isinstance(cfg.run, str):
         raise UsageError("run must be one folder, except with split=... (trials on its tasks)")
+    return cfg
+
+
+def prepare_export(cfg: DictConfig) -> DictConfig:
+    """The checked configuration of `rlmem export`."""
+    _check_values(cfg, "export")
+    if cfg.run is None or cfg.to is None:
+        raise UsageError(
+            "rlmem export needs run=<dir or .rlmem file> and to=<file that ends in .onnx, .pt2 or "
+            ".rlmem>"
+        )
     return cfg
 
 
@@ -145,7 +157,7 @@ def _check_type(key: str, value: Any, default: Any) -> Any:
         value = int(value)
     elif isinstance(value, int) and wanted is float and not isinstance(value, bool):
         value = float(value)
-    elif isinstance(value, int | float) and (wanted is str or key in ("run", "resume")):
+    elif isinstance(value, int | float) and (wanted is str or key in ("run", "resume", "to")):
         value = str(value)
     if value is None and (default is None or key not in POSITIVE_INTEGERS):
         return None

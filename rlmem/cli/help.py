@@ -7,16 +7,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import NamedTuple
 
+from rlmem.cli import third_party
 from rlmem.cli.output import unknown_key
+from rlmem.cli.third_party import CONFIGS, Option, first_comment, third_party_members
 from rlmem.errors import unknown
-
-CONFIGS = Path(__file__).parents[1] / "configs"
-# Configuration groups with a registry, and their entry point groups for other packages.
-ENTRY_POINT_GROUPS = {"core": "rlmem.cores", "env": "rlmem.envs", "algo": "rlmem.algos"}
 
 FLAGS = [
     ("-m, --multirun", "sweep: one run for each combination of core=ffm,gru seed=0,1,2"),
@@ -47,7 +43,9 @@ HYDRA = (
 THIRD_PARTY = (
     "An installed package adds them with the entry points rlmem.cores, rlmem.envs and rlmem.algos. "
     "They need no YAML: core=NAME uses the defaults of the class, core.OPTION=VALUE sets an "
-    "option. --config-dir DIR or hydra.searchpath=[pkg://their.configs] adds your own YAML files."
+    "option. A file configs/core/NAME.yaml in the package is used if it is there; --config-dir DIR "
+    "or hydra.searchpath=[pkg://their.configs] adds your own. rlmem new core NAME writes such a "
+    "package."
 )
 
 
@@ -65,14 +63,6 @@ LISTS = {
     "algos": ("algo", "Algorithms"),
     "tuned": ("tuned", "Tuned settings"),
 }
-
-
-class Option(NamedTuple):
-    """A line of a YAML file: `key: default  # comment`."""
-
-    key: str
-    default: str
-    comment: str
 
 
 def program_help(commands: Mapping[str, str]) -> str:
@@ -115,14 +105,14 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     known = [option.key for option in options(path)]
     for group in groups:
         for member in chosen[group.key].split(","):
-            file = _member(group.key, member, folders)
-            if file is None or group.key in ("tuned", "experiment"):
+            found = _options_of_member(group.key, member, folders)
+            if found is None or group.key in ("tuned", "experiment"):
                 continue
-            listed = [o for o in options(file) if o.key != "name"]
-            listed = [o._replace(key=f"{group.key}.{o.key}") for o in listed]
-            known += [f"{group.key}.name", *(option.key for option in listed)]
-            title = f"{group.key}={file.stem}: {first_comment(file)}"
-            lines += [*_wrap(title), *_option_table(listed), ""]
+            text, listed, checked = found
+            listed = [o._replace(key=f"{group.key}.{o.key}") for o in listed if o.key != "name"]
+            if checked:
+                known += [f"{group.key}.name", *(option.key for option in listed)]
+            lines += [*_wrap(f"{group.key}={member}: {text}"), *_option_table(listed), ""]
     _check_keys(given, known, [group.key for group in groups])
     tuned = CONFIGS / "tuned" / f"{chosen.get('env')}-{chosen.get('algo')}.yaml"
     if tuned.exists():
@@ -146,25 +136,13 @@ def list_members(kinds: Sequence[str] = ()) -> str:
             raise unknown("list", kind, LISTS)
         group, title = LISTS[kind]
         rows = {path.stem: first_comment(path) for path in (CONFIGS / group).glob("*.yaml")}
-        if group in ENTRY_POINT_GROUPS:
-            rows |= {e.name: f"from {_origin(e)}" for e in third_party_members(group)}
+        if group in third_party.ENTRY_POINT_GROUPS:
+            members = third_party.third_party_members(group)
+            rows |= {e.name: third_party.summary(group, e) for e in members}
         # One line each for other programs, such as grep.
         columns = None if sys.stdout.isatty() else 10_000
         lines += [f"{title} ({group}=NAME)", *table(sorted(rows.items()), columns), ""]
     return "\n".join(lines[:-1])
-
-
-def third_party_members(group: str) -> list[EntryPoint]:
-    """The entry points of a group that have no YAML file in this package."""
-    found = entry_points(group=ENTRY_POINT_GROUPS.get(group, f"rlmem.{group}"))
-    return [entry for entry in found if not (CONFIGS / group / f"{entry.name}.yaml").exists()]
-
-
-def first_comment(path: Path) -> str:
-    """The first comment line of a YAML file, skipping Hydra's `# @package`."""
-    with path.open(encoding="utf-8") as file:
-        comments = (line.lstrip("# ").strip() for line in file if line.startswith("#"))
-        return next((line for line in comments if not line.startswith("@")), "")
 
 
 def options(path: Path) -> list[Option]:
@@ -212,9 +190,25 @@ def _member(group: str, name: str, folders: Sequence[Path] | None) -> Path | Non
     if folders is None or name == "null" or "$" in name:
         return None
     members = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
-    members |= {entry.name for entry in third_party_members(group)}
+    others = {entry.name: entry for entry in third_party_members(group)}
+    if name in others:
+        return third_party.yaml_file(group, others[name])
     if name not in members:
-        raise unknown(group, name, members)
+        raise unknown(group, name, members | others.keys())
+    return None
+
+
+def _options_of_member(
+    group: str, name: str, folders: Sequence[Path] | None
+) -> tuple[str, list[Option], bool] | None:
+    """What a member is, its options, and whether they are all that it has; None if unknown."""
+    file = _member(group, name, folders)
+    if file is not None:
+        return first_comment(file), options(file), True
+    for entry in third_party_members(group):
+        listed = third_party.signature(group, entry) if entry.name == name else None
+        if listed is not None:
+            return third_party.summary(group, entry), listed, False
     return None
 
 
@@ -274,7 +268,3 @@ def _fill(text: str, width: int, indent: str) -> list[str]:
 
 def _columns() -> int:
     return shutil.get_terminal_size((80, 24)).columns
-
-
-def _origin(entry: EntryPoint) -> str:
-    return f"the package {entry.dist.name}" if entry.dist else entry.value

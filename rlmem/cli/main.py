@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rlmem import __version__
 from rlmem.cli import help as cli_help
 from rlmem.cli.output import print_error
-from rlmem.errors import UsageError, unknown
+from rlmem.errors import UsageError, need, unknown
 
 COMMANDS = {
     "train": "train an agent and write a run folder (rlmem train env=popgym-repeat core=ffm)",
@@ -22,7 +22,9 @@ COMMANDS = {
     "play": "print episodes step by step (rlmem play env=tmaze-passive, or run=<dir>)",
     "show": "describe an environment, its scores and the time of a training (rlmem show env=NAME)",
     "check": "look for faults in your environment (rlmem check env=./file.py:Name)",
+    "export": "write an agent's step for ONNX or torch (rlmem export run=<dir> to=agent.onnx)",
     "list": "list cores, environments, algorithms and tuned settings (rlmem list cores)",
+    "new": "write a package for a core of your own (rlmem new core NAME)",
 }
 
 
@@ -63,7 +65,12 @@ def _dispatch(arguments: list[str]) -> int:
         print(cli_help.hydra_help())
     elif command == "list":
         print(cli_help.list_members(rest))
+    elif command == "new":
+        from rlmem.cli.new import new
+
+        print(new(rest))
     elif command in COMMANDS:
+        need("hydra", f"rlmem {command}", "train", "hydra-core")
         from rlmem.cli.commands import run
 
         return run(command, rest)

@@ -20,6 +20,7 @@ PATHS = (
     "record",
     "baseline",
     "out",
+    "to",
     "algo.dataset",
     "algo.replay.directory",
     "hydra.sweep.dir",

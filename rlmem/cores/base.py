@@ -190,6 +190,7 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     # Guarantees that the tests check. A core that cannot give one sets it to False.
     forgets_nonfinite: bool = True  # a start also removes NaN and Inf from the state
     claims_length: bool = True  # state and outputs stay finite in rows of any length
+    smooth: bool = True  # gradients in half precision are near those in float32
 
     input_size: int
     output_size: int

@@ -15,3 +15,7 @@ class DeltaNet(DeltaCore):
 
     A write replaces the value stored at a key. `householder_steps` > 1 is DeltaProduct.
     """
+
+    # The norm divides by the length of a reading. At steps where it is tiny, gradients are huge and
+    # depend on the last bits of the products.
+    smooth = False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, need
 
 
 def allocate(
@@ -19,6 +19,7 @@ def allocate(
 
     Raises `UsageError` if the files exist already, or are missing.
     """
+    need("torchrl", "the memory of a replay or dataset", "train")
     # Imported late: these imports take as long as all others together.
     from tensordict import TensorDict
     from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorStorage

@@ -47,10 +47,10 @@ class ReplayCollector:
     def collect(self) -> None:
         """Run `num_steps` steps in every environment."""
         for _ in range(self.num_steps):
-            action, state = self.policy.act(self.obs, self.state, self.start)
-            step = self.env.step(action)
-            self.replay.add(self.obs, self.start, self.state, action, step)
-            self.obs, self.start, self.state = step.obs, step.memory_reset, state
+            act = self.policy.act(self.obs, self.state, self.start)
+            step = self.env.step(act.action)
+            self.replay.add(self.obs, self.start, self.state, act.action, step)
+            self.obs, self.start, self.state = step.obs, step.memory_reset, act.state
         self.collected += self.steps
 
     def episode_metrics(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from rlmem.envs.vectorization import EnvFn
-from rlmem.errors import UsageError, install_hint, unknown
+from rlmem.errors import UsageError, need, unknown
 from rlmem.registry import options_of
 
 # Packages needed by environments of Gymnasium itself; rlmem has extras of the same names.
@@ -85,8 +85,7 @@ def being_imported() -> str | None:
 
 def require(module: str, what: str, extra: str | None = None) -> None:
     """Raises `UsageError`, with the extra to install, if `module` is missing."""
-    if importlib.util.find_spec(module) is None:
-        raise UsageError(f"{what} needs {module}: {install_hint(extra or module)}")
+    need(module, what, extra or module)
 
 
 def _spec(id: str) -> EnvSpec:

@@ -62,7 +62,7 @@ class ActorCritic(Policy):
         """One time step: sample an action (or take the most likely one)."""
         features, _, state = self._step(obs, state, start)
         actor = self.actor(features)
-        return Act(actor.mode() if deterministic else actor.sample(), state)
+        return Act(actor.mode() if deterministic else actor.sample(), state, actor.tensors)
 
     def act_with_value(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]

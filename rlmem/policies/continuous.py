@@ -60,6 +60,10 @@ class Normal:
     def entropy(self) -> Float[Tensor, "*N"]:
         return (self.log_std + 0.5 + LOG_SQRT_2PI).sum(dim=-1)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """`mean` and `log_std`."""
+        return {"mean": self.mean, "log_std": self.log_std}
+
 
 class TanhNormal:
     """Gaussians squashed into [low, high] by tanh (Haarnoja et al. 2018, appendix C).
@@ -96,6 +100,10 @@ class TanhNormal:
 
     def entropy(self) -> Float[Tensor, "*N"]:
         return -self._log_prob_raw(self.normal.sample())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`mean` and `log_std` of the Gaussian before its transform."""
+        return self.normal.tensors()
 
     def _squash(self, raw: Tensor) -> Tensor:
         unit = torch.tanh(raw).clamp(-1 + TANH_EDGE, 1 - TANH_EDGE)
@@ -153,6 +161,10 @@ class MixedNormal:
 
     def entropy(self) -> Float[Tensor, "*N"]:
         return -self._log_prob_raw(self.normal.sample())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """`mean` and `log_std` of the Gaussian before its transform."""
+        return self.normal.tensors()
 
     def _squash(self, raw: Tensor) -> Tensor:
         unit = torch.tanh(raw).clamp(-1 + TANH_EDGE, 1 - TANH_EDGE)

@@ -27,6 +27,7 @@ class Distribution(Protocol):
     def mode(self) -> Tensor: ...
     def log_prob(self, action: Tensor) -> Tensor: ...
     def entropy(self) -> Tensor: ...
+    def tensors(self) -> dict[str, Tensor]: ...
 
 
 class Categorical:
@@ -49,6 +50,10 @@ class Categorical:
     def entropy(self) -> Float[Tensor, "*N"]:
         return -(self.log_p.exp() * self.log_p).sum(dim=-1)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The logarithms of all probabilities, as `logits`."""
+        return {"logits": self.log_p}
+
 
 class MultiCategorical:
     """k independent categoricals, from `logits` [*N, sum(sizes)]; actions are int64 [*N, k]."""
@@ -68,6 +73,10 @@ class MultiCategorical:
 
     def entropy(self) -> Float[Tensor, "*N"]:
         return torch.stack([part.entropy() for part in self.parts]).sum(dim=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The logarithms of all probabilities [*N, sum(sizes)], as `logits`."""
+        return {"logits": torch.cat([part.log_p for part in self.parts], dim=-1)}
 
 
 class Joint:
@@ -89,6 +98,17 @@ class Joint:
     def entropy(self) -> Float[Tensor, "*N"]:
         entropies = [part.entropy() for part in self.parts.values()]
         return entropies[0] if len(entropies) == 1 else torch.stack(entropies).sum(dim=0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of all parts; the name of a part without its first word is a suffix.
+
+        So `logits` belongs to the action, and `mean.throttle` to its leaf `action.throttle`.
+        """
+        return {
+            name + (f".{key.partition('.')[2]}" if "." in key else ""): tensor
+            for key, part in self.parts.items()
+            for name, tensor in part.tensors().items()
+        }
 
 
 class DiscreteLeaf(nn.Module):

@@ -60,7 +60,7 @@ class ImageLayout(NamedTuple):
         """Arrays [*N, ...] as rows [M, channels, height, width], of their own dtype."""
         x = x.flatten(0, -1 - len(self.channels) - 2)
         x = x.permute(0, *(1 + dim for dim in (*self.channels, *self.sides)))
-        return x.reshape(len(x), *self.shape)
+        return x.reshape(x.shape[0], *self.shape)  # not `len`: it cannot be traced
 
 
 def image_layout(space: gym.Space) -> ImageLayout | None:

@@ -250,8 +250,15 @@ class MultiGamma(Policy):
     ) -> Act:
         """One time step, with the largest discount: sample an action (or take the most likely)."""
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
-        action = self.heads.action(self.heads.actor(features), self.main, deterministic)
-        return Act(action if deterministic else self.heads.perturb(action, self.epsilon), state)
+        actor = self.heads.actor(features)
+        action = self.heads.action(actor, self.main, deterministic)
+        if not deterministic:
+            action = self.heads.perturb(action, self.epsilon)
+
+        def outputs() -> dict[str, Tensor]:
+            return {name: x.select(-2, self.main) for name, x in actor.tensors().items()}
+
+        return Act(action, state, outputs)
 
 
 def _expect(dist: Joint, q: Float[Tensor, "C *N G n"]) -> Float[Tensor, "C *N G"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -15,10 +16,15 @@ from rlmem.policies.encoders import Encoder
 
 
 class Act(NamedTuple):
-    """The actions [N, ...] at one time step, and the next memory state."""
+    """The actions [N, ...] at one time step, and the next memory state.
+
+    `outputs` computes the tensors [N, ...] that the actions were chosen by: `logits` of discrete
+    actions, `mean` and `log_std` of Gaussians, or the values `q`.
+    """
 
     action: dict[str, Tensor]
     state: Any
+    outputs: Callable[[], dict[str, Tensor]] = dict
 
 
 class Trunk(nn.Module):

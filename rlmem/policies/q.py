@@ -79,8 +79,10 @@ class QPolicy(Policy):
     ) -> Act:
         """One time step: the action with the highest value, or an epsilon-greedy one."""
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
-        index = self.q(features).argmax(dim=-1)
-        return Act(self.discrete.action(index if deterministic else self._explore(index)), state)
+        q = self.q(features)
+        index = q.argmax(dim=-1)
+        action = self.discrete.action(index if deterministic else self._explore(index))
+        return Act(action, state, lambda: {"q": q})
 
     def act_with_value(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]

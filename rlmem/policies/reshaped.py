@@ -44,5 +44,9 @@ class Reshaped:
     def entropy(self) -> Float[Tensor, "*N"]:
         return self.inner.entropy()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that determine the distribution, by name; vectors, before `start`."""
+        return self.inner.tensors()
+
     def _from_vector(self, vector: Tensor) -> Tensor:
         return unflat(vector if self.start is None else vector + self.start, self.shape)

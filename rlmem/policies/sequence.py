@@ -66,7 +66,7 @@ class SequencePolicy(Policy):
         check_batch(self.read, obs, start, "N")
         features, state = self.core.step(self.encoder(self.model_inputs(obs, start)), state, start)
         actor = self.actor(features)
-        return Act(actor.mode() if deterministic else actor.sample(), state)
+        return Act(actor.mode() if deterministic else actor.sample(), state, actor.tensors)
 
     def forward(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]) -> Joint:
         """A row of time steps [B, T, ...]: distributions over actions."""
@@ -143,7 +143,7 @@ class ReturnPolicy(SequencePolicy):
         remaining = state.return_to_go - obs[PAST + "reward"]
         to_go = torch.where(start, self.target_return, remaining)
         act = super().act({**obs, RETURN: to_go}, state.memory, start, deterministic)
-        return Act(act.action, ReturnState(act.state, to_go))
+        return act._replace(state=ReturnState(act.state, to_go))
 
     def model_inputs(self, obs: dict[str, Tensor], start: Bool[Tensor, "*N"]) -> dict[str, Tensor]:
         """The model's inputs from observations [*N, ...], their `return_to_go` and starts."""

@@ -106,7 +106,7 @@ class SoftPolicy(Policy):
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         actor = self.actor(features)
         sample = actor.mode() if deterministic else actor.sample()
-        return Act(self.actions.action(sample), state)
+        return Act(self.actions.action(sample), state, actor.tensors)
 
     def actor_output(self, features: Float[Tensor, "*N H"]) -> ActorOutput:
         """The actor's output for some features; no gradient reaches the features."""

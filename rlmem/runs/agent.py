@@ -262,6 +262,18 @@ class Agent:
         with replacing(Path(path)) as partial:
             save_file(weights, partial, {"agent": self.spec.to_json()})
 
+    def export(
+        self, path: str | Path, deterministic: bool = True, batch: int | None = None
+    ) -> None:
+        """Write one step for programs without rlmem: `.onnx`, or `.pt2` for `torch.export.load`.
+
+        The action is the most likely one or a sample; the step is for any number of environments,
+        or for `batch`. A path that ends in `.rlmem` is that of `save`.
+        """
+        from rlmem.runs.export import export
+
+        export(self, path, deterministic, batch)
+
 
 def load(source: str | Path, device: str = "cpu", checkpoint: str | int = "last") -> Agent:
     """The agent in a run folder, or in a file that `Agent.save` wrote.

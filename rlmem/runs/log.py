@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, need
 from rlmem.files import replacing
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.progress import Progress
@@ -193,6 +193,7 @@ class RunLogger(Callback):
         return self._metrics.seconds + now - self._begin_time
 
     def _event_writer(self, start_step: int) -> Any:
+        need("tensorboard", "log.tensorboard=true", "train")
         from torch.utils.tensorboard import SummaryWriter
 
         # `purge_step` hides events that an interrupted run wrote after its last checkpoint.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rlmem.errors import need
 from rlmem.files import replacing
 from rlmem.runs.stats import Estimate
 
@@ -19,6 +20,7 @@ def curves(
     mark: int | None = None,
 ) -> None:
     """Draw lines with intervals over x = 1, 2, ... into a PNG; `mark` adds a dotted vertical."""
+    need("matplotlib", "a plot", "train")
     # Without pyplot, which has global state and may open a window.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -8,6 +8,8 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
+from rlmem.errors import need
+
 # Seconds between lines.
 INTERVAL = 30.0
 
@@ -77,6 +79,7 @@ class Progress:
         }
 
     def _make_bar(self) -> Any:
+        need("rich", "log.progress=true", "train")
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from rlmem.errors import need
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 # Limit on the numbers in memory: the bootstrap of many tasks resamples in batches.
@@ -94,6 +96,7 @@ def spread(statistic: Statistic, scores: Float[ndarray, "R M"]) -> RunSpread:
 
 
 def _bootstrap(statistic: Statistic, strata: list[ndarray], seed: int) -> Estimate:
+    need("scipy", "a bootstrap interval", "train")
     from scipy.stats import bootstrap
 
     value = float(statistic(*strata, axis=-1))

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
+from rlmem.errors import need
+
 GRAVITY, POLE_MASS, MASS, HALF_LENGTH, PUSH, SECONDS = 9.8, 0.1, 1.1, 0.5, 10.0, 0.02
 LEVER = HALF_LENGTH * 4 / 3
 # The end of the track, and the angle of a fallen pole; observation spaces are twice as large.
@@ -47,6 +49,7 @@ def gains() -> tuple[float, ...]:
     that of `SwingUp` near the top, place^2 / (2 LIMITS[0]^2) + angle^2 / 4, plus PUSHING times the
     squared push.
     """
+    need("scipy", "the oracle of the swing-up", "train")
     from scipy.linalg import solve_discrete_are
 
     swing = HALF_LENGTH * POLE_MASS / MASS

@@ -6,6 +6,7 @@ import torch
 
 from rlmem.envs.base import VecEnv
 from rlmem.envs.gym_env import vectorize
+from rlmem.errors import need
 
 
 def make_package(
@@ -18,6 +19,7 @@ def make_package(
     check_obs: bool,
 ) -> VecEnv:
     """`num_envs` copies of POPGym's `task` (the name of its class without the difficulty)."""
+    need("popgym", "env.backend=package", "popgym")
     # Imported here, because other environments need not wait for it.
     import popgym.envs
 

@@ -1,0 +1,329 @@
+"""Exported steps beside their agents: `python -m tests.runs.exported CASE...` runs cases.
+
+A case prints a line of JSON: its name, its problem (empty if there is none) and its seconds. This
+is a program of its own, because the shape checks of the tests cannot be traced.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rlmem import cores
+from rlmem.errors import UsageError
+from rlmem.runs.agent import Agent, AgentSpec
+from rlmem.runs.export.formats import onnx_program
+from rlmem.runs.export.program import output_names, trace
+from rlmem.runs.export.real import RealForm
+from rlmem.runs.export.step import Step, named, real
+
+Tensors = dict[str, Tensor]
+Run = Callable[[Tensors], Tensors]
+
+ROWS, STEPS, TOLERANCE = 3, 200, 1e-5
+VECTOR = spaces.Box(-1, 1, (3,), np.float32)
+NESTED = spaces.Dict(
+    {
+        "camera": spaces.Box(0, 255, (24, 24, 3), np.uint8),
+        "board": spaces.Box(0, 4, (5, 5), np.int64),
+        "pair": spaces.Tuple([spaces.Discrete(3, start=5), spaces.Box(-1e3, 1e3, (2, 2))]),
+        "bits": spaces.MultiBinary((2, 3)),
+        "wide": spaces.Box(-np.inf, np.inf, (), np.float64),
+    }
+)
+HYBRID = spaces.Dict(
+    {
+        "gear": spaces.Discrete(3, start=2),
+        "wheel": spaces.Box(-2, 2, (2, 1)),
+        "force": spaces.Box(np.array([-np.inf, 0]), np.array([np.inf, 5]), dtype=np.float64),
+    }
+)
+BUTTONS = spaces.Tuple([spaces.MultiDiscrete([3, 2], start=[1, 0]), spaces.MultiBinary((1, 2))])
+ONE, TRIALS = ({"episodes": n, "horizon": n, "stop_returns": False} for n in (1, 3))
+# Algorithm, action space, history.
+ALGOS: dict[str, tuple[gym.Space, dict[str, Any] | None]] = {
+    "ppo": (HYBRID, {}),
+    "pqn": (BUTTONS, None),
+    "r2d2": (BUTTONS, None),
+    "sac": (HYBRID, None),
+    "amago": (HYBRID, TRIALS),
+    "dt": (HYBRID, ONE),
+    "ad": (BUTTONS, TRIALS),
+}
+
+
+def make_agent(
+    algo: str,
+    obs: gym.Space,
+    action: gym.Space,
+    history: dict[str, Any] | None = None,
+    **policy: Any,
+) -> Agent:
+    """An agent with weights as after training."""
+    torch.manual_seed(1)
+    spec = AgentSpec(algo, {"hidden_size": 16, "core": "gru", **policy}, obs, action, history)
+    agent = Agent(spec.make_policy(), spec, torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in agent.policy.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return agent
+
+
+def exported(
+    agent: Agent, deterministic: bool = True, batch: int | None = None
+) -> tuple[Step, dict[str, Run]]:
+    """The step's description, and its two forms as functions."""
+    program, step = trace(agent, deterministic, batch)
+    foreign = {
+        str(node.target)
+        for node in program.graph.nodes
+        if getattr(node.target, "namespace", "aten") not in ("aten", "higher_order")
+    }
+    assert not foreign, f"operators that are not torch's own: {foreign}"
+    module = program.module()
+    model = onnx_program(program, step).model_proto.SerializeToString()
+    names = output_names(program)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options)
+
+    def onnx(given: Tensors) -> Tensors:
+        results = session.run(names, {name: x.numpy() for name, x in given.items()})
+        return {name: torch.from_numpy(x) for name, x in zip(names, results, strict=True)}
+
+    return step, {"pt2": lambda given: module(given), "onnx": onnx}
+
+
+class Memory:
+    """A form of a step that keeps the state: call it with the other inputs."""
+
+    def __init__(self, step: Step, run: Run, rows: int) -> None:
+        self.run = run
+        example = step.example(rows)
+        # Not zeros: the first step has `start` and forgets them.
+        self.state = {
+            name: torch.full_like(x, 7) for name, x in example.items() if name.startswith("state")
+        }
+
+    def __call__(self, given: Tensors) -> Tensors:
+        outputs = self.run(given | self.state)
+        self.state = {name: outputs.pop(f"next_{name}") for name in self.state}
+        return outputs
+
+
+def close(got: Tensor, want: Tensor, what: str) -> None:
+    """Fail if integers differ, or numbers by more than the tolerance of the largest."""
+    assert got.shape == want.shape, f"{what}: {list(got.shape)} is not {list(want.shape)}"
+    assert got.dtype == want.dtype, f"{what}: {got.dtype} is not {want.dtype}"
+    scale = want.double().nan_to_num(posinf=0, neginf=0).abs().amax() if want.numel() else 0
+    error = torch.where(got == want, 0, (got.double() - want.double()).abs())
+    allowed = TOLERANCE * max(1.0, float(scale)) if want.is_floating_point() else 0
+    assert (error <= allowed).all(), f"{what}: off by {error.max():.1e}"
+
+
+def core_case(name: str, batch: int | None = ROWS, **core_options: Any) -> None:
+    """Two hundred steps with resets: actions, logits and states are those of the batched form."""
+    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), core=name, core_options=core_options)
+    step, runs = exported(agent, batch=batch)
+    forms = {form: Memory(step, run, ROWS) for form, run in runs.items()}
+    state = agent.policy.initial_state(ROWS)
+    for t in range(STEPS):
+        obs, start = torch.randn(ROWS, 3), torch.rand(ROWS) < 0.1
+        start |= torch.tensor(t == 0)
+        action, state = agent.act({"obs": obs}, state, start)
+        states = {key: real(leaf) for key, leaf in named("state", state)}
+        for form, memory in forms.items():
+            outputs = memory({"obs": obs, "start": start})
+            close(outputs["action"], action["action"], f"{form}: action of step {t}")
+            assert torch.equal(outputs["logits"].argmax(-1), outputs["action"])
+            for key, leaf in memory.state.items():
+                close(leaf, states[key], f"{form}: {key} of step {t}")
+    assert forms["onnx"].state or name == "none"
+
+
+def any_batch_case(name: str, **core_options: Any) -> None:
+    """`core_case` with a program that was traced for any batch."""
+    core_case(name, None, **core_options)
+
+
+def algo_case(name: str) -> None:
+    """Raw observations give the actions of `agent.act(obs)`, in trials and new episodes too."""
+    action_space, history = ALGOS[name]
+    agent = make_agent(name, NESTED, action_space, history)
+    step, runs = exported(agent, batch=None if name == "ppo" else 1)
+    forms = {form: Memory(step, run, 1) for form, run in runs.items()}
+    inputs = {field.name for field in step.inputs if not field.name.startswith("state")}
+    NESTED.seed(0)
+    for t in range(40):
+        start, new_episode = t % 20 == 0, t % 20 in (7, 12)
+        reward = 0.0 if start else float(np.random.normal())  # noqa: NPY002
+        obs = NESTED.sample()
+        if start:
+            agent.reset()
+        many = bool(history) and history["episodes"] > 1
+        want = agent.act(obs, reward=reward, new_episode=new_episode and many)
+        given = dict(leaves("obs", obs)) | {"start": np.array(start)}
+        given |= {"reward": np.float32(reward), "new_episode": np.array(new_episode)}
+        batch = {key: torch.from_numpy(np.array(x)[None]) for key, x in given.items()}
+        for form, memory in forms.items():
+            outputs = memory({key: batch[key] for key in inputs})
+            for key, value in leaves("action", want):
+                close(outputs[key][0], torch.from_numpy(np.array(value)), f"{form}: {key} of {t}")
+
+
+def leaves(name: str, sample: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of a sample with their names."""
+    if isinstance(sample, dict | tuple):
+        parts = sample.items() if isinstance(sample, dict) else enumerate(sample)
+        for key, part in parts:
+            yield from leaves(f"{name}.{key}", part)
+    else:
+        yield name, sample
+
+
+def sampled_case() -> None:
+    """Sampled actions have the distribution that the outputs describe."""
+    action = spaces.Dict({"a": spaces.Discrete(3), "b": spaces.Box(-np.inf, np.inf, (2,))})
+    agent = make_agent("ppo", VECTOR, action)
+    step, runs = exported(agent, deterministic=False)
+    rows = 20_000
+    for form, run in runs.items():
+        outputs = run(step.example(rows))
+        frequency = outputs["action.a"].bincount(minlength=3) / rows
+        assert (frequency - outputs["logits.a"][0].softmax(-1)).abs().max() < 0.02, form
+        z = (outputs["action.b"] - outputs["mean.b"]) / outputs["log_std.b"].exp()
+        assert z.mean(0).abs().max() < 0.03, form
+        assert (z.std(0) - 1).abs().max() < 0.03, form
+        assert z.T.corrcoef()[0, 1].abs() < 0.03, form
+
+
+def critic_case() -> None:
+    """The memory of the critic, which no action depends on, is not exported."""
+    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), separate_critic=True)
+    step, _ = exported(agent)
+    assert [field.name for field in step.inputs] == ["obs", "start", "state.0"]
+
+
+def folded_case() -> None:
+    """Weights are folded: the graph computes nothing that its inputs do not change."""
+    program, _ = trace(make_agent("ppo", VECTOR, spaces.Discrete(4), core="s5"), True)
+    known = set(program.graph_signature.inputs_to_parameters)
+    known |= set(program.graph_signature.inputs_to_buffers)
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.all_input_nodes:
+            assert not known >= {each.name for each in node.all_input_nodes}, node
+
+
+class Complex(torch.nn.Module):
+    """All operations on complex numbers that have a real form."""
+
+    def forward(self, given: Tensors) -> Tensors:
+        x, y = (torch.view_as_complex(given[key]) for key in ("x", "y"))
+        mask, real_part = given["mask"], x.real
+        both = torch.complex(real_part, y.imag) - torch.polar(y.abs(), real_part)
+        both = both * y.conj() / x + both.conj_physical() * 2.0 - real_part
+        both = torch.where(mask[:, None], both, 0 * both) + (1 + y.reciprocal()).exp()
+        moved = torch.cat([both, -x.flip(0).flip(0)], dim=1).unflatten(1, (2, -1)).transpose(0, 1)
+        zero = torch.zeros(x.shape[0], 1, dtype=torch.complex64)
+        total = (moved.sum(-1).transpose(0, 1) + zero) / 3
+        return {"total": torch.view_as_real(total)}
+
+
+def real_case() -> None:
+    """Arithmetic with pairs of real numbers equals that with complex ones."""
+    given = {"x": torch.randn(4, 3, 2), "y": torch.randn(4, 3, 2), "mask": torch.rand(4) < 0.5}
+    program = torch.export.export(Complex(), (given,))
+    form = RealForm(program.module(check_guards=False))
+    close(form(given)["total"], Complex()(given)["total"], "the real form")
+    real_program = torch.export.export(form, (given,))
+    values = [node.meta.get("val") for node in real_program.graph.nodes]
+    assert not any(isinstance(x, Tensor) and x.is_complex() for x in values)
+
+
+def unknown_case() -> None:
+    """An operation without a real form is one line."""
+
+    class Unknown(torch.nn.Module):
+        def forward(self, given: Tensors) -> Tensors:
+            return {"y": torch.view_as_real(torch.view_as_complex(given["x"]).sinh())}
+
+    given = {"x": torch.randn(4, 2)}
+    form = RealForm(torch.export.export(Unknown(), (given,)).module(check_guards=False))
+    with pytest.raises(UsageError, match=r"aten.sinh.default on complex numbers has no real form"):
+        form(given)
+
+
+def missing_case() -> None:
+    """An operation that ONNX does not have is one line."""
+
+    @cores.register("spectral")
+    class Spectral(cores.MemoryCore[Tensor]):
+        def initial_state(self, batch_size: int) -> Tensor:
+            return self.zeros(batch_size, 1)
+
+        def update(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.special.bessel_j0(x), state
+
+    agent = make_agent("ppo", VECTOR, spaces.Discrete(4), core="spectral")
+    with pytest.raises(UsageError, match=r"'spectral' uses prims.bessel_j0, which ONNX"):
+        agent.export(Path(tempfile.gettempdir()) / "spectral.onnx")
+
+
+def untouched_case() -> None:
+    """An export in the middle of a trial does not change the agent's memory."""
+    both = [make_agent("ppo", VECTOR, spaces.Discrete(4), TRIALS) for _ in range(2)]
+    for t in range(9):
+        obs, reward = VECTOR.sample(), float(t)
+        first, second = (agent.act(obs, reward=reward, new_episode=t == 5) for agent in both)
+        assert first == second
+        assert torch.equal(both[0].state, both[1].state)
+        if t == 6:
+            trace(both[0], True)
+
+
+CASES: dict[str, Callable[..., None]] = {
+    "core": core_case,
+    "any-batch": any_batch_case,
+    "algo": algo_case,
+    "sampled": sampled_case,
+    "critic": critic_case,
+    "folded": folded_case,
+    "real": real_case,
+    "unknown": unknown_case,
+    "missing": missing_case,
+    "untouched": untouched_case,
+}
+
+
+def main(cases: list[str]) -> None:
+    """Run cases, `KIND` or `KIND:NAME[:OPTION=VALUE]`."""
+    torch.set_num_threads(1)
+    for case in cases:
+        kind, *arguments = case.split(":")
+        pairs = (each.split("=") for each in arguments[1:])
+        options = {key: int(text) if text.isdecimal() else text for key, text in pairs}
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        began, problem = time.process_time(), ""
+        try:
+            CASES[kind](*arguments[:1], **options)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"[:1500]
+        print(json.dumps([case, problem, time.process_time() - began]), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
