@@ -14,6 +14,8 @@ from torch import Tensor
 from rlmem.envs import refusals
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, register
 from rlmem.envs.gym_ids import registered
+from rlmem.envs.info_mask import add_masks, offered_mask, with_mask
+from rlmem.envs.mask_check import mask_check
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.refusals import Refused
 from rlmem.envs.spaces import ActionSpace, FlatSpace
@@ -31,7 +33,11 @@ class GymVecEnv:
     An observation of another shape or kind than its space, and a reward or flag that is not one
     number, are a `UsageError` that names leaf, environment, step (counted since the last `reset`)
     and value. With `check_obs` so are values outside of a discrete space or of the bounds of a Box
-    of integers, NaN and infinite values, in observations and rewards.
+    of integers, NaN and infinite values, in observations and rewards, and masks without an action.
+
+    With `info_mask`, an environment's `info["action_mask"]` becomes a leaf of the observations (see
+    `rlmem.envs.info_mask`). One more copy of the environment is reset to find out whether there is
+    one.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class GymVecEnv:
         vectorization: str = "sync",
         device: torch.device | str = "cpu",
         check_obs: bool = True,
+        info_mask: bool = True,
     ) -> None:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
@@ -51,13 +58,19 @@ class GymVecEnv:
             self.single_action_space = _space(probe, "action_space")
             self._obs = FlatSpace("obs", self.single_observation_space)
             self._action = ActionSpace("action", self.single_action_space)
+            mask = offered_mask(probe) if info_mask else None
         finally:
             probe.close()
+        if mask is not None:
+            env_fns = add_masks(env_fns, mask)
+            self.single_observation_space = with_mask(self.single_observation_space, mask)
+            self._obs = FlatSpace("obs", self.single_observation_space)
         self.num_envs = len(env_fns)
         self.device = torch.device(device)
         self.check_obs = check_obs
         self.observation_space: Spaces = self._obs.spaces
         self.action_space: Spaces = self._action.spaces
+        self._mask_check = mask_check(self.observation_space, self.action_space)
         self.envs: Any = VECTORIZATIONS[vectorization](env_fns, self._obs)
         self._steps: int | None = None  # since the last reset; None before the first one
 
@@ -70,7 +83,7 @@ class GymVecEnv:
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         try:
-            obs = self._tensors(self.envs.reset(seeds))
+            obs = self._tensors(self.envs.reset(seeds), 0)
         except Refused as error:
             raise error.at(error.row, 0) from None
         self._steps = 0
@@ -93,7 +106,7 @@ class GymVecEnv:
 
     def _transition(self, step: BatchedStep) -> Transition:
         reward = refusals.as_float32("reward", step.reward, self.check_obs)
-        obs = self._tensors(step.obs)
+        obs = self._tensors(step.obs, self._steps)
         done = step.terminated | step.truncated
         final_obs = obs if step.final_obs is None else self._scatter(obs, step.final_obs, done)
         return Transition(
@@ -115,8 +128,11 @@ class GymVecEnv:
         index = torch.from_numpy(rows).to(self.device)
         return {key: leaf.index_copy(0, index, last[key]) for key, leaf in obs.items()}
 
-    def _tensors(self, columns: Columns) -> Tensors:
+    def _tensors(self, columns: Columns, step: int | None = None) -> Tensors:
+        """Observations as tensors; `step` is their time step if the agent acts on them."""
         tensors = self._obs.tensors(columns, self.check_obs)
+        if self._mask_check and self.check_obs and step is not None:
+            self._mask_check(tensors, step)
         if self.device.type == "cpu":
             return tensors
         return {key: leaf.to(self.device) for key, leaf in tensors.items()}
@@ -140,10 +156,11 @@ def vectorize(
     device: torch.device | str,
     previous_action: bool,
     check_obs: bool,
+    info_mask: bool = True,
 ) -> VecEnv:
     """`num_envs` copies of an environment, optionally with the previous action observed."""
     env_fns = [env_fn] * positive("num_envs", num_envs)
-    env = GymVecEnv(env_fns, vectorization, device, check_obs)
+    env = GymVecEnv(env_fns, vectorization, device, check_obs, info_mask)
     return PreviousAction(env) if previous_action else env
 
 
@@ -155,6 +172,7 @@ def make_gym(
     vectorization: str = "sync",
     previous_action: bool = False,
     check_obs: bool = True,
+    info_mask: bool = True,
     kwargs: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
@@ -163,4 +181,5 @@ def make_gym(
     Raises `UsageError` if there is none with that `id`, or if it cannot be made with these options.
     """
     env_fn = registered(id, max_episode_steps, kwargs or {})
-    return vectorize(env_fn, num_envs, vectorization, device, previous_action, check_obs)
+    options = (vectorization, device, previous_action, check_obs, info_mask)
+    return vectorize(env_fn, num_envs, *options)

@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlmem import __version__, algos, envs
+from rlmem.action_mask import NAME
 from rlmem.envs.base import DefinesSpaces, Tensors, Transition, VecEnv, find_wrapped
 from rlmem.envs.gym_env import GymVecEnv
+from rlmem.envs.info_mask import merge
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.space_json import space_from_json, space_to_json
@@ -178,26 +180,43 @@ class Agent:
         deterministic: bool = True,
         reward: float | None = None,
         new_episode: bool = False,
+        action_mask: Any = None,
     ) -> Any:
         """The next action.
 
         `act(obs)` takes one observation as the environment gives it (nested dicts and tuples too)
         and returns an action that the environment takes. An agent that learns from its rewards
         also needs the last `reward`, and `new_episode=True` at the first observation of each
-        further episode of a trial. `act(obs, state, start)` is the batched form without memory
-        inside: `obs` are the leaves [N, ...] as a `VecEnv` gives them; it returns the leaves of
-        the actions and the next state.
+        further episode of a trial. If the environment gives its mask of the actions in its infos,
+        it is `action_mask=info["action_mask"]`. `act(obs, state, start)` is the batched form
+        without memory inside: `obs` are the leaves [N, ...] as a `VecEnv` gives them; it returns
+        the leaves of the actions and the next state.
         """
         if state is not None or start is not None:
             if state is None or start is None:
                 raise UsageError("act(obs, state, start) needs both state and start")
             step = self.policy.act(self._to_device(obs), state, start, deterministic)
             return step.action, step.state
-        leaves, first = self._read(obs, reward, new_episode)
+        leaves, first = self._read(self._with_mask(obs, action_mask), reward, new_episode)
+        mask = self.policy.mask
+        if mask is not None and mask.none_legal(leaves).any():
+            raise UsageError(f"the mask {', '.join(mask.keys)} allows no action")
         step = self.policy.act(leaves, self.state, first, deterministic)
         self.state = step.state
         self.action = {key: leaf.cpu() for key, leaf in step.action.items()}
         return _first(self.spec.action_space, self.env.action.write(self.action, 1))
+
+    def _with_mask(self, obs: Any, action_mask: Any) -> Any:
+        """The observation as in training: the mask of an environment's infos is part of it."""
+        space = self.spec.observation_space
+        known = isinstance(space, gym.spaces.Dict) and NAME in space.spaces
+        if action_mask is not None and not known:
+            raise UsageError("this agent was trained without an action mask")
+        if action_mask is not None:
+            return merge(obs, action_mask)
+        if known and not (isinstance(obs, Mapping) and NAME in obs):
+            raise UsageError("this agent needs a mask: act(obs, action_mask=info['action_mask'])")
+        return obs
 
     def _read(self, obs: Any, reward: float | None, new_episode: bool) -> tuple[Tensors, Tensor]:
         """The policy's observation, and whether memory is reset before it."""

@@ -250,7 +250,8 @@ def write_report(
     Returns its content without the returns.
     """
     result = settings | summary(returns)
-    if "difficulty" in env:
+    # A mask remembers past actions for the agent, so the references do not apply.
+    if "difficulty" in env and not env.get("action_mask", False):
         result["memory_score"] = memory_score(
             env.name, env.difficulty, env.get("previous_action", False), result["return_mean"]
         )
