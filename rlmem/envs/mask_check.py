@@ -8,7 +8,8 @@ from rlmem.action_mask import ActionMask
 from rlmem.envs.base import Spaces, Tensors
 from rlmem.errors import UsageError
 
-# Steps between two reads of a device other than the CPU, which wait for it.
+# Devices whose results can be read without waiting; steps between two reads of others.
+AT_ONCE = ("cpu",)
 PERIOD = 256
 
 
@@ -16,7 +17,7 @@ class MaskCheck:
     """Raises `UsageError` for an observation whose mask allows no action.
 
     The error names environment and step (counted since the last reset). On a CPU it comes at once;
-    on other devices the step is noted on the device, and read at every `PERIOD`-th step and at a
+    on other devices the step is noted there, and read at every `PERIOD`-th step and at a
     reset. Final observations of ended episodes are not checked: nothing can be done after them.
     """
 
@@ -27,7 +28,7 @@ class MaskCheck:
     def __call__(self, obs: Tensors, step: int) -> None:
         """Check the observations after `step` steps; step 0 are those of a reset."""
         none = self.mask.none_legal(obs)
-        if none.device.type == "cpu":
+        if none.device.type in AT_ONCE:
             if none.any():
                 self._refuse(int(none.long().argmax()), step)
             return

@@ -35,6 +35,15 @@ class Distribution(Protocol):
     def entropy(self) -> Tensor: ...
 
 
+def best(
+    score: Float[Tensor, "*N n"], legal: Bool[Tensor, "*N n"] | None = None
+) -> Int[Tensor, "*N"]:
+    """The (legal) action with the highest score; legal also if scores are NaN or infinite."""
+    if legal is not None:
+        score = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~legal, -torch.inf)
+    return score.argmax(dim=-1)
+
+
 class Categorical:
     """One of n actions, from `logits` [*N, n]; actions are int64 [*N].
 
@@ -53,16 +62,10 @@ class Categorical:
     def sample(self) -> Int[Tensor, "*N"]:
         # argmax(p / Exponential(1)) is distributed as p (the Gumbel-max trick).
         noise = torch.empty_like(self.log_p).exponential_()
-        return self._best(self.log_p - noise.log())
+        return best(self.log_p - noise.log(), self.legal)
 
     def mode(self) -> Int[Tensor, "*N"]:
-        return self._best(self.log_p)
-
-    def _best(self, score: Float[Tensor, "*N n"]) -> Int[Tensor, "*N"]:
-        # Whatever the logits and the noise are: an illegal action is never the best.
-        if self.legal is not None:
-            score = score.masked_fill(~self.legal, -torch.inf)
-        return score.argmax(dim=-1)
+        return best(self.log_p, self.legal)
 
     def log_prob(self, action: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
         return self.log_p.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)

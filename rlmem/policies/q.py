@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rlmem.policies.action_space import JointDiscrete
 from rlmem.policies.actor_critic import PolicyStep
 from rlmem.policies.encoders import mlp
-from rlmem.policies.heads import linear
+from rlmem.policies.heads import best, linear
 from rlmem.policies.policy import Act, Policy
 
 # Gain of the last layer. The target's maximum would pick random large values, so the first
@@ -90,7 +90,7 @@ class QPolicy(Policy):
         """One time step: the action with the highest value, or an epsilon-greedy one."""
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         legal = self._legal(obs)
-        index = self.q(features, legal).argmax(dim=-1)
+        index = best(self.q(features, legal), legal)
         if not deterministic:
             index = self.discrete.explore(index, self.epsilon, legal)
         return Act(self.discrete.action(index), state)
@@ -102,7 +102,7 @@ class QPolicy(Policy):
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         legal = self._legal(obs)
         q = self.q(features, legal)
-        value, greedy = q.max(dim=-1)
+        value, greedy = q.amax(dim=-1), best(q, legal)
         index = self.discrete.explore(greedy, self.epsilon, legal)
         count = self.discrete.n if legal is None else legal.sum(dim=-1)
         probability = self.epsilon / count + (1 - self.epsilon) * (index == greedy)
