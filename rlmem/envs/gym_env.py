@@ -156,7 +156,7 @@ def vectorize(
     device: torch.device | str,
     previous_action: bool,
     check_obs: bool,
-    info_mask: bool = True,
+    info_mask: bool = False,
 ) -> VecEnv:
     """`num_envs` copies of an environment, optionally with the previous action observed."""
     env_fns = [env_fn] * positive("num_envs", num_envs)

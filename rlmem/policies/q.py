@@ -129,7 +129,8 @@ class QPolicy(Policy):
         """The mean of the values of legal actions, for metrics."""
         if self.mask is None:
             return q.mean()
-        return q[q > -torch.inf].mean()
+        legal = q > -torch.inf
+        return torch.where(legal, q, 0).sum() / legal.sum()
 
     def _legal(self, obs: dict[str, Tensor]) -> Bool[Tensor, "*N n"] | None:
         return None if self.mask is None else self.discrete.legal(self.mask(obs))

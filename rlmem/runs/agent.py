@@ -69,6 +69,12 @@ class AgentSpec:
         spaces = inner.single_observation_space, inner.single_action_space
         return cls(algo, dict(policy_arguments), *spaces, history)
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether observations have a mask of the actions, as that of an environment's infos."""
+        space = self.observation_space
+        return isinstance(space, gym.spaces.Dict) and NAME in space.spaces
+
     def write(self, run_dir: Path) -> None:
         """Write `agent.json` into a run folder."""
         atomic_write(run_dir / FILE, self.to_json() + "\n")
@@ -208,8 +214,7 @@ class Agent:
 
     def _with_mask(self, obs: Any, action_mask: Any) -> Any:
         """The observation as in training: the mask of an environment's infos is part of it."""
-        space = self.spec.observation_space
-        known = isinstance(space, gym.spaces.Dict) and NAME in space.spaces
+        known = self.spec.has_mask
         if action_mask is not None and not known:
             raise UsageError("this agent was trained without an action mask")
         if action_mask is not None:
@@ -286,7 +291,8 @@ def evaluate(
         if isinstance(env, str):
             made = envs.make(env, num_envs=num_envs, device=agent.device, **options)
         else:
-            made = GymVecEnv([env] * num_envs, device=agent.device)
+            masked = agent.spec.has_mask
+            made = GymVecEnv([env] * num_envs, device=agent.device, info_mask=masked)
         return agent.spec.add_history(made)
 
     probe = make(1)

@@ -306,7 +306,7 @@ def test_actions_of_several_leaves_are_numbered_with_their_masks():
     assert legal["action.1"].tolist() == [[1, 0], [1, 2]]
 
 
-@pytest.mark.parametrize("kind", [ActorCritic, QPolicy, SoftPolicy])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_masked_step_can_be_exported(kind: type[Policy]):
     policy = make(kind).eval()
 

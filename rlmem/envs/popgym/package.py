@@ -42,7 +42,7 @@ def make_package(
     env_fn: EnvFn = getattr(popgym.envs, task + difficulty.capitalize())
     if action_mask:
         env_fn = partial(WithMask, env_fn, task)
-    return vectorize(env_fn, num_envs, vectorization, device, previous_action, check_obs, False)
+    return vectorize(env_fn, num_envs, vectorization, device, previous_action, check_obs)
 
 
 def _not_matched(env: Any) -> NDArray[np.bool_]:
