@@ -18,13 +18,15 @@ ALL_SOURCES = SOURCES + sorted(
 )
 
 # From the floor upward: each room and the rooms that it may import, all of them below it.
-TOOLS = {"errors", "files", "registry", "tree"}
+TOOLS = {"action_mask", "discrete", "errors", "files", "registry", "tree"}
 MAY_IMPORT = {
     "configs": set(),
     "errors": set(),
     "files": set(),
     "tree": set(),
     "registry": {"errors"},
+    "discrete": {"errors"},
+    "action_mask": {"discrete", "errors"},
     "kernels": {"errors"},
     "cores": TOOLS | {"kernels"},
     "policies": TOOLS | {"cores"},

@@ -12,6 +12,7 @@ from rlmem.algos.optimizer import Metrics
 from rlmem.data.dataset import Dataset, RecordedRows, space_texts
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.errors import UsageError
+from rlmem.policies.heads import ILLEGAL
 from rlmem.policies.sequence import PAST, RETURN, SequencePolicy
 
 
@@ -49,13 +50,21 @@ def action_loss(
     state = policy.core.initial_state(len(start))
     dist = policy(obs, state, start.to(device))
     action = {key: leaf.to(device) for key, leaf in rows.action.items()}
-    loss = -dist.log_prob(action).mean()
+    log_prob = dist.log_prob(action)
+    # Another agent may have recorded actions that the mask forbids: they have no likelihood.
+    legal = None if policy.mask is None else log_prob > ILLEGAL / 2
+    if legal is None:
+        loss = -log_prob.mean()
+    else:
+        loss = -torch.where(legal, log_prob, 0).sum() / legal.sum().clamp(min=1)
     same = torch.stack([_equal(dist.mode()[key], leaf) for key, leaf in action.items()])
     metrics = {
         "loss": loss,
         "entropy": dist.entropy().mean(),
         "accuracy": same.all(0).float().mean(),
     }
+    if legal is not None:
+        metrics["illegal"] = 1 - legal.float().mean()
     return loss, {key: metric.detach() for key, metric in metrics.items()}
 
 

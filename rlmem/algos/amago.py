@@ -34,6 +34,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlmem.action_mask import Legal
 from rlmem.algos.base import Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.popart import PopArt
@@ -140,13 +141,15 @@ class AMAGO:
         features, _ = self.policy.core.scan(
             self.policy.encoder(batch.obs), batch.state, batch.start
         )
-        target = self.targets(batch, features[:, 1:].detach())
+        legal = self.policy.legal(batch.obs)
+        target = self.targets(batch, features[:, 1:].detach(), _steps(legal, slice(1, None)))
         change = self.popart.update(target, batch.mask, batch)
         for heads in (self.policy.heads, self.target.network):
             heads.critics.out.rescale(*change)
         # Select before any arithmetic: masked entries may hold anything, also NaN.
         target = torch.where(batch.mask[..., None], self.popart.normalise(target), 0)
-        loss, metrics, error = self.loss(batch, features[:, :-1], target)
+        now = _steps(legal, slice(-1))
+        loss, metrics, error = self.loss(batch, features[:, :-1], target, now)
         metrics["grad_norm"] = self.optimizer.step(
             loss, f"update {self.collector.updates} of AMAGO", batch
         )
@@ -155,21 +158,28 @@ class AMAGO:
 
     @torch.no_grad()
     def targets(
-        self, batch: SequenceBatch, following: Float[Tensor, "B T H"]
+        self,
+        batch: SequenceBatch,
+        following: Float[Tensor, "B T H"],
+        legal: dict[str, Legal] | None = None,
     ) -> Float[Tensor, "B T G"]:
-        """y_g in units of the rewards, from the features after each step."""
+        """y_g in units of the rewards, from features and legal actions after each step."""
         members = torch.randperm(self.num_critics, device=following.device)[: self.num_critics_td]
         heads = self.target.network
-        value = heads.value(following, heads.actor(following), members)
+        value = heads.value(following, heads.actor(following, legal), members)
         reward = self.reward_scale * batch.reward
         return td_targets(reward, batch.terminated, self.popart.denormalise(value), self.gammas)
 
     def loss(
-        self, batch: SequenceBatch, features: Float[Tensor, "B T H"], target: Float[Tensor, "B T G"]
+        self,
+        batch: SequenceBatch,
+        features: Float[Tensor, "B T H"],
+        target: Float[Tensor, "B T G"],
+        legal: dict[str, Legal] | None = None,
     ) -> tuple[Tensor, Metrics, Float[Tensor, "B"]]:
         """The loss, its metrics, and each row's error; `target` is normalised."""
         heads = self.policy.heads
-        actor = heads.actor(features)
+        actor = heads.actor(features, legal)
         q, expected = heads.judge(features, actor, batch.action)
         error = (q - target).square().mean(0)
         better = (q.detach().mean(0) > expected.detach().mean(0)).to(q.dtype)
@@ -208,6 +218,13 @@ class AMAGO:
         self.optimizer.load_state_dict(state["optimizer"])
         self.target.load_state_dict(state["target"])
         self.popart.load_state_dict(state["popart"])
+
+
+def _steps(legal: dict[str, Legal] | None, steps: slice) -> dict[str, Legal] | None:
+    """The legal actions of some of the steps."""
+    if legal is None:
+        return None
+    return {key: each._replace(mask=each.mask[:, steps]) for key, each in legal.items()}
 
 
 def td_targets(

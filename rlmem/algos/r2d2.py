@@ -109,7 +109,7 @@ class R2D2:
         mean = size.sum(1) / mask.sum(1).clamp(min=1)
         metrics = {
             "q_loss": loss.detach(),
-            "q_value": online.detach().mean(),
+            "q_value": self.policy.mean_value(online.detach()),
             "td_error": size.sum() / mask.sum().clamp(min=1),
             "grad_norm": norm,
         }

@@ -11,7 +11,8 @@ encoder, memory and critics:
 
 Expectations over discrete actions are exact (Christodoulou 2019, arXiv 1910.07207, eq. 10-12);
 those over continuous actions use one reparametrised sample. A hybrid action has both, each with
-its own temperature.
+its own temperature. With a mask of the actions, expectations are over legal ones, and the target
+entropy of discrete actions is a fraction of the largest entropy over legal actions.
 
 J_Q alone trains encoder and memory. J_pi stops at the features and trains the actor only, as with
 pixels (Yarats et al. 2019, arXiv 1910.01741): the two gradients differ in size and would compete
@@ -31,6 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlmem import tree
+from rlmem.action_mask import Legal
 from rlmem.algos.base import NonFiniteLoss, Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.target_network import TargetNetwork
@@ -40,7 +42,7 @@ from rlmem.data.replay_collector import ReplayCollector
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, fraction
 from rlmem.policies import SoftPolicy
-from rlmem.policies.action_space import hybrid_unsupported_reason
+from rlmem.policies.action_space import DISCRETE, hybrid_unsupported_reason
 from rlmem.policies.soft import ActorOutput
 
 REPLAY = replay_options(capacity=300_000, length=64, burn_in=0, stride=16, alpha=0.0, beta=0.0)
@@ -169,7 +171,8 @@ class SAC:
         slow, _ = network.core.scan(network.encoder(batch.obs), batch.state, batch.start)
         features, slow = features[:, past:], slow[:, past:]
         batch = batch.past_burn_in(batch.state)
-        actor = policy.actor_output(features)
+        legal = policy.legal(batch.obs)
+        actor = policy.actor_output(features, legal)
         target = self.targets(batch, slow, actor)
         features, actor = features[:, :-1], tree.map(lambda leaf: leaf[:, :-1], actor)
         q = policy.values(features, batch.action)
@@ -177,14 +180,22 @@ class SAC:
         error = torch.where(batch.mask, policy.chosen(q, batch.action) - target, 0)
         judged = policy.judge(features, actor) if policy.continuous else q.detach()
         entropy = average(actor.entropy().detach(), batch)
+        goal = self.target_entropy
+        if legal is not None and self.kinds["discrete"]:
+            goal = goal * torch.stack([self.legal_share(legal, batch), torch.ones_like(goal[1])])
         return Losses(
             critic=average(error.square().sum(dim=0) / 2, batch),
             actor=-average(actor.value(judged.amin(dim=0), self.alpha), batch),
-            alpha=(self.log_alpha.exp() * (entropy - self.target_entropy)).sum(),
+            alpha=(self.log_alpha.exp() * (entropy - goal)).sum(),
             entropy=entropy,
             value=average(target, batch),
             error=error.detach().abs().mean(dim=0).amax(dim=1),
         )
+
+    def legal_share(self, legal: dict[str, Legal], batch: SequenceBatch) -> Float[Tensor, ""]:
+        """The mean largest entropy over legal actions, as a fraction of that over all actions."""
+        largest = legal[DISCRETE].mask[:, :-1].sum(dim=-1).log()
+        return average(largest, batch) / math.log(self.policy.actions.n)
 
     @torch.no_grad()
     def targets(

@@ -15,6 +15,8 @@ from torch import Tensor
 from rlmem.envs import refusals
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, register
 from rlmem.envs.gym_ids import registered
+from rlmem.envs.info_mask import add_masks, offered_mask, with_mask
+from rlmem.envs.mask_check import mask_check
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.refusals import Refused
 from rlmem.envs.spaces import ActionSpace, FlatSpace
@@ -34,8 +36,17 @@ class GymVecEnv:
     An observation of another shape or kind than its space, and a reward or flag that is not one
     number, are a `UsageError` that names leaf, environment, step (counted since the last `reset`)
     and value. With `check_obs` so are values outside of a discrete space or of the bounds of a Box
-    of integers, NaN and infinite values, in observations and rewards.
+    of integers, NaN and infinite values, in observations and rewards, and masks without an action.
+
+    With `info_mask`, an environment's `info["action_mask"]` becomes a leaf of the observations (see
+    `rlmem.envs.info_mask`). One more copy of the environment is reset to find out whether there is
+    one.
     """
+
+    single_observation_space: gym.Space
+    single_action_space: gym.Space
+    _obs: FlatSpace
+    _action: ActionSpace
 
     def __init__(
         self,
@@ -43,9 +54,11 @@ class GymVecEnv:
         vectorization: str = "sync",
         device: torch.device | str = "cpu",
         check_obs: bool = True,
+        info_mask: bool = True,
     ) -> None:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
+        mask = None
         if isinstance(env_fns, VectorEnv):
             self.num_envs = env_fns.num_envs
             self._read_spaces(env_fns, "single_")
@@ -55,12 +68,18 @@ class GymVecEnv:
             probe = env_fns[0]()
             try:
                 self._read_spaces(probe)
+                mask = offered_mask(probe) if info_mask else None
             finally:
                 probe.close()
+            if mask is not None:
+                env_fns = add_masks(env_fns, mask)
+                self.single_observation_space = with_mask(self.single_observation_space, mask)
+                self._obs = FlatSpace("obs", self.single_observation_space)
         self.device = torch.device(device)
         self.check_obs = check_obs
         self.observation_space: Spaces = self._obs.spaces
         self.action_space: Spaces = self._action.spaces
+        self._mask_check = mask_check(self.observation_space, self.action_space)
         self.envs: BatchedEnvs = (
             GivenVectorEnv(env_fns, self._obs)
             if isinstance(env_fns, VectorEnv)
@@ -77,7 +96,7 @@ class GymVecEnv:
         if len(seeds) != self.num_envs:
             raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         try:
-            obs = self._tensors(self.envs.reset(seeds))
+            obs = self._tensors(self.envs.reset(seeds), 0)
         except Refused as error:
             raise error.at(error.row, 0) from None
         self._steps = 0
@@ -106,7 +125,7 @@ class GymVecEnv:
 
     def _transition(self, step: BatchedStep) -> Transition:
         reward = refusals.as_float32("reward", step.reward, self.check_obs)
-        obs = self._tensors(step.obs)
+        obs = self._tensors(step.obs, self._steps)
         done = step.terminated | step.truncated
         final_obs = obs if step.final_obs is None else self._scatter(obs, step.final_obs, done)
         return Transition(
@@ -128,8 +147,11 @@ class GymVecEnv:
         index = torch.from_numpy(rows).to(self.device)
         return {key: leaf.index_copy(0, index, last[key]) for key, leaf in obs.items()}
 
-    def _tensors(self, columns: Columns) -> Tensors:
+    def _tensors(self, columns: Columns, step: int | None = None) -> Tensors:
+        """Observations as tensors; `step` is their time step if the agent acts on them."""
         tensors = self._obs.tensors(columns, self.check_obs)
+        if self._mask_check and self.check_obs and step is not None:
+            self._mask_check(tensors, step)
         if self.device.type == "cpu":
             return tensors
         return {key: leaf.to(self.device) for key, leaf in tensors.items()}
@@ -153,6 +175,7 @@ def vectorize(
     device: torch.device | str,
     previous_action: bool,
     check_obs: bool,
+    info_mask: bool = False,
 ) -> VecEnv:
     """`num_envs` copies of an environment, optionally with the previous action observed.
 
@@ -160,7 +183,7 @@ def vectorize(
     """
     turns = [env_fn] if callable(env_fn) else env_fn
     env_fns = [turns[i % len(turns)] for i in range(positive("num_envs", num_envs))]
-    env = GymVecEnv(env_fns, vectorization, device, check_obs)
+    env = GymVecEnv(env_fns, vectorization, device, check_obs, info_mask)
     return PreviousAction(env) if previous_action else env
 
 
@@ -172,6 +195,7 @@ def make_gym(
     vectorization: str = "sync",
     previous_action: bool = False,
     check_obs: bool = True,
+    info_mask: bool = True,
     kwargs: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
@@ -182,4 +206,5 @@ def make_gym(
     """
     ids = [id] if isinstance(id, str) or callable(id) else id
     env_fns = [registered(each, max_episode_steps, kwargs or {}) for each in ids]
-    return vectorize(env_fns, num_envs, vectorization, device, previous_action, check_obs)
+    options = (vectorization, device, previous_action, check_obs, info_mask)
+    return vectorize(env_fns, num_envs, *options)

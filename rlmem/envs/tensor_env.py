@@ -28,7 +28,7 @@ from rlmem import tree
 from rlmem.envs import counter_rng
 from rlmem.envs.base import Spaces, Tensors, Transition
 from rlmem.envs.counter_rng import RandomDraws, RandomSteps
-from rlmem.envs.observation_check import ObservationCheck
+from rlmem.envs.observation_check import observation_check
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.errors import positive
 
@@ -59,7 +59,7 @@ class TensorEnv(ABC):
         self._action = ActionSpace("action", action_space)
         self._action_forms = self._action.forms(num_envs)
         space = FlatSpace("obs", observation_space)
-        self._obs_check = ObservationCheck(space, num_envs) if check_obs else None
+        self._obs_check = observation_check(space, self._action.spaces, num_envs, check_obs)
         self.observation_space: Spaces = space.spaces
         self.action_space: Spaces = self._action.spaces
         self.single_observation_space = observation_space

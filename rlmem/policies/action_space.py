@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import gymnasium as gym
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rlmem.action_mask import Legal
+from rlmem.discrete import categories, first_values
 from rlmem.errors import UsageError
 from rlmem.policies.continuous import box_bounds, box_units
-from rlmem.policies.encoders import categories, first_values, flat
+from rlmem.policies.encoders import flat
 from rlmem.policies.reshaped import unflat
 
 # The actor's key for the joint discrete part of an action.
@@ -26,6 +29,24 @@ def enumerable(action_space: dict[str, gym.Space]) -> bool:
         return False
     sizes = (n for space in action_space.values() for n in categories(space))
     return math.prod(sizes) <= MAX_JOINT_ACTIONS
+
+
+def combine(entries: Iterable[Tensor], sizes: Sequence[int]) -> Int[Tensor, "*N"]:
+    """The number of a combination of entries, counted from 0; the last entry varies fastest."""
+    number: Tensor | int = 0
+    for entry, size in zip(entries, sizes, strict=True):
+        number = number * size + entry
+    assert isinstance(number, Tensor)
+    return number
+
+
+def separate(number: Int[Tensor, "*N"], sizes: Sequence[int]) -> list[Int[Tensor, "*N"]]:
+    """The entries of the combination with this number: the inverse of `combine`."""
+    entries = []
+    for size in reversed(sizes):
+        entries.append(number % size)
+        number = number // size
+    return entries[::-1]
 
 
 class JointDiscrete:
@@ -43,39 +64,60 @@ class JointDiscrete:
         self.sizes = {key: categories(space) for key, space in action_space.items()}
         self.starts = {key: first_values(space) for key, space in action_space.items()}
         self.shapes = {key: tuple(space.shape or ()) for key, space in action_space.items()}
-        self.n = math.prod(size for sizes in self.sizes.values() for size in sizes)
+        self.all_sizes = [size for sizes in self.sizes.values() for size in sizes]
+        self.n = math.prod(self.all_sizes)
 
     def index(self, action: dict[str, Tensor]) -> Int[Tensor, "*N"]:
         """The number of each action; the last entry of the last leaf varies fastest."""
-        number: Tensor | int = 0
-        for key, sizes in self.sizes.items():
+        found: list[Tensor] = []
+        for key, starts in self.starts.items():
             leaf, shape = action[key].long(), self.shapes[key]
             entries = flat(leaf, len(shape)).unbind(-1) if shape else [leaf]
-            for entry, size, first in zip(entries, sizes, self.starts[key], strict=True):
-                number = number * size + (entry - first if first else entry)
-        assert isinstance(number, Tensor)
-        return number
+            pairs = zip(entries, starts, strict=True)
+            found += [entry - first if first else entry for entry, first in pairs]
+        return combine(found, self.all_sizes)
 
     def action(self, index: Int[Tensor, "*N"]) -> dict[str, Tensor]:
         """The actions with these numbers; int64."""
-        entries: dict[str, Tensor] = {}
-        for key, sizes in reversed(self.sizes.items()):
-            digits = []
-            for size, first in zip(reversed(sizes), reversed(self.starts[key]), strict=True):
-                digits.append(index % size + first if first else index % size)
-                index = index // size
-            digits.reverse()
+        every, action = iter(separate(index, self.all_sizes)), {}
+        for key, starts in self.starts.items():
+            entries = [next(every) + first if first else next(every) for first in starts]
             shape = self.shapes[key]
-            entries[key] = unflat(torch.stack(digits, dim=-1), shape) if shape else digits[0]
-        return {key: entries[key] for key in self.sizes}
+            action[key] = unflat(torch.stack(entries, dim=-1), shape) if shape else entries[0]
+        return action
 
-    def explore(self, index: Int[Tensor, "*N"], epsilon: Float[Tensor, "*M"]) -> Int[Tensor, "*N"]:
-        """Replaces each index by a uniformly random one with probability `epsilon`.
+    def legal(self, leaves: dict[str, Legal]) -> Bool[Tensor, "*N n"]:
+        """The legal joint actions, from those of the masked leaves (at least one)."""
+        device = next(iter(leaves.values())).mask.device
+        found: Tensor | None = None
+        for key, sizes in self.sizes.items():
+            legal = leaves.get(key)
+            if legal is None:
+                parts = [torch.ones(math.prod(sizes), dtype=torch.bool, device=device)]
+            else:
+                parts = [legal.mask] if legal.joint else list(legal.mask.split(sizes, dim=-1))
+            for part in parts:
+                both = part if found is None else found.unsqueeze(-1) & part.unsqueeze(-2)
+                found = both if found is None else both.flatten(-2)
+        assert found is not None
+        return found
+
+    def explore(
+        self,
+        index: Int[Tensor, "*N"],
+        epsilon: Float[Tensor, "*M"],
+        legal: Bool[Tensor, "*N n"] | None = None,
+    ) -> Int[Tensor, "*N"]:
+        """Replaces each index by a uniformly random (legal) one with probability `epsilon`.
 
         `epsilon` is a scalar or has one entry for each index.
         """
         chance = torch.rand(index.shape, device=index.device)
-        return torch.where(chance < epsilon, torch.randint_like(index, self.n), index)
+        if legal is None:
+            drawn = torch.randint_like(index, self.n)
+        else:
+            drawn = torch.rand_like(legal, dtype=torch.float32).masked_fill(~legal, -1).argmax(-1)
+        return torch.where(chance < epsilon, drawn, index)
 
 
 class Continuous(nn.Module):
@@ -129,6 +171,11 @@ class HybridActions(nn.Module):
         if self.discrete:
             self.actor_spaces[DISCRETE] = gym.spaces.Discrete(self.n)
         self.actor_spaces |= boxes
+
+    def legal(self, leaves: dict[str, Legal]) -> dict[str, Legal]:
+        """The legal actions of `actor_spaces`, from those of the (masked) action space."""
+        assert self.discrete is not None
+        return {DISCRETE: Legal(self.discrete.legal(leaves), False)}
 
     def action(self, sample: dict[str, Tensor]) -> dict[str, Tensor]:
         """The environment's action for a sample from an actor over `actor_spaces`."""

@@ -36,8 +36,11 @@ class ActorCritic(Policy):
         super().__init__(observation_space, action_space, **options)
         self.actor = Actor(action_space, self.hidden_size, self.head_layers, self.activation)
         self.critic = Critic(self.hidden_size, self.head_layers, self.activation)
-        options.pop("head_layers", None)
-        self.critic_trunk = Trunk(observation_space, **options) if separate_critic else None
+        for name in ("head_layers", "action_mask"):
+            options.pop(name, None)
+        # The observations but for a mask of the actions.
+        inputs = self.encoder.spaces
+        self.critic_trunk = Trunk(inputs, **options) if separate_critic else None
 
     def initial_state(self, batch_size: int) -> Any:
         """The memory before an episode's first observation."""
@@ -61,7 +64,7 @@ class ActorCritic(Policy):
     ) -> Act:
         """One time step: sample an action (or take the most likely one)."""
         features, _, state = self._step(obs, state, start)
-        actor = self.actor(features)
+        actor = self._actor(features, obs)
         return Act(actor.mode() if deterministic else actor.sample(), state, actor.tensors)
 
     def act_with_value(
@@ -69,7 +72,7 @@ class ActorCritic(Policy):
     ) -> PolicyStep:
         """One time step: a sampled action, its log-probability and the value."""
         features, critic_features, state = self._step(obs, state, start)
-        actor = self.actor(features)
+        actor = self._actor(features, obs)
         action = actor.sample()
         return PolicyStep(action, actor.log_prob(action), self.critic(critic_features), state)
 
@@ -90,10 +93,14 @@ class ActorCritic(Policy):
         trunk, x = self.critic_trunk, self.encoder.encode_row(obs, start)
         if trunk is None:
             features, _ = self.core.scan(x, state, start)
-            return self.actor(features), self.critic(features)
+            return self._actor(features, obs), self.critic(features)
         features, _ = self.core.scan(x, state[0], start)
         critic_features, _ = trunk.core.scan(trunk.encoder(obs), state[1], start)
-        return self.actor(features), self.critic(critic_features)
+        return self._actor(features, obs), self.critic(critic_features)
+
+    def _actor(self, features: Float[Tensor, "*N H"], obs: dict[str, Tensor]) -> Joint:
+        """The distributions over the legal actions of the observations."""
+        return self.actor(features, None if self.mask is None else self.mask(obs))
 
     def _step(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]

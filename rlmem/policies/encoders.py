@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 import gymnasium as gym
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.errors import UsageError, unknown
+from rlmem.discrete import categories, first_values
+from rlmem.errors import unknown
 from rlmem.policies.images import Convolutions, image_layout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -35,24 +35,6 @@ def mlp(sizes: list[int], activation: str) -> nn.Sequential:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.LayerNorm(width_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
-
-
-def categories(space: gym.Space) -> list[int]:
-    """The number of values of each entry of a discrete space (flattened)."""
-    if isinstance(space, gym.spaces.Discrete):
-        return [int(space.n)]
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return [int(n) for n in space.nvec.flatten()]
-    if isinstance(space, gym.spaces.MultiBinary):
-        return [2] * math.prod(space.shape)
-    raise UsageError(f"{space} is not a discrete space")
-
-
-def first_values(space: gym.Space) -> list[int]:
-    """The smallest value of each entry of a discrete space (flattened), like `categories`."""
-    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        return [int(start) for start in np.ravel(space.start)]
-    return [0] * len(categories(space))
 
 
 class Encoder(nn.Module):

@@ -10,13 +10,19 @@ from typing import Protocol, runtime_checkable
 
 import gymnasium as gym
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rlmem.action_mask import Legal
+from rlmem.discrete import categories, first_values
 from rlmem.errors import UsageError
+from rlmem.policies.action_space import combine, separate
 from rlmem.policies.continuous import BoxLeaf
-from rlmem.policies.encoders import categories, first_values, mlp
+from rlmem.policies.encoders import mlp
 from rlmem.policies.reshaped import Reshaped
+
+# The log-probability of an illegal action: its probability is exactly 0, but 0 * log p is not NaN.
+ILLEGAL = -1e9
 
 
 @runtime_checkable
@@ -30,19 +36,37 @@ class Distribution(Protocol):
     def tensors(self) -> dict[str, Tensor]: ...
 
 
-class Categorical:
-    """One of n actions, from `logits` [*N, n]; actions are int64 [*N]."""
+def best(
+    score: Float[Tensor, "*N n"], legal: Bool[Tensor, "*N n"] | None = None
+) -> Int[Tensor, "*N"]:
+    """The (legal) action with the highest score; legal also if scores are NaN or infinite."""
+    if legal is not None:
+        score = score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~legal, -torch.inf)
+    return score.argmax(dim=-1)
 
-    def __init__(self, logits: Float[Tensor, "*N n"]) -> None:
+
+class Categorical:
+    """One of n actions, from `logits` [*N, n]; actions are int64 [*N].
+
+    With `legal`, the distribution over legal actions only. The log-probability of an illegal action
+    is `ILLEGAL`, and its logit has no gradient.
+    """
+
+    def __init__(
+        self, logits: Float[Tensor, "*N n"], legal: Bool[Tensor, "*N n"] | None = None
+    ) -> None:
+        if legal is not None:
+            logits = logits.masked_fill(~legal, ILLEGAL)
         self.log_p = logits.log_softmax(dim=-1)
+        self.legal = legal
 
     def sample(self) -> Int[Tensor, "*N"]:
         # argmax(p / Exponential(1)) is distributed as p (the Gumbel-max trick).
         noise = torch.empty_like(self.log_p).exponential_()
-        return (self.log_p - noise.log()).argmax(dim=-1)
+        return best(self.log_p - noise.log(), self.legal)
 
     def mode(self) -> Int[Tensor, "*N"]:
-        return self.log_p.argmax(dim=-1)
+        return best(self.log_p, self.legal)
 
     def log_prob(self, action: Int[Tensor, "*N"]) -> Float[Tensor, "*N"]:
         return self.log_p.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
@@ -56,10 +80,23 @@ class Categorical:
 
 
 class MultiCategorical:
-    """k independent categoricals, from `logits` [*N, sum(sizes)]; actions are int64 [*N, k]."""
+    """k independent categoricals, from `logits` [*N, sum(sizes)]; actions are int64 [*N, k].
 
-    def __init__(self, logits: Float[Tensor, "*N n"], sizes: list[int]) -> None:
-        self.parts = [Categorical(part) for part in logits.split(sizes, dim=-1)]
+    `legal` marks the legal values of each entry, in the order of the logits.
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "*N n"],
+        sizes: list[int],
+        legal: Bool[Tensor, "*N n"] | None = None,
+    ) -> None:
+        parts = logits.split(sizes, dim=-1)
+        if legal is None:
+            self.parts = [Categorical(part) for part in parts]
+        else:
+            masks = legal.split(sizes, dim=-1)
+            self.parts = [Categorical(*pair) for pair in zip(parts, masks, strict=True)]
 
     def sample(self) -> Int[Tensor, "*N k"]:
         return torch.stack([part.sample() for part in self.parts], dim=-1)
@@ -77,6 +114,39 @@ class MultiCategorical:
     def tensors(self) -> dict[str, Tensor]:
         """The logarithms of all probabilities [*N, sum(sizes)], as `logits`."""
         return {"logits": torch.cat([part.log_p for part in self.parts], dim=-1)}
+
+
+class LegalCombinations:
+    """k categoricals, from `logits` [*N, sum(sizes)], given that their combination is legal.
+
+    p(a) is proportional to the product of the categoricals' probabilities, over the combinations
+    marked in `legal` [*N, prod(sizes)] (the last entry fastest). Actions are int64 [*N, k].
+    """
+
+    def __init__(
+        self, logits: Float[Tensor, "*N n"], sizes: list[int], legal: Bool[Tensor, "*N m"]
+    ) -> None:
+        total, *rest = logits.split(sizes, dim=-1)
+        for part in rest:
+            total = (total.unsqueeze(-1) + part.unsqueeze(-2)).flatten(-2)
+        self.numbers = Categorical(total, legal)
+        self.sizes = sizes
+
+    def sample(self) -> Int[Tensor, "*N k"]:
+        return torch.stack(separate(self.numbers.sample(), self.sizes), dim=-1)
+
+    def mode(self) -> Int[Tensor, "*N k"]:
+        return torch.stack(separate(self.numbers.mode(), self.sizes), dim=-1)
+
+    def log_prob(self, action: Int[Tensor, "*N k"]) -> Float[Tensor, "*N"]:
+        return self.numbers.log_prob(combine(action.long().unbind(-1), self.sizes))
+
+    def entropy(self) -> Float[Tensor, "*N"]:
+        return self.numbers.entropy()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The logarithms of the probabilities of all combinations [*N, m], as `logits`."""
+        return {"logits": self.numbers.log_p}
 
 
 class Joint:
@@ -127,10 +197,17 @@ class DiscreteLeaf(nn.Module):
         first = torch.tensor(first_values(space))
         self.register_buffer("start", first if first.any() else None, persistent=False)
 
-    def forward(self, x: Float[Tensor, "*N size"]) -> Categorical | MultiCategorical | Reshaped:
+    def forward(
+        self, x: Float[Tensor, "*N size"], legal: Legal | None = None
+    ) -> Categorical | MultiCategorical | LegalCombinations | Reshaped:
+        mask = None if legal is None else legal.mask
         if not self.shape and self.start is None:
-            return Categorical(x)
-        entries = MultiCategorical(x, self.sizes)
+            return Categorical(x, mask)
+        entries: MultiCategorical | LegalCombinations
+        if legal is not None and legal.joint:
+            entries = LegalCombinations(x, self.sizes, legal.mask)
+        else:
+            entries = MultiCategorical(x, self.sizes, mask)
         if len(self.shape) == 1 and self.start is None:
             return entries
         return Reshaped(entries, self.shape, self.start)
@@ -155,7 +232,8 @@ class Actor(nn.Module):
     """Features [*N, H] to a joint distribution over all leaves of the action space.
 
     With `state_std` the standard deviations of Box leaves depend on the features. With `copies`
-    there are that many distributions for each entry: a batch [*N, copies].
+    there are that many distributions for each entry: a batch [*N, copies]. `legal` has the legal
+    actions [*N, ...] of the masked leaves.
     """
 
     def __init__(
@@ -175,15 +253,30 @@ class Actor(nn.Module):
         self.copies = copies
         self.out = linear(input_size, sum(self.sizes) * (copies or 1), gain=0.01)
 
-    def forward(self, x: Float[Tensor, "*N H"]) -> Joint:
+    def forward(self, x: Float[Tensor, "*N H"], legal: dict[str, Legal] | None = None) -> Joint:
         parameters = self.out(self.mlp(x)).float()
         if self.copies is not None:
             parameters = parameters.unflatten(-1, (self.copies, -1))
         parts = zip(self.keys, self._leaves(), parameters.split(self.sizes, dim=-1), strict=True)
-        return Joint({key: leaf(part) for key, leaf, part in parts})
+        if not legal:
+            return Joint({key: leaf(part) for key, leaf, part in parts})
+        if self.copies is not None:
+            legal = {key: _repeat(each, self.copies) for key, each in legal.items()}
+        return Joint(
+            {
+                key: leaf(part, legal[key]) if key in legal else leaf(part)
+                for key, leaf, part in parts
+            }
+        )
 
     def _leaves(self) -> list[Leaf]:
         return list(self.leaves)  # type: ignore[arg-type]
+
+
+def _repeat(legal: Legal, copies: int) -> Legal:
+    """Legal actions [*N, n] for each of some copies [*N, copies, n]."""
+    mask = legal.mask.unsqueeze(-2)
+    return Legal(mask.expand(*mask.shape[:-2], copies, mask.shape[-1]), legal.joint)
 
 
 class Critic(nn.Module):

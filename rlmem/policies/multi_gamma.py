@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rlmem.action_mask import Legal
 from rlmem.errors import UsageError, positive
 from rlmem.policies.action_space import DISCRETE, HybridActions
 from rlmem.policies.continuous import BoxLeaf, ContinuousDistribution
@@ -175,8 +176,13 @@ class GammaHeads(nn.Module):
         leaves = {key: leaf.select(-1 - self.dims[key], index) for key, leaf in sample.items()}
         return self.actions.action(leaves)
 
-    def perturb(self, action: dict[str, Tensor], epsilon: Float[Tensor, "*N"]) -> dict[str, Tensor]:
-        """Exploration: random discrete actions, and Gaussian noise on continuous ones.
+    def perturb(
+        self,
+        action: dict[str, Tensor],
+        epsilon: Float[Tensor, "*N"],
+        legal: dict[str, Legal] | None = None,
+    ) -> dict[str, Tensor]:
+        """Exploration: random (legal) discrete actions, and Gaussian noise on continuous ones.
 
         A discrete action is random with probability `epsilon`. The noise has standard deviation
         `epsilon`, in units of half the range (of 1 without two bounds); its result is clamped to
@@ -184,7 +190,8 @@ class GammaHeads(nn.Module):
         """
         explored = dict(action)
         if self.discrete:
-            index = self.discrete.explore(self.discrete.index(action), epsilon)
+            mask = None if legal is None else legal[DISCRETE].mask
+            index = self.discrete.explore(self.discrete.index(action), epsilon, mask)
             explored |= self.discrete.action(index)
         for key, leaf in zip(self.actor.keys, self.actor.leaves, strict=True):
             if isinstance(leaf, BoxLeaf):
@@ -250,15 +257,20 @@ class MultiGamma(Policy):
     ) -> Act:
         """One time step, with the largest discount: sample an action (or take the most likely)."""
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
-        actor = self.heads.actor(features)
+        legal = self.legal(obs)
+        actor = self.heads.actor(features, legal)
         action = self.heads.action(actor, self.main, deterministic)
         if not deterministic:
-            action = self.heads.perturb(action, self.epsilon)
+            action = self.heads.perturb(action, self.epsilon, legal)
 
         def outputs() -> dict[str, Tensor]:
             return {name: x.select(-2, self.main) for name, x in actor.tensors().items()}
 
         return Act(action, state, outputs)
+
+    def legal(self, obs: dict[str, Tensor]) -> dict[str, Legal] | None:
+        """The legal joint discrete actions; None without a mask."""
+        return None if self.mask is None else self.heads.actions.legal(self.mask(obs))
 
 
 def _expect(dist: Joint, q: Float[Tensor, "C *N G n"]) -> Float[Tensor, "C *N G"]:

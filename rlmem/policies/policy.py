@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from rlmem import cores
+from rlmem.action_mask import ActionMask
 from rlmem.errors import UsageError, positive
 from rlmem.policies.encoders import Encoder
 
@@ -62,16 +63,21 @@ class Trunk(nn.Module):
         return self.core.initial_state(batch_size)
 
 
-def describe_inputs(policy: Trunk) -> str:
+def describe_inputs(policy: Policy) -> str:
     """How a policy reads its observations: one line for each leaf."""
-    return "\n".join(f"{key}: {text}" for key, text in policy.encoder.describe().items())
+    lines = policy.encoder.describe()
+    if policy.mask is not None:
+        lines |= policy.mask.describe()
+    return "\n".join(f"{key}: {text}" for key, text in lines.items())
 
 
 class Policy(Trunk, ABC):
     """An encoder and a memory core; a subclass adds heads and implements `act`.
 
     `head_layers` is the depth of the heads, `activation` that of encoder and heads; the other
-    options are those of `Trunk`.
+    options are those of `Trunk`. With `action_mask`, observations may have a mask of the actions
+    (see `rlmem.action_mask`): the policy's distributions, its values' maximum and its exploration
+    are over legal actions, and the mask is not an input of the encoder.
     """
 
     def __init__(
@@ -80,9 +86,13 @@ class Policy(Trunk, ABC):
         action_space: dict[str, gym.Space],
         head_layers: int = 1,
         activation: str = "leaky_relu",
+        action_mask: bool = True,
         **options: Any,
     ) -> None:
-        super().__init__(observation_space, activation=activation, **options)
+        mask = ActionMask.find(observation_space, action_space) if action_mask else None
+        inputs = observation_space if mask is None else mask.others(observation_space)
+        super().__init__(inputs, activation=activation, **options)
+        self.mask = mask
         if head_layers < 0:
             raise UsageError(f"head_layers must be at least 0, not {head_layers}")
         self.action_space = action_space

@@ -6,13 +6,13 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.policies.action_space import JointDiscrete
 from rlmem.policies.actor_critic import PolicyStep
 from rlmem.policies.encoders import mlp
-from rlmem.policies.heads import linear
+from rlmem.policies.heads import best, linear
 from rlmem.policies.policy import Act, Policy
 
 # Gain of the last layer. The target's maximum would pick random large values, so the first
@@ -24,7 +24,8 @@ class QHead(nn.Module):
     """Features [*N, H] to a value for each of `n` joint actions.
 
     With `dueling`, `Q(s, a) = V(s) + A(s, a) - mean_a A(s, a)` (Wang et al. 2016, arXiv
-    1511.06581, eq. 9), one MLP of `layers` layers for each of V and A.
+    1511.06581, eq. 9), one MLP of `layers` layers for each of V and A. With `legal`, the mean is
+    over legal actions, and the values of illegal ones are minus infinity.
     """
 
     def __init__(
@@ -39,11 +40,20 @@ class QHead(nn.Module):
         self.advantage = stream(n)
         self.value = stream(1) if dueling else None
 
-    def forward(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N n"]:
-        advantage = self.advantage(x).float()
-        if self.value is None:
-            return advantage
-        return self.value(x).float() + advantage - advantage.mean(dim=-1, keepdim=True)
+    def forward(
+        self, x: Float[Tensor, "*N H"], legal: Bool[Tensor, "*N n"] | None = None
+    ) -> Float[Tensor, "*N n"]:
+        q = self.advantage(x).float()
+        if self.value is not None:
+            q = self.value(x).float() + q - legal_mean(q, legal)
+        return q if legal is None else q.masked_fill(~legal, -torch.inf)
+
+
+def legal_mean(q: Float[Tensor, "*N n"], legal: Bool[Tensor, "*N n"] | None) -> Tensor:
+    """The mean [*N, 1] over (legal) actions."""
+    if legal is None:
+        return q.mean(dim=-1, keepdim=True)
+    return torch.where(legal, q, 0).sum(dim=-1, keepdim=True) / legal.sum(dim=-1, keepdim=True)
 
 
 class QPolicy(Policy):
@@ -79,19 +89,24 @@ class QPolicy(Policy):
     ) -> Act:
         """One time step: the action with the highest value, or an epsilon-greedy one."""
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
-        q = self.q(features)
-        index = q.argmax(dim=-1)
-        action = self.discrete.action(index if deterministic else self._explore(index))
-        return Act(action, state, lambda: {"q": q})
+        legal = self._legal(obs)
+        q = self.q(features, legal)
+        index = best(q, legal)
+        if not deterministic:
+            index = self.discrete.explore(index, self.epsilon, legal)
+        return Act(self.discrete.action(index), state, lambda: {"q": q})
 
     def act_with_value(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
     ) -> PolicyStep:
         """One time step, epsilon-greedy; the value is that of the greedy action."""
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
-        value, greedy = self.q(features).max(dim=-1)
-        index = self._explore(greedy)
-        probability = self.epsilon / self.discrete.n + (1 - self.epsilon) * (index == greedy)
+        legal = self._legal(obs)
+        q = self.q(features, legal)
+        value, greedy = q.amax(dim=-1), best(q, legal)
+        index = self.discrete.explore(greedy, self.epsilon, legal)
+        count = self.discrete.n if legal is None else legal.sum(dim=-1)
+        probability = self.epsilon / count + (1 - self.epsilon) * (index == greedy)
         return PolicyStep(self.discrete.action(index), probability.log(), value, state)
 
     def value(
@@ -99,13 +114,24 @@ class QPolicy(Policy):
     ) -> Float[Tensor, "N"]:
         """`max_a Q` at one time step; reads the state without advancing it."""
         x = self.encoder.encode_step(obs, start)
-        return self.q(self.core.step(x, state, start)[0]).amax(dim=-1)
+        return self.q(self.core.step(x, state, start)[0], self._legal(obs)).amax(dim=-1)
 
     def forward(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
     ) -> Float[Tensor, "B T n"]:
-        """A row of time steps [B, T, ...]: the values of all n joint actions."""
-        return self.q(self.core.scan(self.encoder.encode_row(obs, start), state, start)[0])
+        """A row of time steps [B, T, ...]: the values of all n joint actions.
 
-    def _explore(self, index: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-        return self.discrete.explore(index, self.epsilon)
+        Those of illegal actions are minus infinity.
+        """
+        features, _ = self.core.scan(self.encoder.encode_row(obs, start), state, start)
+        return self.q(features, self._legal(obs))
+
+    def mean_value(self, q: Float[Tensor, "*N n"]) -> Float[Tensor, ""]:
+        """The mean of the values of legal actions, for metrics."""
+        if self.mask is None:
+            return q.mean()
+        legal = q > -torch.inf
+        return torch.where(legal, q, 0).sum() / legal.sum()
+
+    def _legal(self, obs: dict[str, Tensor]) -> Bool[Tensor, "*N n"] | None:
+        return None if self.mask is None else self.discrete.legal(self.mask(obs))

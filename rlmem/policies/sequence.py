@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlmem.policies.encoders import check_batch, first_values
+from rlmem.action_mask import Legal
+from rlmem.discrete import first_values
+from rlmem.policies.encoders import check_batch
 from rlmem.policies.heads import Actor, Joint
 from rlmem.policies.policy import Act, Policy
 
@@ -48,7 +50,7 @@ class SequencePolicy(Policy):
         inputs = {key: observation_space[key] for key in self.task} | past
         inputs |= {"start": gym.spaces.Discrete(2)} | self.extra_inputs()
         super().__init__(inputs, action_space, **options)
-        self.read = {key: self.encoder.shapes[key] for key in (*self.task, *self.past)}
+        self.read = {k: tuple(inputs[k].shape or ()) for k in (*self.task, *self.past)}
         self.actor = Actor(action_space, self.hidden_size, self.head_layers, self.activation)
 
     def extra_inputs(self) -> dict[str, gym.Space]:
@@ -65,15 +67,17 @@ class SequencePolicy(Policy):
         """One time step: sample an action (or take the most likely one)."""
         check_batch(self.read, obs, start, "N")
         features, state = self.core.step(self.encoder(self.model_inputs(obs, start)), state, start)
-        actor = self.actor(features)
+        actor = self.actor(features, self._legal(obs))
         return Act(actor.mode() if deterministic else actor.sample(), state, actor.tensors)
 
     def forward(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]) -> Joint:
         """A row of time steps [B, T, ...]: distributions over actions."""
         check_batch(self.read, obs, start, "B T")
-        return self.actor(
-            self.core.scan(self.encoder(self.model_inputs(obs, start)), state, start)[0]
-        )
+        x = self.encoder(self.model_inputs(obs, start))
+        return self.actor(self.core.scan(x, state, start)[0], self._legal(obs))
+
+    def _legal(self, obs: dict[str, Tensor]) -> dict[str, Legal] | None:
+        return None if self.mask is None else self.mask(obs)
 
     def model_inputs(self, obs: dict[str, Tensor], start: Bool[Tensor, "*N"]) -> dict[str, Tensor]:
         """The model's inputs from observations [*N, ...] and starts."""

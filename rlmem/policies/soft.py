@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rlmem.action_mask import Legal
 from rlmem.errors import positive
 from rlmem.policies.action_space import DISCRETE, HybridActions
 from rlmem.policies.continuous import ContinuousDistribution
@@ -104,13 +105,19 @@ class SoftPolicy(Policy):
     ) -> Act:
         """One time step: sample an action (or take the actor's most likely one)."""
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
-        actor = self.actor(features)
+        actor = self.actor(features, self.legal(obs))
         sample = actor.mode() if deterministic else actor.sample()
         return Act(self.actions.action(sample), state, actor.tensors)
 
-    def actor_output(self, features: Float[Tensor, "*N H"]) -> ActorOutput:
+    def legal(self, obs: dict[str, Tensor]) -> dict[str, Legal] | None:
+        """The legal joint discrete actions; None without a mask."""
+        return None if self.mask is None else self.actions.legal(self.mask(obs))
+
+    def actor_output(
+        self, features: Float[Tensor, "*N H"], legal: dict[str, Legal] | None = None
+    ) -> ActorOutput:
         """The actor's output for some features; no gradient reaches the features."""
-        parts = self.actor(features.detach()).parts
+        parts = self.actor(features.detach(), legal).parts
         zero = features.new_zeros(*features.shape[:-1], 1, dtype=torch.float32)
         discrete = parts.get(DISCRETE)
         log_p = discrete.log_p if isinstance(discrete, Categorical) else zero

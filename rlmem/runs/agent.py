@@ -21,8 +21,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlmem import __version__, algos, envs
+from rlmem.action_mask import NAME
 from rlmem.envs.base import DefinesSpaces, Tensors, Transition, VecEnv, find_wrapped
 from rlmem.envs.given import Batch, given, named
+from rlmem.envs.info_mask import merge
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.space_json import space_from_json, space_to_json
@@ -67,6 +69,12 @@ class AgentSpec:
             raise UsageError(f"{type(env).__name__} has no single_observation_space to save")
         spaces = inner.single_observation_space, inner.single_action_space
         return cls(algo, dict(policy_arguments), *spaces, history)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether observations have a mask of the actions, as that of an environment's infos."""
+        space = self.observation_space
+        return isinstance(space, gym.spaces.Dict) and NAME in space.spaces
 
     def write(self, run_dir: Path) -> None:
         """Write `agent.json` into a run folder."""
@@ -186,26 +194,44 @@ class Agent:
         deterministic: bool = True,
         reward: float | None = None,
         new_episode: bool = False,
+        action_mask: Any = None,
     ) -> Any:
         """The next action.
 
         `act(obs)` takes one observation as the environment gives it (nested dicts and tuples too)
         and returns an action that the environment takes. An agent that learns from its rewards
         also needs the last `reward`, and `new_episode=True` at the first observation of each
-        further episode of a trial. `act(obs, state, start)` is the batched form without memory
-        inside: `obs` are the leaves [N, ...] as a `VecEnv` gives them; it returns the leaves of
-        the actions and the next state.
+        further episode of a trial. If the environment gives its mask of the actions in its infos,
+        it is `action_mask=info["action_mask"]`. `act(obs, state, start)` is the batched form
+        without memory inside: `obs` are the leaves [N, ...] as a `VecEnv` gives them; it returns
+        the leaves of the actions and the next state.
         """
         if state is not None or start is not None:
             if state is None or start is None:
                 raise UsageError("act(obs, state, start) needs both state and start")
             step = self.policy.act(self._to_device(obs), state, start, deterministic)
             return step.action, step.state
-        leaves, first = self._read(self.env.wrapped, obs, reward, new_episode)
+        leaves, first = self._read(
+            self.env.wrapped, self._with_mask(obs, action_mask), reward, new_episode
+        )
+        mask = self.policy.mask
+        if mask is not None and mask.none_legal(leaves).any():
+            raise UsageError(f"the mask {', '.join(mask.keys)} allows no action")
         step = self.policy.act(leaves, self.state, first, deterministic)
         self.state = step.state
         self.action = {key: leaf.cpu() for key, leaf in step.action.items()}
         return _first(self.spec.action_space, self.env.action.write(self.action, 1))
+
+    def _with_mask(self, obs: Any, action_mask: Any) -> Any:
+        """The observation as in training: the mask of an environment's infos is part of it."""
+        known = self.spec.has_mask
+        if action_mask is not None and not known:
+            raise UsageError("this agent was trained without an action mask")
+        if action_mask is not None:
+            return merge(obs, action_mask)
+        if known and not (isinstance(obs, Mapping) and NAME in obs):
+            raise UsageError("this agent needs a mask: act(obs, action_mask=info['action_mask'])")
+        return obs
 
     @torch.no_grad()
     def value(
@@ -216,6 +242,7 @@ class Agent:
         *,
         reward: float | None = None,
         new_episode: bool = False,
+        action_mask: Any = None,
     ) -> Any:
         """The critic's value of an observation, before `act`; the memory does not change.
 
@@ -234,7 +261,8 @@ class Agent:
                 raise UsageError("value(obs, state, start) needs both state and start")
             return critic.value(self._to_device(obs), state, start)
         # A copy, because the wrapper counts episodes.
-        leaves, first = self._read(copy.copy(self.env.wrapped), obs, reward, new_episode)
+        env, obs = copy.copy(self.env.wrapped), self._with_mask(obs, action_mask)
+        leaves, first = self._read(env, obs, reward, new_episode)
         return critic.value(leaves, self.state, first).item()
 
     def _read(

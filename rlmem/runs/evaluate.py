@@ -270,7 +270,8 @@ def print_unfinished(watch: Watch, played: str, cfg: DictConfig) -> None:
 def report(env: DictConfig, settings: dict[str, Any], returns: list[float]) -> dict[str, Any]:
     """The settings, a summary of the returns with the memory score, and the returns."""
     result = settings | summary(returns)
-    if "difficulty" in env:
+    # A mask remembers past actions for the agent, so the references do not apply.
+    if "difficulty" in env and not env.get("action_mask", False):
         result["memory_score"] = memory_score(
             env.name, env.difficulty, env.get("previous_action", False), result["return_mean"]
         )

@@ -25,7 +25,7 @@ Differences between torchrl and rlmem, and surprises of torchrl:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +35,11 @@ from torch import Tensor
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
+from rlmem.action_mask import NAME
 from rlmem.envs.adapters import ActionCheck, made
 from rlmem.envs.base import Spaces, Tensors, VecEnv
 from rlmem.errors import UsageError
-from rlmem.torchrl.specs import LeafSpec
+from rlmem.torchrl.specs import LeafSpec, MaskSpec
 
 FLAGS = ("done", "terminated", "truncated")
 
@@ -63,7 +64,9 @@ class TorchRLEnv(EnvBase):
     `obs.0`, `obs.position`, `action.move`, ... (`td.unflatten_keys(".")` nests them). `reward`
     (float32), `done`, `terminated` and `truncated` are [N, 1] each. See `LeafSpec` for the specs;
     `categorical_action_encoding=False` makes discrete actions one-hot, and
-    `categorical_obs_encoding=False` discrete observations.
+    `categorical_obs_encoding=False` discrete observations. A mask of the actions, as
+    `obs.action_mask`, has the key `action_mask` and is boolean, as torchrl's `ActionMask` and
+    `MaskedCategorical` read it.
 
     With `check_actions` an invalid action is a ValueError that names the space. On a GPU the check
     synchronises with the device.
@@ -84,7 +87,9 @@ class TorchRLEnv(EnvBase):
         self.is_closed = False
         self._check = ActionCheck(vec) if check_actions else None
         self._seed: int | Sequence[int] | None = None
-        self._obs = self._leaves(vec.observation_space, not categorical_obs_encoding, False)
+        self._obs: dict[str, LeafSpec | MaskSpec] = {}
+        self._obs |= self._leaves(vec.observation_space, not categorical_obs_encoding, False)
+        self._keys = self._rename_mask()
         self._action = self._leaves(vec.action_space, not categorical_action_encoding, True)
         self.observation_spec = self._composite(self._obs)
         self.action_spec = self._composite(self._action)
@@ -200,13 +205,24 @@ class TorchRLEnv(EnvBase):
         options = (self.batch_size[0], self.device, one_hot, action)
         return {key: LeafSpec(space, *options) for key, space in spaces.items()}
 
-    def _composite(self, leaves: dict[str, LeafSpec]) -> Composite:
-        specs = {key: leaf.spec for key, leaf in leaves.items()}
+    def _rename_mask(self) -> dict[str, str]:
+        """Make the mask of the actions boolean; returns its key in tensordicts by its leaf."""
+        vec = self.vec_env
+        masks = [key for key in vec.observation_space if key.split(".")[-1] == NAME]
+        if len(masks) != 1:
+            return {}
+        (key,) = masks
+        self._obs[key] = MaskSpec(vec.observation_space[key], vec.num_envs, self.device)
+        return {key: NAME}
+
+    def _composite(self, leaves: Mapping[str, LeafSpec | MaskSpec]) -> Composite:
+        specs = {self._keys.get(key, key): leaf.spec for key, leaf in leaves.items()}
         return Composite(specs, shape=self.batch_size, device=self.device)
 
     def _encoded(self, obs: Tensors) -> Tensors:
         """Observations in the specs' encoding, copied: torchrl writes to them (in a collector)."""
-        return {key: leaf.encode(obs[key]) for key, leaf in self._obs.items()}
+        encoded = {key: leaf.encode(obs[key]) for key, leaf in self._obs.items()}
+        return {self._keys.get(key, key): leaf for key, leaf in encoded.items()}
 
     def _tensordict(self, leaves: Tensors) -> TensorDict:
         # As torchrl does for its own: validating the leaves costs 15 us per step.

@@ -112,6 +112,18 @@ class LeafSpec:
         return numbers[0] if self._single else torch.stack(numbers, dim=-1)
 
 
+class MaskSpec:
+    """The spec of an action mask, with conversion from the environment's tensor; booleans."""
+
+    def __init__(self, space: Space, num_envs: int, device: torch.device) -> None:
+        shape = torch.Size((num_envs, *(space.shape or ())))
+        self.spec = Binary(shape=shape, dtype=torch.bool, device=device)
+
+    def encode(self, tensor: Tensor) -> Tensor:
+        """A new tensor in the spec's encoding, from the environment's tensor."""
+        return tensor != 0
+
+
 def _sizes(space: Space) -> list[int]:
     if isinstance(space, Discrete):
         return [int(space.n)]

@@ -84,7 +84,7 @@ class Said:
         self.members: list[list[int]] = []
         self.critics = SimpleNamespace()
 
-    def actor(self, features: Tensor) -> None:
+    def actor(self, features: Tensor, legal: None) -> None:
         return None
 
     def value(self, features: Tensor, policy: None, members: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Judged:
     def __init__(self, q: Tensor, expected: Tensor, log_prob: Tensor) -> None:
         self.q, self.expected, self.told = q, expected, log_prob
 
-    def actor(self, features: Tensor) -> SimpleNamespace:
+    def actor(self, features: Tensor, legal: None) -> SimpleNamespace:
         return SimpleNamespace(entropy=lambda: torch.zeros(self.told.shape))
 
     def judge(self, features: Tensor, actor: object, action: object) -> tuple[Tensor, Tensor]:

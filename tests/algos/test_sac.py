@@ -116,9 +116,9 @@ class Fixed:
         self.p, self.q = torch.tensor([p_next]), torch.tensor(critics).unsqueeze(1)
 
     core = SimpleNamespace(scan=lambda x, state, start: (torch.zeros(*start.shape, 8), None))
-    encoder = staticmethod(lambda obs: None)
+    encoder = legal = staticmethod(lambda obs: None)
 
-    def actor_output(self, features: Tensor) -> ActorOutput:
+    def actor_output(self, features: Tensor, legal: None) -> ActorOutput:
         return ActorOutput(self.p.log(), features[..., :0], features[..., 0])
 
     def values(self, features: Tensor, action: object) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import RandomDraws, below
-from rlmem.envs.popgym import boards
+from rlmem.envs.popgym import boards, legal
 from rlmem.envs.popgym.task import task
 from rlmem.envs.tensor_env import StateEnv
 
@@ -81,6 +81,7 @@ class Berths:
     "popgym-battleship",
     package="Battleship",
     previous_action=True,
+    maskable=True,
     easy={"size": 8},
     medium={"size": 10},
     hard={"size": 12},
@@ -88,16 +89,21 @@ class Berths:
 class Battleship(StateEnv[Sea]):
     """Shoot at a square; the observation is whether the shot hit a ship there for the first time.
 
-    Ships are placed one after the other, each uniformly over its free berths.
+    Ships are placed one after the other, each uniformly over its free berths. With `action_mask`
+    squares that were not shot at are legal.
     """
 
     shortest = sum(SHIPS)
     spares = 4
 
-    def __init__(self, size: int, **options: Any) -> None:
+    def __init__(self, size: int, action_mask: bool = False, **options: Any) -> None:
+        seen = Discrete(2)
         super().__init__(
-            observation_space=Discrete(2), action_space=MultiDiscrete([size, size]), **options
+            observation_space=legal.space(seen, (size, size)) if action_mask else seen,
+            action_space=MultiDiscrete([size, size]),
+            **options,
         )
+        self.masked = action_mask
         self.size, self.squares = size, size * size
         berths = {length: Berths(size, length, self.device) for length in set(SHIPS)}
         self.fleet = [berths[length] for length in SHIPS]
@@ -147,11 +153,14 @@ class Battleship(StateEnv[Sea]):
 
     def observe(self, state: Sea) -> Tensors:
         """Whether the last shot hit."""
-        return {"obs": state.hit.long()}
+        hit = state.hit.long()
+        if not self.masked:
+            return {"obs": hit}
+        return legal.observation(hit, (state.board < SHOT).unflatten(1, (self.size, -1)))
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """Hit or miss."""
-        return "hit" if obs["obs"][row] else "miss"
+        return "hit" if legal.seen(obs)[row] else "miss"
 
     def describe_action(self, action: Tensors, row: int) -> str:
         """The target square."""

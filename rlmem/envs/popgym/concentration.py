@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import RandomDraws
+from rlmem.envs.popgym import legal
 from rlmem.envs.popgym.cards import COLORS, DECK, RANKS
 from rlmem.envs.popgym.task import task
 from rlmem.envs.tensor_env import StateEnv
@@ -44,6 +45,7 @@ class Table(NamedTuple):
     "popgym-concentration",
     package="Concentration",
     previous_action=True,
+    maskable=True,
     easy={"num_decks": 1, "kind": "color"},
     medium={"num_decks": 2, "kind": "color"},
     hard={"num_decks": 1, "kind": "rank"},
@@ -53,17 +55,22 @@ class Concentration(StateEnv[Table]):
 
     Two cards of the same kind, turned one after the other, stay face up. Any other two are turned
     back when the next card is turned over. Turning a card that is already face up also turns back
-    the card that waits for a second one.
+    the card that waits for a second one. With `action_mask` a card is legal if it is face down when
+    it is turned over: not one of a pair found, and not the card that waits.
     """
 
     spares = 2
 
-    def __init__(self, num_decks: int, kind: str, **options: Any) -> None:
+    def __init__(
+        self, num_decks: int, kind: str, action_mask: bool = False, **options: Any
+    ) -> None:
         self.names = KINDS[kind]
         self.places = DECK * num_decks
         self.down = len(self.names)
+        self.masked = action_mask
+        seen = MultiDiscrete([self.down + 1] * self.places)
         super().__init__(
-            observation_space=MultiDiscrete([self.down + 1] * self.places),
+            observation_space=legal.space(seen, (self.places,)) if action_mask else seen,
             action_space=Discrete(self.places),
             **options,
         )
@@ -127,7 +134,14 @@ class Concentration(StateEnv[Table]):
 
     def observe(self, state: Table) -> Tensors:
         """The kinds of the face-up cards."""
-        return {"obs": state.board.long()}
+        board = state.board.long()
+        if not self.masked:
+            return {"obs": board}
+        # The board at the next turn, after unmatched cards were turned back.
+        turned = state.board.clone()
+        turned.view(-1).index_copy_(0, state.before, state.covered_before)
+        turned.view(-1).index_copy_(0, state.last, state.covered_last)
+        return legal.observation(board, turned == self.down)
 
     def _cover(self, card: Tensor, where: Tensor) -> Tensor:
         """`card`, or `down` in some places. `down` is the largest value: a maximum is fastest."""
@@ -135,7 +149,7 @@ class Concentration(StateEnv[Table]):
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The board, with a dot for a card's back."""
-        return self._text(obs["obs"][row].tolist())
+        return self._text(legal.seen(obs)[row].tolist())
 
     def describe_action(self, action: Tensors, row: int) -> str:
         """The place of the turned card."""

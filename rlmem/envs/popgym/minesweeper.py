@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import RandomDraws
-from rlmem.envs.popgym import boards
+from rlmem.envs.popgym import boards, legal
 from rlmem.envs.popgym.task import task
 from rlmem.envs.tensor_env import StateEnv
 
@@ -43,22 +43,28 @@ def _around(size: int) -> UInt8[Tensor, "squares squares"]:
     "popgym-minesweeper",
     package="MineSweeper",
     previous_action=True,
+    maskable=True,
     easy={"size": 4, "mines": 2},
     medium={"size": 6, "mines": 6},
     hard={"size": 8, "mines": 10},
 )
 class MineSweeper(StateEnv[Field]):
-    """Open a square; the observation is the number of mines on and around it. At most 8 x 8."""
+    """Open a square; the observation is the number of mines on and around it. At most 8 x 8.
+
+    With `action_mask` squares that were not opened are legal.
+    """
 
     spares = 16
 
-    def __init__(self, size: int, mines: int, **options: Any) -> None:
+    def __init__(self, size: int, mines: int, action_mask: bool = False, **options: Any) -> None:
+        seen = Discrete(min(mines + 1, 10))
         super().__init__(
-            observation_space=Discrete(min(mines + 1, 10)),
+            observation_space=legal.space(seen, (size, size)) if action_mask else seen,
             action_space=MultiDiscrete([size, size]),
             **options,
         )
         self.size, self.squares, self.mines = size, size * size, mines
+        self.masked = action_mask
         free = self.squares - mines
         self.corners = torch.arange(self.num_envs, device=self.device) * self.squares
         self.around = _around(size).to(self.device)
@@ -105,11 +111,16 @@ class MineSweeper(StateEnv[Field]):
 
     def observe(self, state: Field) -> Tensors:
         """The number of mines on and around the last opened square."""
-        return {"obs": state.seen.long()}
+        seen = state.seen.long()
+        if not self.masked:
+            return {"obs": seen}
+        # A mine is shut from the beginning, but nobody has opened it.
+        closed = (state.shut[:, None] & self.bits == 0) | (state.squares >= MINE)
+        return legal.observation(seen, closed.unflatten(1, (self.size, -1)))
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The number of mines nearby."""
-        return f"{int(obs['obs'][row])} near"
+        return f"{int(legal.seen(obs)[row])} near"
 
     def describe_action(self, action: Tensors, row: int) -> str:
         """The opened square."""

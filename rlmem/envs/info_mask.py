@@ -1,0 +1,130 @@
+"""Action masks in the infos of Gymnasium environments, moved into the observations.
+
+By Gymnasium's convention an environment may give `info["action_mask"]` at each reset and step. The
+wrapper `InfoMask` makes it a part of the observation, so that it is stored and checked like one:
+`action_mask`, beside the parts of a Dict, or beside `observation`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Space, Tuple
+
+from rlmem.action_mask import DISCRETE, NAME
+from rlmem.envs.spaces import FlatSpace
+from rlmem.envs.vectorization import EnvFn
+from rlmem.errors import UsageError
+
+OBSERVATION = "observation"
+
+
+class InfoMask(gym.Wrapper):
+    """Adds `info["action_mask"]`, of the space `mask`, to the observations of an environment.
+
+    Without one at the end of an episode, no action is legal there; elsewhere that is a UsageError.
+    """
+
+    def __init__(self, env: gym.Env, mask: Space) -> None:
+        super().__init__(env)
+        self.mask = mask
+        self.observation_space = with_mask(env.observation_space, mask)
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(**options)
+        return self._merged(obs, info, False), info
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        ended = bool(np.any(terminated) or np.any(truncated))
+        return self._merged(obs, info, ended), reward, terminated, truncated, info
+
+    def _merged(self, obs: Any, info: Mapping[str, Any], ended: bool) -> Any:
+        mask = info.get(NAME)
+        if mask is None and not ended:
+            raise UsageError(f"info has no {NAME!r} here, and had one at the first reset")
+        return merge(obs, _zeros(self.mask) if mask is None else mask)
+
+
+def with_mask(space: Space, mask: Space) -> Dict:
+    """The space of observations with a mask; see `merge`."""
+    parts = space.spaces if isinstance(space, Dict) else {OBSERVATION: space}
+    return Dict({**parts, NAME: mask})
+
+
+def merge(obs: Any, mask: Any) -> dict[str, Any]:
+    """An observation with its mask: a further part of a dict, or beside `observation`."""
+    parts = obs if isinstance(obs, Mapping) else {OBSERVATION: obs}
+    return {**parts, NAME: _legal(mask)}
+
+
+def offered_mask(env: gym.Env) -> Space | None:
+    """The space of an environment's `info["action_mask"]`, from one reset of it.
+
+    None if there is none, if observations have a mask already, or without discrete actions. The
+    global random generators are left as they were.
+    """
+    observations = FlatSpace("obs", env.observation_space).spaces
+    actions = FlatSpace("action", env.action_space).spaces
+    if any(NAME in key.split(".") for key in observations):
+        return None
+    if not any(isinstance(space, DISCRETE) for space in actions.values()):
+        return None
+    with _kept_random_state():
+        try:
+            _, info = env.reset(seed=0)
+        except Exception:
+            return None  # the first true reset says what is wrong
+    mask = info.get(NAME) if isinstance(info, Mapping) else None
+    return None if mask is None else _space(mask)
+
+
+def add_masks(env_fns: Sequence[EnvFn], mask: Space) -> list[EnvFn]:
+    """Factories of the same environments with `InfoMask`."""
+    return [partial(_masked, env_fn, mask) for env_fn in env_fns]
+
+
+def _masked(env_fn: EnvFn, mask: Space) -> gym.Env:
+    return InfoMask(env_fn(), mask)
+
+
+def _space(mask: Any) -> Space:
+    if isinstance(mask, Mapping):
+        return Dict({key: _space(part) for key, part in mask.items()})
+    if isinstance(mask, tuple):
+        return Tuple([_space(part) for part in mask])
+    return Box(0, 1, np.shape(mask), np.uint8)
+
+
+def _legal(mask: Any) -> Any:
+    if isinstance(mask, Mapping):
+        return {key: _legal(part) for key, part in mask.items()}
+    if isinstance(mask, tuple):
+        return tuple(_legal(part) for part in mask)
+    return (np.asarray(mask) != 0).astype(np.uint8)
+
+
+def _zeros(mask: Space) -> Any:
+    if isinstance(mask, Dict):
+        return {key: _zeros(part) for key, part in mask.items()}
+    if isinstance(mask, Tuple):
+        return tuple(_zeros(part) for part in mask)
+    return np.zeros(mask.shape or (), np.uint8)
+
+
+@contextmanager
+def _kept_random_state() -> Iterator[None]:
+    python, numpy, ours = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(ours)
