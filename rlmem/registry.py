@@ -1,4 +1,4 @@
-"""Registry: cores, environments and algorithms by name."""
+"""Registry: cores, encoders, environments and algorithms by name."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Registry(Generic[T]):
     Nothing is imported before the first query, so a package can hold its registry without importing
     the registered modules. A name is looked for in the module of that name first. A new entry is
     one file in the package. A third party adds one with an entry point `name = module` in the group
-    named like the package; importing the module must call `register`.
+    `group`, by default named like the package; importing the module must call `register`.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, group: str | None = None) -> None:
         self.kind = kind
         self.package = package
+        self.group = group or package
         self._entries: dict[str, Entry] = {}
         self._discovered = False
 
@@ -104,7 +105,7 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(package.__path__, self.package + "."):
             importlib.import_module(module.name)
-        for entry in entry_points(group=self.package):
+        for entry in entry_points(group=self.group):
             entry.load()
 
 

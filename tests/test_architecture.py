@@ -18,12 +18,23 @@ ALL_SOURCES = SOURCES + sorted(
 )
 
 # From the floor upward: each room and the rooms that it may import, all of them below it.
-TOOLS = {"action_mask", "discrete", "errors", "files", "registry", "tree"}
+TOOLS = {
+    "action_mask",
+    "discrete",
+    "errors",
+    "files",
+    "imports",
+    "registry",
+    "tree",
+    "unit_box",
+}
 MAY_IMPORT = {
     "configs": set(),
     "errors": set(),
     "files": set(),
     "tree": set(),
+    "unit_box": set(),
+    "imports": {"errors"},
     "registry": {"errors"},
     "discrete": {"errors"},
     "action_mask": {"discrete", "errors"},

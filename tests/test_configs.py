@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlmem.cli.hydra_errors import compose, leaves
 from rlmem.cores.base import registry as cores
-from rlmem.registry import REQUIRED, Registry
+from rlmem.registry import REQUIRED, Registry, options_of
 
 CONFIGS = Path(__file__).parents[1] / "rlmem" / "configs"
 ALL = sorted(CONFIGS.rglob("*.yaml"))
@@ -110,3 +110,20 @@ def test_no_file_can_import_anything(path):
     text = path.read_text()
     assert not re.search(r"\b_target_\b", text)
     assert "!!python" not in text
+
+
+def test_options_of_policies_are_those_of_their_constructors():
+    from rlmem.policies.policy import Policy, Trunk
+
+    options = load(CONFIGS / "policy" / "default.yaml")
+    defaults = {**options_of(Trunk), **options_of(Policy)}
+    for key, value in options.items():
+        assert value == defaults[key] or (value, defaults[key]) == ({}, None), key
+
+
+def test_the_comment_of_encoder_names_all_encoders():
+    from rlmem.policies.encoders import names
+
+    text = (CONFIGS / "policy" / "default.yaml").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("encoder: "))
+    assert all(re.search(rf"\b{name}\b", line) for name in names()), line

@@ -61,7 +61,7 @@ def test_contributing_lists_the_files_of_ppo():
     tools = {
         "rlmem/tree.py",
         "rlmem/algos/optimizer.py",
-        "rlmem/policies/encoders.py",
+        "rlmem/policies/encoders/base.py",
         "rlmem/policies/heads.py",
     }
     elsewhere = {name for name in run if name.split("/")[1] in ("envs", "kernels")}

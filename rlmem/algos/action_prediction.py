@@ -13,7 +13,11 @@ from rlmem.data.dataset import Dataset, RecordedRows, space_texts
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.errors import UsageError
 from rlmem.policies.heads import ILLEGAL
+from rlmem.policies.normalizer import normalizers
 from rlmem.policies.sequence import PAST, RETURN, SequencePolicy
+
+# Steps of a dataset that are read together.
+CHUNK = 2**15
 
 
 def open_dataset(folder: str | None, env: VecEnv, policy: SequencePolicy) -> Dataset:
@@ -36,6 +40,21 @@ def open_dataset(folder: str | None, env: VecEnv, policy: SequencePolicy) -> Dat
                     f"{recorded.get(key, 'missing')}, and not {space}"
                 )
     return dataset
+
+
+def fit_statistics(policy: SequencePolicy, dataset: Dataset, device: torch.device) -> None:
+    """Set the statistics of the policy's inputs, if it keeps any, to those of the whole dataset."""
+    found = normalizers(policy)
+    stream, first, steps = dataset.episodes.unbind(1)
+    piece = torch.arange(len(steps)).repeat_interleave(steps)
+    entry = torch.arange(len(piece)) - (steps.cumsum(0) - steps - first)[piece]
+    rows = torch.stack([stream[piece], entry, piece])[:, None]
+    for part in rows.split(CHUNK, dim=2) if found else ():
+        obs, start = history_inputs(policy, dataset.read(*part), reset_memory=True)
+        on_device = {key: leaf.to(device) for key, leaf in obs.items()}
+        inputs = policy.model_inputs(on_device, start.to(device))
+        for normalizer in found:
+            normalizer.observe(inputs)
 
 
 def action_loss(

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlmem.algos.action_prediction import action_loss, open_dataset
+from rlmem.algos.action_prediction import action_loss, fit_statistics, open_dataset
 from rlmem.algos.base import Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.data.segments import pack
@@ -67,6 +67,7 @@ class AD:
                 f"the longest history of {dataset} has {int(left.max())} steps in every "
                 f"{episode_stride}. episode, which is less than length ({length})"
             )
+        fit_statistics(policy, self.dataset, env.device)
         self.optimizer = ClippedAdam(
             policy.parameters(), learning_rate, max_grad_norm, adam_eps, anneal_lr
         )

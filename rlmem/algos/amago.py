@@ -142,14 +142,20 @@ class AMAGO:
             self.policy.encoder(batch.obs), batch.state, batch.start
         )
         legal = self.policy.legal(batch.obs)
-        target = self.targets(batch, features[:, 1:].detach(), _steps(legal, slice(1, None)))
+        judged = self.policy.critic_features(features, batch.obs)
+        target = self.targets(
+            batch,
+            features[:, 1:].detach(),
+            _steps(legal, slice(1, None)),
+            judged[:, 1:].detach(),
+        )
         change = self.popart.update(target, batch.mask, batch)
         for heads in (self.policy.heads, self.target.network):
             heads.critics.out.rescale(*change)
         # Select before any arithmetic: masked entries may hold anything, also NaN.
         target = torch.where(batch.mask[..., None], self.popart.normalise(target), 0)
         now = _steps(legal, slice(-1))
-        loss, metrics, error = self.loss(batch, features[:, :-1], target, now)
+        loss, metrics, error = self.loss(batch, features[:, :-1], target, now, judged[:, :-1])
         metrics["grad_norm"] = self.optimizer.step(
             loss, f"update {self.collector.updates} of AMAGO", batch
         )
@@ -162,11 +168,16 @@ class AMAGO:
         batch: SequenceBatch,
         following: Float[Tensor, "B T H"],
         legal: dict[str, Legal] | None = None,
+        judged: Float[Tensor, "B T H"] | None = None,
     ) -> Float[Tensor, "B T G"]:
-        """y_g in units of the rewards, from features and legal actions after each step."""
+        """y_g in units of the rewards, from features and legal actions after each step.
+
+        `judged` are the features of the critics, if they differ from the actor's.
+        """
         members = torch.randperm(self.num_critics, device=following.device)[: self.num_critics_td]
         heads = self.target.network
-        value = heads.value(following, heads.actor(following, legal), members)
+        seen = following if judged is None else judged
+        value = heads.value(seen, heads.actor(following, legal), members)
         reward = self.reward_scale * batch.reward
         return td_targets(reward, batch.terminated, self.popart.denormalise(value), self.gammas)
 
@@ -176,11 +187,16 @@ class AMAGO:
         features: Float[Tensor, "B T H"],
         target: Float[Tensor, "B T G"],
         legal: dict[str, Legal] | None = None,
+        judged: Float[Tensor, "B T H"] | None = None,
     ) -> tuple[Tensor, Metrics, Float[Tensor, "B"]]:
-        """The loss, its metrics, and each row's error; `target` is normalised."""
+        """The loss, its metrics, and each row's error; `target` is normalised.
+
+        `judged` are the critics' features, if they differ from the actor's.
+        """
         heads = self.policy.heads
         actor = heads.actor(features, legal)
-        q, expected = heads.judge(features, actor, batch.action)
+        seen = features if judged is None else judged
+        q, expected = heads.judge(seen, actor, batch.action)
         error = (q - target).square().mean(0)
         better = (q.detach().mean(0) > expected.detach().mean(0)).to(q.dtype)
         online = -expected.amin(0)

@@ -10,6 +10,7 @@ from rlmem.algos.nonfinite import Experience, nonfinite_input
 from rlmem.envs.base import Spaces
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic, Policy
+from rlmem.policies.normalizer import RunningMoments
 from rlmem.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -115,3 +116,9 @@ def require_supported(name: str, action_space: Spaces) -> None:
             f"{', '.join(map(str, action_space.values()))} (algorithms that fit: "
             f"{', '.join(fitting)})"
         )
+
+
+def require_statistics(moments: RunningMoments | None, normalize_reward: bool) -> None:
+    """Raises a `UsageError` if rewards are to be normalised and the policy has no statistics."""
+    if normalize_reward and moments is None:
+        raise UsageError("normalize_reward=True is an option of the policy too: give it to both")

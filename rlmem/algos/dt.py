@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rlmem.algos.action_prediction import action_loss, open_dataset
+from rlmem.algos.action_prediction import action_loss, fit_statistics, open_dataset
 from rlmem.algos.base import Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.data.segments import pack
@@ -64,6 +64,7 @@ class DT:
         self.target_return = returns.max().item() if target_return is None else target_return
         policy.target_return.fill_(self.target_return)
         policy.return_scale.fill_(returns.abs().max().clamp(min=1e-6))
+        fit_statistics(policy, self.dataset, env.device)
         self.optimizer = ClippedAdam(
             policy.parameters(), learning_rate, max_grad_norm, adam_eps, anneal_lr
         )

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlmem.algos.base import Requirements, register
+from rlmem.algos.base import Requirements, register, require_statistics
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.data.returns import gae
 from rlmem.data.rollout import Collector, Rollout, minibatches
@@ -25,8 +25,10 @@ from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, fraction, positive
 from rlmem.policies import ActorCritic
 
+NEEDS = Requirements(ActorCritic, ("separate_critic", "normalize_reward"), estimates_returns=True)
 
-@register("ppo", Requirements(ActorCritic, ("separate_critic",), estimates_returns=True))
+
+@register("ppo", NEEDS)
 class PPO:
     """PPO for any core and any action space; `configs/algo/ppo.yaml` describes the options.
 
@@ -53,12 +55,14 @@ class PPO:
         norm_adv: bool = True,
         norm_value: bool = True,
         separate_critic: bool = False,
+        normalize_reward: bool = False,
         target_kl: float | None = None,
         adam_eps: float = 1e-5,
     ) -> None:
         if clip_coef <= 0:
             raise UsageError(f"clip_coef must be above 0, not {clip_coef}")
         self.policy = policy
+        require_statistics(policy.reward_moments, normalize_reward)
         self.num_epochs = positive("num_epochs", num_epochs)
         self.num_minibatches = num_minibatches
         self.gamma = fraction("gamma", gamma)
@@ -86,7 +90,7 @@ class PPO:
         learning_rate = self.optimizer.anneal(progress)
         rollout = self.collector.collect()
         advantage, target = gae(
-            rollout.reward,
+            self.collector.rewards(rollout, self.gamma),
             rollout.value,
             rollout.next_value,
             rollout.terminated,
@@ -108,6 +112,7 @@ class PPO:
                 kl = mean_metrics(updates[-self.num_minibatches :])["approx_kl"]
                 if kl > self.target_kl:
                     break
+        self.collector.update_statistics()
         unexplained = variance(target - rollout.value) / variance(target).clamp(min=1e-12)
         return {
             **mean_metrics(updates),

@@ -17,7 +17,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from rlmem.algos.base import Requirements, register
+from rlmem.algos.base import Requirements, register, require_statistics
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.schedules import Exploration
 from rlmem.data.returns import lambda_returns
@@ -29,7 +29,7 @@ from rlmem.policies.action_space import discrete_unsupported_reason
 
 NEEDS = Requirements(
     QPolicy,
-    ("dueling",),
+    ("dueling", "normalize_reward"),
     unsupported_reason=discrete_unsupported_reason,
     estimates_returns=True,
 )
@@ -39,7 +39,8 @@ NEEDS = Requirements(
 class PQN:
     """PQN for any core and discrete actions; `configs/algo/pqn.yaml` describes the options.
 
-    `dueling` is an option of the policy. Raises `UsageError` for an option out of its range.
+    `dueling` and `normalize_reward` are options of the policy. Raises `UsageError` for an option
+    out of its range.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class PQN:
         end_e: float = 0.02,
         exploration_fraction: float = 0.5,
         dueling: bool = False,
+        normalize_reward: bool = False,
         max_grad_norm: float = 10.0,
         adam_eps: float = 1e-5,
     ) -> None:
         self.policy = policy
+        require_statistics(policy.reward_moments, normalize_reward)
         self.num_epochs = positive("num_epochs", num_epochs)
         self.num_minibatches = num_minibatches
         self.gamma = fraction("gamma", gamma)
@@ -88,6 +91,7 @@ class PQN:
                 loss, metrics = self.loss(rollout, rows, target[rows])
                 metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PQN", rollout)
                 updates.append(metrics)
+        self.collector.update_statistics()
         return {
             **mean_metrics(updates),
             "epochs": float(self.num_epochs),
@@ -99,7 +103,7 @@ class PQN:
     def target(self, rollout: Rollout) -> Float[Tensor, "B T"]:
         """The returns R, targets of the values of the chosen actions."""
         return lambda_returns(
-            rollout.reward,
+            self.collector.rewards(rollout, self.gamma),
             rollout.next_value,
             rollout.terminated,
             rollout.truncated,

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from rlmem.errors import UsageError
+from rlmem.policies.normalizer import normalizers
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def frozen_copy(module: M) -> M:
-    """A copy that no gradient reaches."""
-    return copy.deepcopy(module).requires_grad_(False)
+    """A copy that no gradient reaches; it shares the statistics of observations."""
+    shared: dict[int, Any] = {id(each): each for each in normalizers(module)}
+    return copy.deepcopy(module, shared).requires_grad_(False)
 
 
 class TargetNetwork:
@@ -25,7 +27,8 @@ class TargetNetwork:
         target <- online every `period` updates         (Mnih et al. 2015, alg. 1)
 
     `tau` = 1 with a `period` is the latter; both together are a share at every `period`-th update.
-    Buffers are copied as they are. The copy itself is `network`.
+    Buffers are copied as they are, but statistics of observations are always those of `online`. The
+    copy itself is `network`.
     """
 
     def __init__(self, online: nn.Module, tau: float = 1.0, period: int = 1) -> None:

@@ -24,8 +24,8 @@ from rlmem.cli.config import has_own_folder, prepare_train, with_saved_groups
 from rlmem.cli.hydra_errors import GROUPS, to_usage_error
 from rlmem.cli.overrides import check, is_gymnasium_id, quote, readable
 from rlmem.envs.given import Batch, Given, given
-from rlmem.envs.gym_ids import being_imported
 from rlmem.errors import UsageError
+from rlmem.imports import being_imported
 from rlmem.runs import train as training
 from rlmem.runs.callbacks import Callback
 from rlmem.runs.result import Result

@@ -45,7 +45,7 @@ THIRD_PARTY = (
     "They need no YAML: core=NAME uses the defaults of the class, core.OPTION=VALUE sets an "
     "option. A file configs/core/NAME.yaml in the package is used if it is there; --config-dir DIR "
     "or hydra.searchpath=[pkg://their.configs] adds your own. rlmem new core NAME writes such a "
-    "package."
+    "package. Encoders have the entry point rlmem.encoders, and policy.encoder=NAME."
 )
 
 
@@ -99,7 +99,8 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     given = dict(each.lstrip("+").split("=", 1) for each in arguments if "=" in each)
     if ":" in given.get("env", ""):
         given["env"] = "gym"  # env=FILE.py:NAME
-    given = {key: value for key, value in given.items() if not key.startswith("env.kwargs.")}
+    free = ("env.kwargs.", "policy.encoder_options.")
+    given = {key: value for key, value in given.items() if not key.startswith(free)}
     chosen = {group.key: group.default for group in groups} | given
     folders = _folders(arguments)
     known = [option.key for option in options(path)]

@@ -55,7 +55,7 @@ def readable(overrides: Sequence[str]) -> list[str]:
 
     `~` at the start of a path is expanded. A comma still separates the values of a sweep, and
     brackets a list. `env=FILE.py:NAME`, `env=MODULE:NAME` and ids of Gymnasium (`env=CartPole-v1`)
-    become `env=gym` with that id, and `env.kwargs` takes any key.
+    become `env=gym` with that id; `env.kwargs` and `policy.encoder_options` take any key.
     """
     return [_readable(each) for override in overrides for each in _gymnasium(override)]
 
@@ -65,7 +65,8 @@ def _gymnasium(override: str) -> list[str]:
     key, _, value = override.partition("=")
     if key == "env" and all(is_gymnasium_id(each) for each in value.split(",")):
         return ["env=gym", f"env.id={value}"]
-    return [f"++{override}" if re.match(r"env\.kwargs[.=]", override) else override]
+    free = re.match(r"(env\.kwargs|policy\.encoder_options)[.=]", override)
+    return [f"++{override}" if free else override]
 
 
 def is_gymnasium_id(env: str) -> bool:

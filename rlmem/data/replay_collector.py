@@ -12,6 +12,7 @@ from rlmem.data.replay import Replay
 from rlmem.envs.base import VecEnv
 from rlmem.errors import at_least, positive
 from rlmem.policies import Policy
+from rlmem.policies.normalizer import normalizers
 
 
 class ReplayCollector:
@@ -40,18 +41,30 @@ class ReplayCollector:
         self.start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
         self.state = policy.initial_state(env.num_envs)
         self.replay = Replay(env, policy, **replay)
+        self.normalizers = normalizers(policy)
+        for normalizer in self.normalizers:
+            normalizer.guess_from(self.obs)
         self.collected = 0
         self.updates = 0
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Run `num_steps` steps in every environment."""
+        """Run `num_steps` steps in every environment; updates the statistics of observations.
+
+        The replay holds observations as they are. The policy normalises them when it reads them.
+        """
+        seen = []
         for _ in range(self.num_steps):
+            seen.append(self.obs)
             act = self.policy.act(self.obs, self.state, self.start)
             step = self.env.step(act.action)
             self.replay.add(self.obs, self.start, self.state, act.action, step)
             self.obs, self.start, self.state = step.obs, step.memory_reset, act.state
         self.collected += self.steps
+        for normalizer in self.normalizers:
+            normalizer.observe(
+                {key: torch.stack([obs[key] for obs in seen]) for key in normalizer.keys}
+            )
 
     def episode_metrics(self) -> dict[str, float]:
         """Number, mean return and mean length of the episodes that ended since the last call."""

@@ -155,6 +155,29 @@ class EpisodeSums:
         return returns, lengths
 
 
+class DiscountedReturns:
+    """Running discounted returns, forward in time, carried from one row [N, T] to the next.
+
+        G[t] = reward[t] + gamma * (0 if done[t-1] else G[t-1])
+
+    Their deviation is the scale of the rewards, as in Gymnasium's and OpenAI baselines' wrappers.
+    """
+
+    def __init__(self, num_envs: int, device: torch.device) -> None:
+        self.carried = torch.zeros(num_envs, 1, device=device)
+        self.done = torch.ones(num_envs, dtype=torch.bool, device=device)
+
+    def __call__(
+        self, reward: Float[Tensor, "N T"], done: Bool[Tensor, "N T"], gamma: float
+    ) -> Float[Tensor, "N T"]:
+        """The returns of the next rows."""
+        begin = torch.cat([self.done[:, None], done[:, :-1]], dim=1)
+        gate = reward.new_tensor([gamma])
+        returns = linear_scan(gate, reward[..., None], self.carried, begin)[..., 0]
+        self.carried, self.done = returns[:, -1:], done[:, -1]
+        return returns
+
+
 def summary(returns: Float[Tensor, "E"], lengths: Float[Tensor, "E"]) -> dict[str, float]:
     """The metrics of some episodes: their number, and mean return and length if there are any."""
     metrics = {"episodes": float(len(returns))}

@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.data.returns import EpisodeSums, summary
+from rlmem.data.returns import DiscountedReturns, EpisodeSums, summary
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.errors import UsageError, positive
 from rlmem.policies import PolicyStep
+from rlmem.policies.normalizer import RunningMoments, normalizers
 
 
 @dataclass
@@ -81,6 +82,11 @@ class Collector:
         self.state = policy.initial_state(env.num_envs)
         self.sums = EpisodeSums(env.num_envs, env.device)
         self.rollout: Rollout | None = None
+        self.normalizers = normalizers(policy)
+        for normalizer in self.normalizers:
+            normalizer.guess_from(self.obs)
+        self.reward_moments: RunningMoments | None = getattr(policy, "reward_moments", None)
+        self.returns = DiscountedReturns(env.num_envs, env.device)
 
     def require_divisible(self, num_minibatches: int) -> None:
         """Raises a `UsageError` unless the rows can be split into minibatches of equal size."""
@@ -120,6 +126,27 @@ class Collector:
         following = torch.cat([out.value[:, 1:], last[:, None]], dim=1)
         torch.where(out.truncated, out.next_value, following, out=out.next_value)
         return out
+
+    def rewards(self, out: Rollout, gamma: float) -> Float[Tensor, "B T"]:
+        """The rewards of a rollout; if the policy keeps their statistics, divided by the deviation
+        of the discounted returns so far.
+
+        To be called once for each rollout.
+        """
+        if self.reward_moments is None:
+            return out.reward
+        returns = self.returns(out.reward, out.terminated | out.truncated, gamma)
+        self.reward_moments.update(returns.reshape(-1, 1))
+        return out.reward / self.reward_moments.deviation.to(out.reward.dtype)
+
+    def update_statistics(self) -> None:
+        """Include the rollout's observations in the statistics of the policy, if it keeps any.
+
+        To be called after the updates with the rollout: they need the statistics it was made with.
+        """
+        assert self.rollout is not None
+        for normalizer in self.normalizers:
+            normalizer.observe(self.rollout.obs)
 
     def episode_metrics(self) -> dict[str, float]:
         """Number, mean return and mean length of the episodes (trials) that ended in the rollout.

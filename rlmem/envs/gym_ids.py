@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import copy
 import difflib
-import importlib
-import importlib.util
 import inspect
-import os
 import re
-import sys
-import sysconfig
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -24,15 +15,13 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from rlmem.envs.vectorization import EnvFn
 from rlmem.errors import UsageError, need, unknown
+from rlmem.imports import module_at, place_of
 from rlmem.registry import options_of
 
 # Packages needed by environments of Gymnasium itself; rlmem has extras of the same names.
 EXTRAS = ("mujoco",)
 # The id of a class or function that cannot be imported begins with this.
 OBJECT = "object:"
-
-# Modules that are imported for an environment at the moment.
-_importing: list[str] = []
 
 
 def registered(id: str | EnvFn, max_episode_steps: int | None, kwargs: dict[str, Any]) -> EnvFn:
@@ -64,23 +53,7 @@ def id_of(env_fn: EnvFn) -> str:
     Only objects of a module can be imported; those made in functions and in notebooks cannot.
     """
     name = getattr(env_fn, "__qualname__", "") or type(env_fn).__qualname__
-    module = sys.modules.get(getattr(env_fn, "__module__", None) or "")
-    if module is None or not name.isidentifier() or vars(module).get(name) is not env_fn:
-        return OBJECT + name
-    spec, file = module.__spec__, getattr(module, "__file__", None)
-    module_name = module.__name__ if spec is None else spec.name  # also of `python -m module`
-    if module_name == "__main__" and file is None:
-        return OBJECT + name
-    installed = file is None or Path(file).is_relative_to(sysconfig.get_path("purelib"))
-    if "." in module_name or installed:
-        return f"{module_name}:{name}"
-    path = Path(str(file)).resolve()
-    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{name}"
-
-
-def being_imported() -> str | None:
-    """The module that is imported for an environment at the moment, or None."""
-    return _importing[-1] if _importing else None
+    return place_of(env_fn) or OBJECT + name
 
 
 def require(module: str, what: str, extra: str | None = None) -> None:
@@ -99,7 +72,7 @@ def _spec(id: str) -> EnvSpec:
         if id.endswith(".py"):
             raise UsageError(f"env.id {id!r} lacks the name in the file: write {id}:NAME")
         return _registered_spec(id, name)
-    module = _import_file(where) if where.endswith(".py") else _import_module(where, id)
+    module = module_at(where, f"unknown Gymnasium id {id!r}")
     found = getattr(module, name, None)
     if name not in gym.registry and callable(found):
         return EnvSpec(name, entry_point=found)
@@ -125,53 +98,6 @@ def _nearest(name: str, known: list[str]) -> list[str]:
     lower = {key.lower(): key for key in known if not key.startswith("rlmem/")}
     near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
     return [lower[key] for key in near]
-
-
-def _import_module(name: str, id: str) -> ModuleType:
-    """Import a module, also from the current folder, which is searched last."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    return _imported(name, f"unknown Gymnasium id {id!r}: cannot import {name!r}")
-
-
-def _import_file(place: str) -> ModuleType:
-    """Import a Python file as the module of its name, so that other processes can do it too."""
-    path = Path(place).resolve()
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")])
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"there is no file {place!r}{hint}")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-        importlib.invalidate_caches()
-    found = importlib.util.find_spec(path.stem)
-    origin = found.origin if found else None
-    if origin is None or not os.path.exists(origin) or not path.samefile(origin):
-        raise UsageError(f"{place!r} cannot be imported, since {path.stem!r} is also {origin}")
-    return _imported(path.stem, f"cannot import {place!r}")
-
-
-def _imported(name: str, message: str) -> ModuleType:
-    try:
-        with _marked(name):
-            return importlib.import_module(name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
-            raise UsageError(f"{message}: no such module, also not in this folder") from error
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        place = f" ({Path(last.filename).name}, line {last.lineno})"
-        where = "" if last.filename.startswith("<") else place
-        kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-        raise UsageError(f"{message}: {kind}{error}{where}") from error
-
-
-@contextmanager
-def _marked(name: str) -> Iterator[None]:
-    _importing.append(name)
-    try:
-        yield
-    finally:
-        _importing.pop()
 
 
 def _make(spec: EnvSpec, id: str, max_episode_steps: int | None, kwargs: dict[str, Any]) -> gym.Env:

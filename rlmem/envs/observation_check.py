@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlmem.envs.base import Spaces, Tensors, Transition
 from rlmem.envs.mask_check import MaskCheck, mask_check
 from rlmem.envs.refusals import Refused, as_float32
-from rlmem.envs.spaces import FlatSpace
+from rlmem.envs.spaces import FlatSpace, Leaf
 from rlmem.errors import UsageError
 
 
@@ -18,9 +20,13 @@ class ObservationCheck:
     """
 
     def __init__(
-        self, space: FlatSpace, num_envs: int, values: bool = True, mask: MaskCheck | None = None
+        self,
+        leaves: Sequence[Leaf],
+        num_envs: int,
+        values: bool = True,
+        mask: MaskCheck | None = None,
     ) -> None:
-        self.space, self.num_envs = space, num_envs
+        self.leaves, self.num_envs = leaves, num_envs
         self.values, self.mask = values, mask
         self.steps = 0
 
@@ -51,10 +57,10 @@ class ObservationCheck:
     def _check_values(self, obs: Tensors) -> None:
         if not self.values:
             return
-        if obs.keys() != self.space.spaces.keys():
-            expected = ", ".join(self.space.spaces)
+        if obs.keys() != {leaf.name for leaf in self.leaves}:
+            expected = ", ".join(leaf.name for leaf in self.leaves)
             raise UsageError(f"observations have the leaves {', '.join(obs)}, not {expected}")
-        for leaf in self.space.leaves:
+        for leaf in self.leaves:
             rows, shape = obs[leaf.name].cpu().numpy(), (self.num_envs, *leaf.shape)
             if (rows.dtype, rows.shape) != (leaf.dtype, shape):
                 given = f"dtype {rows.dtype} and shape {list(rows.shape)}"
@@ -72,4 +78,4 @@ def observation_check(
 ) -> ObservationCheck | None:
     """The check of observations with a mask, or of all values; None if there is nothing to do."""
     mask = mask_check(space.spaces, action_space)
-    return ObservationCheck(space, num_envs, values, mask) if values or mask else None
+    return ObservationCheck(space.leaves, num_envs, values, mask) if values or mask else None

@@ -8,13 +8,15 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
 from rlmem.errors import UsageError
+from rlmem.unit_box import UnitBox
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
     """A space as plain values; a `UsageError` for a kind of space that rlmem does not support."""
     if isinstance(space, Box):
         bounds = {"low": _numbers(space.low), "high": _numbers(space.high)}
-        return {"box": list(space.shape), "dtype": str(space.dtype), **bounds}
+        unit = {"unit": True} if isinstance(space, UnitBox) else {}
+        return {"box": list(space.shape), "dtype": str(space.dtype), **bounds, **unit}
     if isinstance(space, Discrete):
         return {"discrete": int(space.n), "start": int(space.start)}
     if isinstance(space, MultiDiscrete):
@@ -44,7 +46,8 @@ def _read(data: dict[str, Any]) -> Space:
     if "box" in data:
         shape, dtype = tuple(data["box"]), np.dtype(data["dtype"])
         low, high = (np.array(_from_text(data[key]), dtype) for key in ("low", "high"))
-        return Box(np.broadcast_to(low, shape), np.broadcast_to(high, shape), shape, dtype.type)
+        kind = UnitBox if data.get("unit") else Box
+        return kind(np.broadcast_to(low, shape), np.broadcast_to(high, shape), shape, dtype.type)
     if "discrete" in data:
         return Discrete(data["discrete"], start=data["start"])
     if "multi_discrete" in data:

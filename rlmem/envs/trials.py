@@ -14,7 +14,9 @@ from rlmem import tree
 from rlmem.envs.base import Tensors, Transition, VecEnv, find_wrapped
 from rlmem.envs.meta.splits import DrawsTasks
 from rlmem.envs.previous_action import PreviousAction
+from rlmem.envs.tensor_env import TensorEnv
 from rlmem.errors import UsageError, positive
+from rlmem.unit_box import UnitBox
 
 
 class Trials(PreviousAction):
@@ -37,13 +39,21 @@ class Trials(PreviousAction):
     `truncated` are those of every episode, so returns stop there, while `memory_reset` stays False
     inside a trial: memory continues.
 
+    With `unit_reward` the space of `previous_reward` is a `UnitBox`: its scale is known to be 1. By
+    default that holds for environments on tensors.
+
     An environment that draws tasks must draw one for the same number of `episodes` (see
     `DrawsTasks`); a `UsageError` otherwise. Any other environment has a single task, or a new one
     in every episode.
     """
 
     def __init__(
-        self, env: VecEnv, episodes: int, horizon: int | None = None, stop_returns: bool = False
+        self,
+        env: VecEnv,
+        episodes: int,
+        horizon: int | None = None,
+        stop_returns: bool = False,
+        unit_reward: bool | None = None,
     ) -> None:
         super().__init__(env)
         self.episodes = positive("episodes", episodes)
@@ -54,7 +64,10 @@ class Trials(PreviousAction):
             raise UsageError(
                 f"trials of {episodes} episodes on tasks that last for {inner.episodes}"
             )
-        number = Box(-np.inf, np.inf, (), np.float32)
+        self.unit_reward = unit_reward
+        if unit_reward is None:
+            self.unit_reward = find_wrapped(env, TensorEnv) is not None
+        number = (UnitBox if self.unit_reward else Box)(-np.inf, np.inf, (), np.float32)
         self.observation_space |= {
             "previous_reward": number,
             "previous_done": Discrete(2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -45,8 +46,8 @@ class ImageLayout(NamedTuple):
 
     @property
     def is_grid(self) -> bool:
-        """Whether a side is too short for an image."""
-        return min(self.shape[1:]) < MIN_IMAGE_SIDE
+        """Whether cells are symbols, or a side is too short for an image."""
+        return self.symbols > 0 or min(self.shape[1:]) < MIN_IMAGE_SIDE
 
     @property
     def letters(self) -> str:
@@ -62,6 +63,13 @@ class ImageLayout(NamedTuple):
         x = x.permute(0, *(1 + dim for dim in (*self.channels, *self.sides)))
         return x.reshape(x.shape[0], *self.shape)  # not `len`: it cannot be traced
 
+    def brightness(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Arrays [*N, ...] as rows [M, channels, height, width] of brightness from 0 to 1."""
+        rows = self.rows(x).to(dtype)
+        if self.low:
+            rows = rows - self.low
+        return rows / self.span
+
 
 def image_layout(space: gym.Space) -> ImageLayout | None:
     """The layout of a space of images or grids; None for any other space.
@@ -74,7 +82,6 @@ def image_layout(space: gym.Space) -> ImageLayout | None:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) < 2:
         return None
     first = _height(space.shape)
-    sides = (first, first + 1)
     height, width = space.shape[first : first + 2]
     low, high = float(space.low.min()), float(space.high.max())
     whole = np.dtype(space.dtype).kind in "uib"
@@ -89,10 +96,39 @@ def image_layout(space: gym.Space) -> ImageLayout | None:
     if low <= -UNBOUNDED or high >= UNBOUNDED or low == high:
         low, high = 0.0, 1.0
     values = int(high - low) + 1 if whole and grid else 0
-    channels = tuple(dim for dim in range(len(space.shape)) if dim not in sides)
-    depth = math.prod(space.shape[dim] for dim in channels)
     symbols = values if 2 < values <= MAX_SYMBOLS else 0
-    return ImageLayout(channels, sides, (depth, height, width), low, high - low, symbols)
+    return _layout(space.shape, first, low, high, symbols)
+
+
+def image_layouts(spaces: Mapping[str, gym.Space]) -> dict[str, ImageLayout]:
+    """The layouts of all leaves that are images or grids."""
+    found = {key: image_layout(space) for key, space in spaces.items()}
+    return {key: layout for key, layout in found.items() if layout is not None}
+
+
+def token_layout(space: gym.Space, max_values: int) -> ImageLayout | None:
+    """The layout of a grid of tokens; None for any other space.
+
+    That is a Box with at least two dimensions, whole numbers as bounds, and from 3 to `max_values`
+    values between them. Its dtype may be a float: `rlmem.envs.spaces` converts most integers.
+    """
+    if not isinstance(space, gym.spaces.Box) or len(space.shape) < 2:
+        return None
+    low, high = float(space.low.min()), float(space.high.max())
+    if not (low.is_integer() and high.is_integer() and 2 < high - low + 1 <= max_values):
+        return None
+    return _layout(space.shape, _height(space.shape), low, high, int(high - low) + 1)
+
+
+def _layout(
+    shape: tuple[int, ...], first: int, low: float, high: float, symbols: int
+) -> ImageLayout:
+    """The layout of arrays whose height is dimension `first`."""
+    sides = (first, first + 1)
+    channels = tuple(dim for dim in range(len(shape)) if dim not in sides)
+    depth = math.prod(shape[dim] for dim in channels)
+    size = (depth, shape[first], shape[first + 1])
+    return ImageLayout(channels, sides, size, low, high - low, symbols)
 
 
 def _height(shape: tuple[int, ...]) -> int:
@@ -107,7 +143,15 @@ def _height(shape: tuple[int, ...]) -> int:
     return areas.index(max(areas))
 
 
-class Convolutions(nn.Module):
+class ImageModule(nn.Module):
+    """Images [*N, ...] of one layout to features [*N, output_size]; `summary` names it in a few
+    words.
+    """
+
+    summary: str
+
+
+class Convolutions(ImageModule):
     """Images or grids [*N, ...] to [*N, output_size]; `layers` read brightness from 0 to 1.
 
     For images these are the three convolutions of Mnih et al. (2015), for grids two small ones;
@@ -116,30 +160,33 @@ class Convolutions(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, layout: ImageLayout, output_size: int) -> None:
+    def __init__(
+        self, layout: ImageLayout, output_size: int, embedding_size: int = EMBEDDING
+    ) -> None:
         super().__init__()
         self.layout = layout
         depth, height, width = layout.shape
-        self.symbols = nn.Embedding(depth * layout.symbols, EMBEDDING) if layout.symbols else None
+        number = depth * layout.symbols
+        self.symbols = nn.Embedding(number, embedding_size) if number else None
         if layout.symbols:
             # Embedding of a channel's lowest value.
             offsets = torch.arange(depth) * layout.symbols - int(layout.low)
             self.register_buffer("offsets", offsets, persistent=False)
         if layout.is_grid:
-            depth = EMBEDDING if layout.symbols else depth
+            depth = embedding_size if layout.symbols else depth
             self.layers = grid_layers(depth, height, width, output_size)
         else:
             self.layers = image_layers(depth, output_size)
+        kind = "small convolution" if layout.is_grid else "convolution"
+        symbols = f"embedding of {layout.symbols} values, " if layout.symbols else ""
+        self.summary = symbols + kind
 
     def forward(self, x: Tensor) -> Float[Tensor, "*N H"]:
         batch = x.shape[: x.dim() - len(self.layout.channels) - 2]
-        rows = self.layout.rows(x)
         if self.symbols is not None:
-            return self.layers(self._embed(rows)).unflatten(0, batch)
-        rows = rows.to(next(self.layers.parameters()).dtype)
-        if self.layout.low:
-            rows = rows - self.layout.low
-        return self.layers(rows / self.layout.span).unflatten(0, batch)
+            return self.layers(self._embed(self.layout.rows(x))).unflatten(0, batch)
+        dtype = next(self.layers.parameters()).dtype
+        return self.layers(self.layout.brightness(x, dtype)).unflatten(0, batch)
 
     def _embed(self, rows: Tensor) -> Float[Tensor, "M E height width"]:
         """The sum of the channels' embeddings in each cell."""

@@ -21,7 +21,7 @@ from rlmem.action_mask import Legal
 from rlmem.errors import UsageError, positive
 from rlmem.policies.action_space import DISCRETE, HybridActions
 from rlmem.policies.continuous import BoxLeaf, ContinuousDistribution
-from rlmem.policies.encoders import flat
+from rlmem.policies.encoders import Encoder, flat
 from rlmem.policies.ensemble import EnsembleLayer, EnsembleLinear, pick
 from rlmem.policies.heads import Actor, Categorical, Joint
 from rlmem.policies.policy import Act, Policy
@@ -218,9 +218,11 @@ class MultiGamma(Policy):
 
     `epsilon` (a scalar or one number per environment) is the exploration of `act` without
     `deterministic`, see `GammaHeads.perturb`. The algorithm sets it; it starts at 0 and is not
-    saved. Raises `UsageError` if there are too many joint discrete actions.
+    saved. The leaves in `critic_only` are inputs of the critics, next to the memory's features.
+    Raises `UsageError` if there are too many joint discrete actions.
     """
 
+    has_privileged_critic = True
     epsilon: Tensor
 
     def __init__(
@@ -246,7 +248,19 @@ class MultiGamma(Policy):
             len(self.gammas),
             positive("num_critics", num_critics),
         )
+        self.critic_input = self.privileged_features(observation_space)
         self.register_buffer("epsilon", torch.zeros(()), persistent=False)
+
+    @property
+    def critic_encoder(self) -> Encoder | None:
+        """The encoder of the leaves that only the critics read; None if there are none."""
+        return None if self.critic_input is None else self.critic_input.encoder
+
+    def critic_features(
+        self, features: Float[Tensor, "*N H"], obs: dict[str, Tensor]
+    ) -> Float[Tensor, "*N H"]:
+        """The critics' input, from the features of the memory."""
+        return features if self.critic_input is None else self.critic_input(features, obs)
 
     def act(
         self,

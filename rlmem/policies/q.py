@@ -13,6 +13,7 @@ from rlmem.policies.action_space import JointDiscrete
 from rlmem.policies.actor_critic import PolicyStep
 from rlmem.policies.encoders import mlp
 from rlmem.policies.heads import best, linear
+from rlmem.policies.normalizer import RunningMoments
 from rlmem.policies.policy import Act, Policy
 
 # Gain of the last layer. The target's maximum would pick random large values, so the first
@@ -59,6 +60,8 @@ def legal_mean(q: Float[Tensor, "*N n"], legal: Bool[Tensor, "*N n"] | None) -> 
 class QPolicy(Policy):
     """The values of all joint actions; takes the options of `Policy`, and `dueling`.
 
+    `normalize_reward` keeps the statistics of the returns, which the algorithm updates.
+
     `epsilon` (float32, a scalar or one number per environment) is the probability of a random
     action in `act` without `deterministic`. The algorithm sets it; it starts at 0 and is not saved.
     Raises `UsageError` if an action is continuous or there are too many joint actions.
@@ -71,6 +74,7 @@ class QPolicy(Policy):
         observation_space: dict[str, gym.Space],
         action_space: dict[str, gym.Space],
         dueling: bool = True,
+        normalize_reward: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **options)
@@ -78,6 +82,7 @@ class QPolicy(Policy):
         self.q = QHead(
             self.hidden_size, self.discrete.n, self.head_layers, self.activation, dueling
         )
+        self.reward_moments = RunningMoments(1) if normalize_reward else None
         self.register_buffer("epsilon", torch.zeros(()), persistent=False)
 
     def act(

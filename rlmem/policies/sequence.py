@@ -19,10 +19,11 @@ from rlmem.discrete import first_values
 from rlmem.policies.encoders import check_batch
 from rlmem.policies.heads import Actor, Joint
 from rlmem.policies.policy import Act, Policy
+from rlmem.unit_box import UnitBox
 
 PAST = "previous_"
 RETURN = "return_to_go"
-NUMBER = gym.spaces.Box(-np.inf, np.inf, (), np.float32)
+NUMBER = UnitBox(-np.inf, np.inf, (), np.float32)
 
 
 class SequencePolicy(Policy):
@@ -41,7 +42,7 @@ class SequencePolicy(Policy):
     ) -> None:
         past = {
             **{PAST + key: space for key, space in action_space.items()},
-            PAST + "reward": NUMBER,
+            PAST + "reward": observation_space.get(PAST + "reward", NUMBER),
             PAST + "done": gym.spaces.Discrete(2),
         }
         added = {*past, "start", "episode"}

@@ -7,9 +7,7 @@ of a `.rlmem` file, holds the spaces and the settings of the policy.
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,143 +18,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlmem import __version__, algos, envs
+from rlmem import algos, envs
 from rlmem.action_mask import NAME
-from rlmem.envs.base import DefinesSpaces, Tensors, Transition, VecEnv, find_wrapped
+from rlmem.envs.base import Tensors, VecEnv, find_wrapped
 from rlmem.envs.given import Batch, given, named
 from rlmem.envs.info_mask import merge
-from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.seeding import eval_seeds
-from rlmem.envs.space_json import space_from_json, space_to_json
-from rlmem.envs.spaces import ActionSpace, FlatSpace
-from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
-from rlmem.files import atomic_write, replacing
+from rlmem.files import replacing
 from rlmem.policies import Policy
 from rlmem.runs import checkpoint as checkpoints
-
-FILE = "agent.json"
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class AgentSpec:
-    """Everything that determines a policy but its weights.
-
-    `observation_space` and `action_space` are those of one environment, nested as it has them.
-    `history` says which wrapper added leaves to the observations: none, `PreviousAction`, or
-    `Trials` with its arguments.
-    """
-
-    algo: str
-    policy_arguments: Mapping[str, Any]
-    observation_space: gym.Space
-    action_space: gym.Space
-    history: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, env: VecEnv, algo: str, policy_arguments: Mapping[str, Any]) -> AgentSpec:
-        """The spec of a policy for the environments `env`."""
-        trials: Trials | None = find_wrapped(env, Trials)
-        history: dict[str, Any] | None = None
-        if trials is not None:
-            arguments = ("episodes", "horizon", "stop_returns")
-            history = {key: getattr(trials, key) for key in arguments}
-        elif find_wrapped(env, PreviousAction) is not None:
-            history = {}
-        inner: DefinesSpaces | None = find_wrapped(env, DefinesSpaces)
-        if inner is None:
-            raise UsageError(f"{type(env).__name__} has no single_observation_space to save")
-        spaces = inner.single_observation_space, inner.single_action_space
-        return cls(algo, dict(policy_arguments), *spaces, history)
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether observations have a mask of the actions, as that of an environment's infos."""
-        space = self.observation_space
-        return isinstance(space, gym.spaces.Dict) and NAME in space.spaces
-
-    def write(self, run_dir: Path) -> None:
-        """Write `agent.json` into a run folder."""
-        atomic_write(run_dir / FILE, self.to_json() + "\n")
-
-    def to_json(self) -> str:
-        """The spec as text."""
-        return json.dumps(
-            {
-                "format": FORMAT,
-                "rlmem": __version__,
-                "algo": self.algo,
-                "policy": dict(self.policy_arguments),
-                "observation_space": space_to_json(self.observation_space),
-                "action_space": space_to_json(self.action_space),
-                "history": None if self.history is None else dict(self.history),
-            },
-            indent=1,
-        )
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> AgentSpec:
-        """The spec in `text`; a `UsageError` names the place `where` if it is damaged."""
-        try:
-            data = json.loads(text)
-            if data["format"] != FORMAT:
-                raise UsageError(f"{where} has format {data['format']}, and this rlmem {FORMAT}")
-            obs, action = (
-                space_from_json(data[f"{kind}_space"]) for kind in ("observation", "action")
-            )
-            return cls(data["algo"], data["policy"], obs, action, data["history"])
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, UsageError):
-                raise
-            raise UsageError(f"{where} is damaged: {error!r}") from error
-
-    def add_history(self, env: VecEnv) -> VecEnv:
-        """`env` in the wrapper that adds history to its observations, unless it has it already."""
-        if self.history is None or find_wrapped(env, PreviousAction) is not None:
-            return env
-        return Trials(env, **self.history) if self.history else PreviousAction(env)
-
-    def make_policy(self) -> Policy:
-        """A policy with fresh weights."""
-        env = InputEnv(self)
-        needs = algos.requirements(self.algo)
-        return needs.policy_type(
-            env.wrapped.observation_space, env.wrapped.action_space, **self.policy_arguments
-        )
-
-
-class InputEnv:
-    """An environment of one whose observations and rewards are given by the caller.
-
-    Inside the wrappers of training (`wrapped`), it adds the same history to the observations.
-    """
-
-    num_envs = 1
-    device = torch.device("cpu")
-
-    def __init__(self, spec: AgentSpec) -> None:
-        self.obs = FlatSpace("obs", spec.observation_space)
-        self.action = ActionSpace("action", spec.action_space)
-        self.observation_space = self.obs.spaces
-        self.action_space = self.action.spaces
-        self.single_observation_space = spec.observation_space
-        self.single_action_space = spec.action_space
-        self.next: Any = None
-        self.wrapped = spec.add_history(self)
-
-    def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """The leaves of the observation in `next`."""
-        return self.obs.stack([self.next])
-
-    def step(self, action: Tensors) -> Transition:
-        """The observation, reward and end of episode in `next`."""
-        raw, reward, done = self.next
-        obs, end = self.obs.stack([raw]), torch.tensor([done])
-        return Transition(obs, torch.tensor([reward]), end, torch.zeros_like(end), obs, end)
-
-    def close(self) -> None:
-        """Does nothing."""
+from rlmem.runs.agent_spec import FILE, AgentSpec, InputEnv
 
 
 @runtime_checkable
@@ -259,11 +131,17 @@ class Agent:
         if state is not None or start is not None:
             if state is None or start is None:
                 raise UsageError("value(obs, state, start) needs both state and start")
-            return critic.value(self._to_device(obs), state, start)
+            return critic.value(self._to_device(obs), state, start) * self._value_unit
         # A copy, because the wrapper counts episodes.
         env, obs = copy.copy(self.env.wrapped), self._with_mask(obs, action_mask)
         leaves, first = self._read(env, obs, reward, new_episode)
-        return critic.value(leaves, self.state, first).item()
+        return critic.value(leaves, self.state, first).item() * self._value_unit
+
+    @property
+    def _value_unit(self) -> float:
+        """The unit of the critic's values: the deviation of returns if rewards are normalised."""
+        moments = getattr(self.policy, "reward_moments", None)
+        return 1.0 if moments is None else moments.deviation.item()
 
     def _read(
         self, env: VecEnv, obs: Any, reward: float | None, new_episode: bool
@@ -357,7 +235,11 @@ def evaluate(
         return agent.spec.add_history(made)
 
     probe = make(1)
-    wanted, found = agent.env.wrapped.observation_space, probe.observation_space
+    hidden = agent.policy.critic_only
+    wanted, found = (
+        {key: space for key, space in each.observation_space.items() if key not in hidden}
+        for each in (agent.env.wrapped, probe)
+    )
     probe.close()
     if list(wanted.items()) != list(found.items()):
         raise UsageError(f"the agent observes {wanted}, and this environment gives {found}")

@@ -86,6 +86,8 @@ def policy_arguments(cfg: DictConfig) -> dict[str, Any]:
         "core_options": options(cfg.core),
         "hidden_size": cfg.hidden_size,
         "layers": cfg.layers,
+        # Runs of older versions had no statistics.
+        "normalize_obs": False,
         **options(cfg.policy),
         **{key: value for key, value in options(cfg.algo).items() if key in shared},
     }

@@ -240,12 +240,12 @@ def test_a_resumed_run_goes_on_as_it_would_have(tmp_path: Path):
     amago, other = make(), make()
     for _ in range(2):
         amago.iterate(0.0)
+    batch = rows(amago)  # collecting changes the statistics of observations
     (tmp_path / "config.yaml").touch()
     checkpoint.save(tmp_path, 1, amago.policy, {"algo": amago.state_dict()})
     point = checkpoint.load(tmp_path)
     point.load_weights(other.policy)
     other.load_state_dict(point.trainer["algo"])
-    batch = rows(amago)
     for each in (amago, other):
         torch.manual_seed(1)
         each.learn(batch)

@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 
 from rlmem.policies import ActorCritic, describe_inputs
-from rlmem.policies.encoders import Encoder
+from rlmem.policies.encoders import LeafEncoder
 from rlmem.policies.images import Convolutions, ImageLayout, image_layout
 
 
@@ -26,8 +26,8 @@ def layout_of(space: spaces.Space) -> ImageLayout:
     return layout
 
 
-def encoder(space: spaces.Space) -> Encoder:
-    return Encoder({"obs": space}, output_size=16, layers=1, activation="tanh")
+def encoder(space: spaces.Space) -> LeafEncoder:
+    return LeafEncoder({"obs": space}, output_size=16, layers=1, activation="tanh")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from rlmem import tree
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
-from rlmem.policies.encoders import Encoder
+from rlmem.policies.encoders import LeafEncoder
 from rlmem.policies.heads import make_leaf
 
 OBSERVATIONS = {
@@ -103,7 +103,7 @@ def test_deterministic_actions_are_the_mode():
 
 @pytest.mark.parametrize("key", OBSERVATIONS)
 def test_every_entry_of_an_observation_changes_the_features(key: str):
-    encoder = Encoder({key: OBSERVATIONS[key]}, output_size=16, layers=1, activation="tanh")
+    encoder = LeafEncoder({key: OBSERVATIONS[key]}, output_size=16, layers=1, activation="tanh")
     obs = observe(1)[key]
     flat = obs.flatten()
     base = encoder({key: obs})
@@ -114,7 +114,7 @@ def test_every_entry_of_an_observation_changes_the_features(key: str):
 
 
 def test_discrete_values_are_one_hot():
-    encoder = Encoder({"a": spaces.MultiDiscrete([2, 3])}, 5, layers=1, activation="tanh")
+    encoder = LeafEncoder({"a": spaces.MultiDiscrete([2, 3])}, 5, layers=1, activation="tanh")
     encoded: list[torch.Tensor] = []
     encoder.mlp.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0]))
     encoder({"a": torch.tensor([[1, 0], [0, 2]])})
@@ -178,7 +178,7 @@ def test_discrete_observations_are_one_hot_from_their_first_value():
         "a": spaces.Discrete(3, start=5),
         "b": spaces.MultiDiscrete([[2, 2]], start=[[1, -1]]),
     }
-    encoder = Encoder(observations, 5, layers=1, activation="tanh")
+    encoder = LeafEncoder(observations, 5, layers=1, activation="tanh")
     encoded: list[torch.Tensor] = []
     encoder.mlp.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0]))
     encoder({"a": torch.tensor([5, 7]), "b": torch.tensor([[[1, 0]], [[2, -1]]])})

@@ -10,8 +10,9 @@ from gymnasium.spaces import Box, Discrete
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlmem.envs.base import Tensors, register
+from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import RandomDraws
+from rlmem.envs.privileged import register_with_state
 from rlmem.envs.tensor_env import LockstepEnv
 from rlmem.errors import UsageError, at_least, positive
 
@@ -117,6 +118,15 @@ class TMaze(LockstepEnv[Walk]):
             seen.append(torch.full_like(state.x, t))
         return {"obs": torch.stack(seen, dim=1).to(torch.float32)}
 
+    def hidden_space(self) -> Box:
+        """Goal, share of the way to the junction, side, and whether the goal was shown."""
+        return Box(np.array([-1, 0, -1, 0], np.float32), np.ones(4, np.float32))
+
+    def observe_hidden(self, state: Walk, t: int) -> Tensors:
+        """The goal and the position."""
+        leaves = [state.goal, state.x / self.end, state.y, state.visited]
+        return {"privileged": torch.stack([leaf.to(torch.float32) for leaf in leaves], dim=1)}
+
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The visible position, and the cue."""
         seen = [round(number) for number in obs["obs"][row].tolist()]
@@ -142,7 +152,7 @@ def _side(y: int) -> str:
     return "up" if y > 0 else "down"
 
 
-@register("tmaze-passive")
+@register_with_state("tmaze-passive")
 class TMazePassive(TMaze):
     """The passive T-maze of Ni et al. 2023, "When do transformers shine in RL?", arXiv 2307.03864:
     the agent starts at the oracle, so it must remember the cue but need not look for it. See
@@ -182,7 +192,7 @@ class TMazePassive(TMaze):
         )
 
 
-@register("tmaze-active")
+@register_with_state("tmaze-active")
 class TMazeActive(TMaze):
     """The active T-maze of Ni et al. 2023, "When do transformers shine in RL?", arXiv 2307.03864:
     the agent starts `oracle_length` cells (1 in the paper) to the right of the oracle. It has to

@@ -17,6 +17,7 @@ from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.meta.splits import Splits
 from rlmem.envs.meta.task_distribution import SolvableTasks, never
 from rlmem.errors import UsageError, positive
+from rlmem.unit_box import UnitBox
 
 
 class Flight(NamedTuple):
@@ -48,7 +49,7 @@ class PointTasks(SolvableTasks[Any, Flight]):
             if value <= 0:
                 raise UsageError(f"{name} must be above 0, not {value}")
         self.speed, self.sparse, self.goal_radius = speed, sparse, goal_radius
-        plane = Box(-np.inf, np.inf, (2,), np.float32)
+        plane = UnitBox(-np.inf, np.inf, (2,), np.float32)
         super().__init__(splits, plane, Box(-1.0, 1.0, (2,), np.float32), **options)
 
     @abstractmethod

@@ -24,6 +24,7 @@ from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.meta.splits import Instances, Splits, Values
 from rlmem.envs.meta.task_distribution import SolvableTasks
 from rlmem.errors import UsageError, positive, unknown
+from rlmem.unit_box import UnitBox
 
 # Factor of all matrices. Observations have sqrt(2) times the norm of the numbers, and actions can
 # reach each control.
@@ -93,7 +94,7 @@ class Projection(SolvableTasks[Task, State]):
         splits = _splits(families, heldout_families, Instances("orthogonal", shape), projections)
         super().__init__(
             splits,
-            Box(-np.inf, np.inf, (obs_dim,), np.float32),
+            UnitBox(-np.inf, np.inf, (obs_dim,), np.float32),
             Box(-1.0, 1.0, (act_dim,), np.float32),
             **options,
         )

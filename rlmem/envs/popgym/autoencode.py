@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gymnasium.spaces import Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
@@ -54,6 +54,20 @@ class Autoencode(ScriptedEnv):
     def asked(self, t: int) -> bool:
         """True after the last card is dealt."""
         return t + 1 >= self.cards
+
+    def hidden_space(self) -> Dict:
+        """All suits in dealing order, and the share of the cards that are to be named."""
+        cards = MultiDiscrete([len(SUITS)] * self.cards)
+        return Dict(cards=cards, hand=Box(0.0, 1.0, ()))
+
+    def observe_hidden(self, state: Script, t: int) -> Tensors:
+        """The deck, and the size of the hand: it grows, then shrinks."""
+        cards = torch.stack(list(state.obs["obs.1"][: self.cards]), dim=1).long()
+        hand = min(t + 1, 2 * self.cards - 1 - t) / self.cards
+        return {
+            "privileged.cards": cards,
+            "privileged.hand": torch.full((self.num_envs,), hand, device=self.device),
+        }
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The visible suit, or the phase."""

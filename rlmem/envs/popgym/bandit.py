@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
@@ -68,6 +68,14 @@ class MultiarmedBandit(LockstepEnv[Arms]):
     def observe(self, state: Arms, t: int) -> Tensors:
         """Whether the last pull paid."""
         return {"obs": state.paid}
+
+    def hidden_space(self) -> Box:
+        """The chance of each arm."""
+        return Box(0.0, 1.0, (self.arms,))
+
+    def observe_hidden(self, state: Arms, t: int) -> Tensors:
+        """The chances."""
+        return {"privileged": state.chance.T}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """Whether the arm paid."""

@@ -158,6 +158,14 @@ class Battleship(StateEnv[Sea]):
             return {"obs": hit}
         return legal.observation(hit, (state.board < SHOT).unflatten(1, (self.size, -1)))
 
+    def hidden_space(self) -> MultiDiscrete:
+        """The value of each square, row by row: water or ship, with or without a shot."""
+        return MultiDiscrete([len(SQUARES)] * self.size**2)
+
+    def observe_hidden(self, state: Sea) -> Tensors:
+        """The board."""
+        return {"privileged": state.board.long()}
+
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """Hit or miss."""
         return "hit" if legal.seen(obs)[row] else "miss"

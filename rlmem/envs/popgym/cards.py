@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 SUITS = "♠♦♣♥"
@@ -27,3 +29,10 @@ def rank(card: Card) -> Card:
 def name(card: int) -> str:
     """The name of a card, such as `10♥`."""
     return RANKS[rank(card)] + SUITS[suit(card)]
+
+
+def suits_left(dealt: Int[Tensor, "N t"], cards: int) -> Float[Tensor, "N 4"]:
+    """The share of each suit that is left of `cards` cards after the suits `dealt`."""
+    kinds = torch.arange(len(SUITS), device=dealt.device)
+    counts = (dealt[..., None] == kinds).sum(dim=1)
+    return 1 - counts / (cards / len(SUITS))

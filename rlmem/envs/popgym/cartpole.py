@@ -14,6 +14,7 @@ from rlmem.envs.base import Tensors
 from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, push
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import StateEnv
+from rlmem.unit_box import UnitBox
 
 
 class Run(NamedTuple):
@@ -79,6 +80,14 @@ class CartPole(StateEnv[Run]):
     def observe(self, state: Run) -> Tensors:
         """The two observed numbers."""
         return {"obs": state.seen.clone().t()}
+
+    def hidden_space(self) -> UnitBox:
+        """Position, angle and both velocities."""
+        return UnitBox(-float("inf"), float("inf"), (4,))
+
+    def observe_hidden(self, state: Run) -> Tensors:
+        """The motion without noise."""
+        return {"privileged": state.motion.t().to(torch.float32)}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The two observed numbers."""

@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Dict, Discrete, MultiDiscrete
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -146,6 +146,14 @@ class Concentration(StateEnv[Table]):
     def _cover(self, card: Tensor, where: Tensor) -> Tensor:
         """`card`, or `down` in some places. `down` is the largest value: a maximum is fastest."""
         return torch.maximum(card, where.view(torch.uint8) * self.down)
+
+    def hidden_space(self) -> Dict:
+        """The kinds of all cards, and whether one waits for a second one."""
+        return Dict(cards=MultiDiscrete([self.down] * self.places), waits=Discrete(2))
+
+    def observe_hidden(self, state: Table) -> Tensors:
+        """The cards; those face up are in the observation."""
+        return {"privileged.cards": state.cards.long(), "privileged.waits": state.opened.long()}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The board, with a dot for a card's back."""

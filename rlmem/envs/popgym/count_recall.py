@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from gymnasium.spaces import Discrete, MultiDiscrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
@@ -88,6 +88,17 @@ class CountRecall(ScriptedEnv):
                 counts.index_copy_(0, here, counts.index_select(0, here).add_(1))
                 torch.index_select(counts, 0, there, out=row)
         return answer
+
+    def hidden_space(self) -> Box:
+        """For each kind the share of its cards that were dealt, then the share of its queries."""
+        return Box(0.0, 1.0, (2, len(self.names)))
+
+    def observe_hidden(self, state: Script, t: int) -> Tensors:
+        """The counts of POPGym's `get_state`."""
+        shown = torch.stack(list(state.obs["obs"][: t + 1]), dim=1).long()
+        kinds = torch.arange(len(self.names), device=self.device)
+        counts = (shown[..., None] == kinds).sum(dim=1)
+        return {"privileged": counts / (self.cards / len(self.names))}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The dealt and the queried kind."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,6 +50,17 @@ class HigherLower(ScriptedEnv):
         """The reward of step t: the reward of `higher`, or its negative."""
         side = (action == 0).to(torch.float32).mul_(2).sub_(1)
         return side.mul_(state.answer[t])
+
+    def hidden_space(self) -> Box:
+        """For each rank the share of its cards that were shown."""
+        return Box(0.0, 1.0, (len(RANKS),))
+
+    def observe_hidden(self, state: Script, t: int) -> Tensors:
+        """The counts of POPGym's `get_state`."""
+        shown = torch.stack(list(state.obs["obs"][: t + 1]), dim=1).long()
+        kinds = torch.arange(len(RANKS), device=self.device)
+        counts = (shown[..., None] == kinds).sum(dim=1)
+        return {"privileged": counts / (self.cards / len(RANKS))}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The visible rank."""

@@ -118,6 +118,16 @@ class MineSweeper(StateEnv[Field]):
         closed = (state.shut[:, None] & self.bits == 0) | (state.squares >= MINE)
         return legal.observation(seen, closed.unflatten(1, (self.size, -1)))
 
+    def hidden_space(self) -> MultiDiscrete:
+        """Each square, row by row: closed without a mine (0), mine (1), open (2)."""
+        return MultiDiscrete([3] * self.squares)
+
+    def observe_hidden(self, state: Field) -> Tensors:
+        """The field, as in POPGym's `get_state`."""
+        shut = (state.shut[:, None] & self.bits) != 0
+        mine = state.squares >= self.mine
+        return {"privileged": torch.where(mine, 1, 2 * shut)}
+
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The number of mines nearby."""
         return f"{int(legal.seen(obs)[row])} near"

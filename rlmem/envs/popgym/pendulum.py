@@ -6,13 +6,14 @@ from math import pi
 from math import tau as TURN
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium.spaces import Box
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
-from rlmem.envs.control.pendulum import COST, TORQUE, cost, turn
+from rlmem.envs.control.pendulum import COST, SPIN, TORQUE, cost, turn
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import LockstepEnv
 
@@ -87,6 +88,17 @@ class Pendulum(LockstepEnv[Swing]):
         """The sine of the angle; its cosine and sine in float32."""
         both = torch.add(self.ahead, motion[0]).sin_()
         return both[1], both.to(torch.float32)
+
+    def hidden_space(self) -> Box:
+        """Cosine and sine of the angle, and spin."""
+        high = np.array([1.0, 1.0, SPIN], np.float32)
+        return Box(-high, high)
+
+    def observe_hidden(self, state: Swing, t: int) -> Tensors:
+        """The motion without noise."""
+        angle, spin = state.motion
+        motion = torch.stack([angle.cos(), angle.sin(), spin], dim=1)
+        return {"privileged": motion.to(torch.float32)}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The observed cosine and sine."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from gymnasium.spaces import Discrete
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import RandomDraws
-from rlmem.envs.popgym.cards import DECK, SUITS
+from rlmem.envs.popgym.cards import DECK, SUITS, suits_left
 from rlmem.envs.popgym.task import task
 from rlmem.envs.tensor_env import Script, ScriptedEnv
 
@@ -39,6 +40,15 @@ class RepeatFirst(ScriptedEnv):
         """Scripts with newly dealt cards."""
         suits = self.deal(draws)
         return Script({"obs": suits}, suits[0].expand(self.length, -1))
+
+    def hidden_space(self) -> Dict:
+        """The first suit, and the share of each suit still in the deck."""
+        return Dict(first=Discrete(len(SUITS)), left=Box(0.0, 1.0, (len(SUITS),)))
+
+    def observe_hidden(self, state: Script, t: int) -> Tensors:
+        """The state of POPGym's `get_state`."""
+        dealt = torch.stack(list(state.obs["obs"][: t + 1]), dim=1).long()
+        return {"privileged.first": dealt[:, 0], "privileged.left": suits_left(dealt, self.cards)}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The visible suit."""

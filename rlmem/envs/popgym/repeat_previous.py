@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from gymnasium.spaces import Discrete
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import RandomDraws
-from rlmem.envs.popgym.cards import DECK, SUITS
+from rlmem.envs.popgym.cards import DECK, SUITS, suits_left
 from rlmem.envs.popgym.task import task
 from rlmem.envs.tensor_env import Script, ScriptedEnv
 
@@ -44,6 +45,17 @@ class RepeatPrevious(ScriptedEnv):
     def asked(self, t: int) -> bool:
         """True after k cards have been seen."""
         return t + 1 >= self.k
+
+    def hidden_space(self) -> Dict:
+        """The last k suits (0 before the first), and the share of each suit still in the deck."""
+        return Dict(cards=MultiDiscrete([len(SUITS)] * self.k), left=Box(0.0, 1.0, (len(SUITS),)))
+
+    def observe_hidden(self, state: Script, t: int) -> Tensors:
+        """The state of POPGym's `get_state`."""
+        dealt = torch.stack(list(state.obs["obs"][: t + 1]), dim=1).long()
+        cards = dealt[:, -self.k :]
+        cards = torch.nn.functional.pad(cards, (self.k - cards.shape[1], 0))
+        return {"privileged.cards": cards, "privileged.left": suits_left(dealt, self.cards)}
 
     def describe_obs(self, obs: Tensors, row: int) -> str:
         """The visible suit."""

@@ -10,6 +10,7 @@ import torch
 from rlmem.envs.base import VecEnv, registry
 from rlmem.envs.popgym.package import make_package
 from rlmem.envs.previous_action import PreviousAction
+from rlmem.envs.privileged import with_state
 from rlmem.envs.tensor_env import TensorEnv
 from rlmem.errors import UsageError, unknown
 from rlmem.registry import options_of
@@ -52,14 +53,15 @@ def task(
             check_actions: bool = False,
             check_obs: bool = False,
             action_mask: bool = False,
+            privileged: bool = False,
             device: torch.device | str = "cpu",
         ) -> VecEnv:
-            _check(difficulty, backend, vectorization)
+            _check(difficulty, backend, vectorization, privileged)
             if backend == "package":
                 options = (vectorization, previous_action, device, check_obs, action_mask)
                 return make_package(package, difficulty, num_envs, *options)
             masks: dict[str, Any] = {"action_mask": action_mask} if maskable else {}
-            env = tensor_env(
+            env = (with_state(tensor_env) if privileged else tensor_env)(
                 num_envs=num_envs,
                 device=device,
                 check_actions=check_actions,
@@ -78,11 +80,13 @@ def task(
     return put
 
 
-def _check(difficulty: str, backend: str, vectorization: str) -> None:
+def _check(difficulty: str, backend: str, vectorization: str, privileged: bool) -> None:
     if difficulty not in DIFFICULTIES:
         raise unknown("difficulty", difficulty, DIFFICULTIES)
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
+    if privileged and backend == "package":
+        raise UsageError("privileged=true needs backend=tensor")
     if backend != "package" and vectorization != "sync":
         raise UsageError(
             f"vectorization={vectorization} needs backend=package: "

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gymnasium.spaces import Box
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from rlmem.envs.popgym.cartpole import CartPole
 from rlmem.envs.popgym.task import task
+from rlmem.unit_box import UnitBox
 
 
 @task(
@@ -25,7 +25,7 @@ class VelocityOnlyCartPole(CartPole):
     """Observations are both velocities, but position and angle at the start, as in the package."""
 
     def __init__(self, **options: Any) -> None:
-        space = Box(-float("inf"), float("inf"), (2,))
+        space = UnitBox(-float("inf"), float("inf"), (2,))
         super().__init__(observation_space=space, **options)
 
     def observe_motion(self, motion: Float64[Tensor, "4 N"]) -> Float32[Tensor, "2 N"]:

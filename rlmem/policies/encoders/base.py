@@ -1,9 +1,13 @@
-"""Encoders: observations of any supported space to one feature vector per time step."""
+"""Encoders: observations of any supported space to one feature vector per time step.
+
+`Encoder` is the contract, `LeafEncoder` the one that policies use by default.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import gymnasium as gym
@@ -13,7 +17,12 @@ from torch import Tensor, nn
 
 from rlmem.discrete import categories, first_values
 from rlmem.errors import unknown
-from rlmem.policies.images import Convolutions, image_layout
+from rlmem.policies.images import Convolutions, ImageLayout, ImageModule, image_layouts
+from rlmem.policies.normalizer import Normalizer
+from rlmem.registry import REQUIRED, Registry
+
+registry: Registry[nn.Module] = Registry("encoder", "rlmem.policies.encoders", "rlmem.encoders")
+register = registry.register
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,
@@ -37,62 +46,26 @@ def mlp(sizes: list[int], activation: str) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Observations (leaves [*N, ...]) to features [*N, output_size].
 
-    Discrete leaves are one-hot, images and grids go through convolutions (see `image_layout`), and
-    other Box leaves are used as numbers. An MLP of `layers` layers reads their concatenation.
+    A subclass implements `encode` for the leaves `spaces`. It knows no statistics: with a
+    `normalizer`, `encode` gets the normalised observations.
     """
 
-    offsets: Tensor
-
-    def __init__(
-        self, spaces: dict[str, gym.Space], output_size: int, layers: int, activation: str
-    ) -> None:
+    def __init__(self, spaces: Mapping[str, gym.Space], output_size: int) -> None:
         super().__init__()
+        self.spaces = dict(spaces)
         self.output_size = output_size
-        self.spaces = spaces
-        layouts = {key: image_layout(space) for key, space in spaces.items()}
-        self.layouts = {key: layout for key, layout in layouts.items() if layout is not None}
-        self.images = list(self.layouts)
-        self.boxes = [
-            key
-            for key, space in spaces.items()
-            if isinstance(space, gym.spaces.Box) and key not in self.images
-        ]
-        self.discrete = [k for k in spaces if k not in self.images and k not in self.boxes]
-        counts = [n for key in self.discrete for n in categories(spaces[key])]
-        self.one_hot_size = sum(counts)
-        starts = [first for key in self.discrete for first in first_values(spaces[key])]
-        offsets = torch.tensor([0, *counts]).cumsum(0)[:-1] - torch.tensor(starts).long()
-        self.register_buffer("offsets", offsets, persistent=False)
         self.shapes = {key: tuple(space.shape or ()) for key, space in spaces.items()}
-        self.box_dims = [len(self.shapes[key]) for key in self.boxes]
-        self.discrete_dims = [len(self.shapes[key]) for key in self.discrete]
-        self.convolutions = nn.ModuleList(
-            Convolutions(layout, output_size) for layout in self.layouts.values()
-        )
-        box_size = sum(math.prod(self.shapes[key]) for key in self.boxes)
-        size = self.one_hot_size + box_size + output_size * len(self.images)
-        self.mlp = mlp([size] + [output_size] * layers, activation)
+        self.normalizer: Normalizer | None = None
+
+    @abstractmethod
+    def encode(self, obs: dict[str, Tensor]) -> Float[Tensor, "*N H"]:
+        """The features of observations, one vector for each time step."""
 
     def forward(self, obs: dict[str, Tensor]) -> Float[Tensor, "*N H"]:
-        parts = [conv(obs[key]) for key, conv in zip(self.images, self.convolutions, strict=True)]
-        for key, dims in zip(self.boxes, self.box_dims, strict=True):
-            parts.append(flat(obs[key], dims).to(self.dtype))
-        if self.discrete:
-            indices = torch.cat(
-                [
-                    flat(obs[k].long(), d)
-                    for k, d in zip(self.discrete, self.discrete_dims, strict=True)
-                ],
-                dim=-1,
-            )
-            hot = torch.zeros(
-                *indices.shape[:-1], self.one_hot_size, dtype=self.dtype, device=indices.device
-            )
-            parts.append(hot.scatter_(-1, indices + self.offsets, 1.0))
-        return self.mlp(torch.cat(parts, dim=-1))
+        return self.encode(obs if self.normalizer is None else self.normalizer(obs))
 
     def encode_step(self, obs: dict[str, Tensor], start: Bool[Tensor, "N"]) -> Float[Tensor, "N H"]:
         """Features of one time step; ValueError if a leaf is not [N, ...]."""
@@ -111,16 +84,86 @@ class Encoder(nn.Module):
         return {key: self._description(key, space) for key, space in self.spaces.items()}
 
     def _description(self, key: str, space: gym.Space) -> str:
+        return f"{space} → {type(self).__name__}{self._scaling(key, '')}"
+
+    def _scaling(self, key: str, otherwise: str) -> str:
+        """How the numbers of a leaf are scaled, as the end of its description."""
+        found = self.normalizer is not None and key in self.normalizer.keys
+        return ", normalised" if found else otherwise
+
+
+class LeafEncoder(Encoder):
+    """The default encoder: reads each leaf by its kind.
+
+    Discrete leaves are one-hot, images and grids go through convolutions (see `image_layout`), and
+    other Box leaves are used as numbers. An MLP of `layers` layers reads their concatenation.
+
+    `layouts` are the images among the leaves (None: those of `image_layout`), and
+    `image(layout, output_size)` makes the module of one.
+    """
+
+    offsets: Tensor
+
+    def __init__(
+        self,
+        spaces: Mapping[str, gym.Space],
+        output_size: int,
+        layers: int = 1,
+        activation: str = "leaky_relu",
+        layouts: Mapping[str, ImageLayout] | None = None,
+        image: Callable[[ImageLayout, int], ImageModule] = Convolutions,
+    ) -> None:
+        super().__init__(spaces, output_size)
+        self.layouts = image_layouts(spaces) if layouts is None else dict(layouts)
+        self.images = list(self.layouts)
+        self.boxes = [
+            key
+            for key, space in spaces.items()
+            if isinstance(space, gym.spaces.Box) and key not in self.images
+        ]
+        self.discrete = [k for k in spaces if k not in self.images and k not in self.boxes]
+        counts = [n for key in self.discrete for n in categories(spaces[key])]
+        self.one_hot_size = sum(counts)
+        starts = [first for key in self.discrete for first in first_values(spaces[key])]
+        offsets = torch.tensor([0, *counts]).cumsum(0)[:-1] - torch.tensor(starts).long()
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.box_dims = [len(self.shapes[key]) for key in self.boxes]
+        self.discrete_dims = [len(self.shapes[key]) for key in self.discrete]
+        self.convolutions = nn.ModuleList(
+            image(layout, output_size) for layout in self.layouts.values()
+        )
+        box_size = sum(math.prod(self.shapes[key]) for key in self.boxes)
+        size = self.one_hot_size + box_size + output_size * len(self.images)
+        self.mlp = mlp([size] + [output_size] * layers, activation)
+
+    def encode(self, obs: dict[str, Tensor]) -> Float[Tensor, "*N H"]:
+        parts = [conv(obs[key]) for key, conv in zip(self.images, self.convolutions, strict=True)]
+        for key, dims in zip(self.boxes, self.box_dims, strict=True):
+            parts.append(flat(obs[key], dims).to(self.dtype))
+        if self.discrete:
+            indices = torch.cat(
+                [
+                    flat(obs[k].long(), d)
+                    for k, d in zip(self.discrete, self.discrete_dims, strict=True)
+                ],
+                dim=-1,
+            )
+            hot = torch.zeros(
+                *indices.shape[:-1], self.one_hot_size, dtype=self.dtype, device=indices.device
+            )
+            parts.append(hot.scatter_(-1, indices + self.offsets, 1.0))
+        return self.mlp(torch.cat(parts, dim=-1))
+
+    def _description(self, key: str, space: gym.Space) -> str:
         size, shape = math.prod(self.shapes[key]), "x".join(map(str, self.shapes[key]))
         if layout := self.layouts.get(key):
             kind = "grid" if layout.is_grid else "image"
-            small = "small convolution" if layout.is_grid else "convolution"
-            if layout.symbols:
-                small = f"embedding of {layout.symbols} values, {small}"
-            return f"{space.dtype} {layout.letters} {kind} {shape} → {small}"
+            module = self.convolutions[self.images.index(key)]
+            return f"{space.dtype} {layout.letters} {kind} {shape} → {module.summary}"
         if key in self.boxes:
             kind = f"array {shape}" if len(self.shapes[key]) > 1 else f"vector of {size}"
-            return f"{space.dtype} {kind if shape else 'number'} → {size} inputs, not scaled"
+            scaling = self._scaling(key, ", not scaled")
+            return f"{space.dtype} {kind if shape else 'number'} → {size} inputs{scaling}"
         inputs = sum(categories(space))
         entries = f" with {size} entries" if shape else ""
         return f"{type(space).__name__}{entries} → one-hot, {inputs} inputs"
@@ -129,6 +172,10 @@ class Encoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """Floating dtype of the parameters."""
         return next(self.mlp.parameters()).dtype
+
+
+SIZES = {"spaces": REQUIRED, "output_size": REQUIRED}
+register("default", {**SIZES, "layers": 1, "activation": "leaky_relu"})(LeafEncoder)
 
 
 def check_batch(
