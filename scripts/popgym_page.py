@@ -33,9 +33,9 @@ def main() -> None:
     rows = [json.loads(path.read_text()) for path in sorted(FILES.glob("*.json"))]
     text = page(rows)
     (RESULTS / "popgym.md").write_text(text + "\n")
-    before, marker, rest = PAGE.read_text().partition("<!-- results: popgym -->\n")
-    after = rest.partition("\n<!-- end -->")[2]
-    PAGE.write_text(f"{before}{marker}{text}\n<!-- end -->{after}")
+    before, rest = PAGE.read_text().split("<!-- results: popgym -->\n")
+    after = rest[rest.index("<!-- end -->") :]
+    PAGE.write_text(f"{before}<!-- results: popgym -->\n{text}\n{after}")
     print(text)
 
 
