@@ -28,7 +28,7 @@ import numpy as np
 from pages import RESULTS
 from program import rlmem
 
-from rlmem.envs.popgym.scores import REFERENCES
+from rlmem.runs.scores import REFERENCES
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

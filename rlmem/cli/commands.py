@@ -49,10 +49,13 @@ def run(command: str, arguments: Sequence[str]) -> int:
     check(overrides)
     overrides = with_saved_groups(command, readable(overrides))
     failures: list[Exception] = []
+    finished: list[str] = []
 
     def job(cfg: DictConfig) -> float | None:
         try:
-            return body(cfg)
+            result = body(cfg)
+            finished.append(cfg.get("run_dir", ""))
+            return result
         except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
             failures.append(error)
             print_error(_as_usage_error(error, cfg, config, overrides))
@@ -71,7 +74,18 @@ def run(command: str, arguments: Sequence[str]) -> int:
             raise to_usage_error(error, config, read) from error
         except OSError as error:
             raise file_error(error) from error
+    if command == "train":
+        _print_comparison(finished)
     return 2 if failures else 0
+
+
+def _print_comparison(finished: Sequence[str]) -> None:
+    """Compare the runs of a sweep, in their common folder; a single run has its own line."""
+    runs = [path for path in finished if (Path(path) / "config.yaml").is_file()]
+    if len(runs) > 1:
+        from rlmem.cli.compare import comparison
+
+        print("\n" + comparison(runs, [], Path(os.path.commonpath(runs))))
 
 
 def _train(cfg: DictConfig) -> float:

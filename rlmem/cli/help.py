@@ -14,6 +14,13 @@ from rlmem.cli.output import unknown_key
 from rlmem.cli.third_party import CONFIGS, Option, first_comment, third_party_members
 from rlmem.errors import unknown
 
+# Arguments of the commands without Hydra, whose options are in configs/command.
+PLAIN = {
+    "bench": "[NAME] [KEY=VALUE ...]",
+    "compare": "DIR ... [KEY=VALUE ...]",
+    "plot": "RUN [KEY=VALUE ...]",
+}
+
 FLAGS = [
     ("-m, --multirun", "sweep: one run for each combination of core=ffm,gru seed=0,1,2"),
     ("--cfg job", "print the configuration and exit (--resolve fills in the ${...})"),
@@ -89,6 +96,9 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     `UsageError` for an unknown member or key.
     """
     path = CONFIGS / f"{name}.yaml"
+    if (plain := CONFIGS / "command" / f"{name}.yaml").exists():
+        head = _wrap(f"rlmem {name} {PLAIN[name]}: {summary}")
+        return "\n".join([*head, "", "Options", *_option_table(options(plain))])
     if not path.exists():
         return "\n".join([*_wrap(f"rlmem {name}: {summary}"), *_wrap(USAGE.get(name, ""))])
     lines = [*_wrap(f"rlmem {name} [KEY=VALUE ...] [FLAG ...]: {summary}"), ""]

@@ -23,6 +23,9 @@ COMMANDS = {
     "show": "describe an environment, its scores and the time of a training (rlmem show env=NAME)",
     "check": "look for faults in your environment (rlmem check env=./file.py:Name)",
     "export": "write an agent's step for ONNX or torch (rlmem export run=<dir> to=agent.onnx)",
+    "bench": "train and evaluate a grid of runs (rlmem bench popgym, or cores=[...] envs=[...])",
+    "compare": "compare runs: table and learning curves (rlmem compare <dir> ... by=core)",
+    "plot": "draw the learning curve of a run (rlmem plot <run>)",
     "list": "list cores, environments, algorithms and tuned settings (rlmem list cores)",
     "new": "write a package for a core of your own (rlmem new core NAME)",
 }
@@ -69,6 +72,12 @@ def _dispatch(arguments: list[str]) -> int:
         from rlmem.cli.new import new
 
         print(new(rest))
+    elif command in ("bench", "compare", "plot"):
+        need("hydra", f"rlmem {command}", "train", "hydra-core")
+        from rlmem.cli.bench import run_bench
+        from rlmem.cli.compare import run_compare, run_plot
+
+        return {"bench": run_bench, "compare": run_compare, "plot": run_plot}[command](rest)
     elif command in COMMANDS:
         need("hydra", f"rlmem {command}", "train", "hydra-core")
         from rlmem.cli.commands import run

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.envs.given import Batch, Given
-from rlmem.envs.popgym.scores import memory_score
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.trials import Trials
 from rlmem.files import atomic_write
@@ -27,6 +26,7 @@ from rlmem.runs import build, checkpoint, stats
 from rlmem.runs.folder import require_usable
 from rlmem.runs.guard import closing, environment_errors
 from rlmem.runs.progress import Progress
+from rlmem.runs.scores import memory_score
 from rlmem.runs.stop import LeftIteration, Stop
 
 # Number of environments stepped in parallel; the result does not depend on it.

@@ -15,11 +15,11 @@ from rlmem.envs.base import VecEnv, find_wrapped
 from rlmem.envs.meta.players import RandomPlayer
 from rlmem.envs.meta.reference import references
 from rlmem.envs.meta.task_env import TaskEnv
-from rlmem.envs.popgym.scores import REFERENCES
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import positive
 from rlmem.runs import build, evaluate
 from rlmem.runs.guard import closing, environment_errors
+from rlmem.runs.scores import REFERENCES
 
 # Number of environments, and of trials of the players that know the tasks.
 COPIES, TRIALS = 32, 64

@@ -39,12 +39,12 @@ class Session:
     stop: Stop
 
 
-def iterate(session: Session) -> None:
-    """Iterate until `total_steps` or a stop; saves checkpoints on the way and at the end."""
+def iterate(session: Session, end: int) -> None:
+    """Iterate until step `end` or a stop; saves checkpoints on the way and at the end."""
     cfg, training, saver, stop = session.cfg, session.training, session.saver, session.stop
     algo, run_dir = training.algo, training.run_dir
     with stop.finishing_iterations():
-        while training.step < cfg.total_steps and stop.requested is None and not training.stopped:
+        while training.step < end and stop.requested is None and not training.stopped:
             try:
                 metrics = algo.iterate(training.step / cfg.total_steps)
                 training.step += algo.steps_per_iteration
@@ -67,7 +67,7 @@ def iterate(session: Session) -> None:
     if stop.requested is not None:
         raise Interrupted(stop.requested)
     later = isinstance(algo, LearnsLater) and algo.steps_until_learning > 0
-    if later and training.stopped is None:
+    if later and training.stopped is None and training.step >= cfg.total_steps:
         raise UsageError(
             f"algo {cfg.algo.name} never learned in {training.step:,} steps: its batches need an "
             f"episode that has ended and fits into the replay; resume={run_dir} goes on"

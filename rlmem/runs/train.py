@@ -55,7 +55,24 @@ def train(
             "eval_every would disturb the batch that is trained on: give eval_env too, or env as "
             "a name, class or function"
         )
+    if cfg.get("legs", 1) > 1 and isinstance(env, Batch):
+        raise UsageError("legs need new environments: give env as a name, class or function")
+    while (result := _leg(cfg, unique, env, eval_env, watching)) is None:
+        # The next leg begins as a resumed run does: a run killed in it repeats it exactly.
+        cfg.resume = cfg.run_dir
+    return result
+
+
+def _leg(
+    cfg: DictConfig,
+    unique: bool,
+    env: Given | None,
+    eval_env: Given | None,
+    watching: Sequence[Callback],
+) -> Result | None:
+    """Train one leg (by default, the whole run); evaluates at the end, None if there are more."""
     stop = Stop()
+    legs = cfg.get("legs", 1)
     with stop.handlers(), ExitStack() as stack:
         if cfg.threads is not None:
             stack.enter_context(_threads(positive("threads", cfg.threads)))
@@ -76,14 +93,23 @@ def train(
         spec = AgentSpec.of(made, cfg.algo.name, policy_arguments(cfg))
         run_dir = _prepare_folder(cfg, unique, step, made, stack)
         spec.write(run_dir)
-        print(describe_inputs(policy), file=sys.stderr)
+        if step == 0 or legs == 1:
+            print(describe_inputs(policy), file=sys.stderr)
         device = resolve_device(cfg.device)
         training = Training(run_dir, step, cfg.total_steps, algo, spec, device)
         trained = evaluate.Trained(run_dir, cfg, policy, step, device, eval_env or env)
         saver = Saver(cfg, run_dir, algo, step, used + cfg.num_envs)
         session = _session(cfg, training, trained, saver, watching, stop, stack)
-        iterate(session)
+        iterate(session, leg_end(step, cfg.total_steps, legs))
+        if training.step < cfg.total_steps and training.stopped is None:
+            return None
         return finish(session, next_command(made, cfg, run_dir))
+
+
+def leg_end(step: int, total_steps: int, legs: int) -> int:
+    """The step at which the leg of a run at `step` ends; the last one ends at `total_steps`."""
+    done = step * legs // total_steps
+    return min(total_steps, -(-(done + 1) * total_steps // legs))
 
 
 def _session(
@@ -136,6 +162,7 @@ def _prepare_folder(
 
 
 def _check_options(cfg: DictConfig) -> None:
+    positive("legs", cfg.get("legs", 1))
     for name in ("total_steps", "eval_episodes", "checkpoint_keep"):
         positive(name, cfg[name])
     for name in ("checkpoint_every", "eval_every"):

@@ -11,12 +11,12 @@ import torch
 from omegaconf import OmegaConf
 
 from rlmem import envs
-from rlmem.envs.popgym.scores import REFERENCES, memory_score
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.trials import Trials
 from rlmem.policies import ActorCritic
 from rlmem.runs import evaluate
 from rlmem.runs.progress import Progress
+from rlmem.runs.scores import REFERENCES, memory_score
 from tests.data.counting import Counting
 
 

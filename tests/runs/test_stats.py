@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu, norm, trim_mean
+from scipy.stats import bootstrap, mannwhitneyu, norm, trim_mean, ttest_1samp
 
 from rlmem.runs import stats
 
@@ -74,3 +74,58 @@ def test_the_same_seed_gives_the_same_interval():
     scores = np.random.default_rng(5).normal(size=(1, 30))
     assert stats.estimate(stats.iqm, scores, 1) == stats.estimate(stats.iqm, scores, 1)
     assert stats.estimate(stats.iqm, scores, 1) != stats.estimate(stats.iqm, scores, 2)
+
+
+def test_bootstrap_is_that_of_scipy():
+    scores = np.random.default_rng(3).normal(size=(3, 40))
+    found = stats.estimate(stats.iqm, scores, seed=5)
+
+    def pooled(*runs, axis=-1):
+        return stats.iqm(np.concatenate(runs, axis=axis))
+
+    interval = bootstrap(
+        list(scores), pooled, n_resamples=stats.RESAMPLES, batch=stats.MAX_BATCH_NUMBERS // 120,
+        method="percentile", rng=np.random.default_rng(5),
+    ).confidence_interval  # fmt: skip
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
+
+
+def test_interval_over_runs_is_students():
+    values = np.array([0.2, 0.5, 0.9])
+    found = stats.over_runs(values)
+    expected = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found == pytest.approx((values.mean(), expected.low, expected.high))
+    assert stats.over_runs(values[:1]) == (0.2, 0.2, 0.2)
+
+
+def test_probability_of_improvement_is_mann_whitneys_mean_over_tasks():
+    rng = np.random.default_rng(2)
+    x = [rng.normal(0.3, 1, 4), rng.normal(-0.2, 1, 3)]
+    y = [rng.normal(0, 1, 5), rng.normal(0, 1, 2)]
+    pairs = zip(x, y, strict=True)
+    each = [mannwhitneyu(a, b).statistic / (len(a) * len(b)) for a, b in pairs]
+    found = stats.probability_of_improvement(x, y)
+    assert found.value == pytest.approx(np.mean(each))
+    assert found.low < found.value < found.high
+    back = stats.probability_of_improvement(y, x)
+    assert back.value == pytest.approx(1 - found.value)
+    # Ties count one half, and equal runs have nothing to resample.
+    assert stats.probability_of_improvement([np.ones(3)], [np.ones(2)]) == (0.5, 0.5, 0.5)
+
+
+def test_aggregate_resamples_runs_within_their_task():
+    # Resampling across tasks would mix 0 and 10.
+    found = stats.aggregate(stats.mean, [np.array([0.0, 0.1, 0.2]), np.array([10.0])])
+    assert found.value == pytest.approx(10.3 / 4)
+    assert 10 / 4 <= found.low <= found.high <= 10.6 / 4
+
+
+def test_performance_profile_by_hand():
+    tasks = [np.array([0.0, 0.5]), np.array([1.0, 1.0, 1.0, 0.2])]
+    value, low, high = stats.performance_profile(tasks, np.array([-1.0, 0.1, 0.5, 1.0]))
+    # Above 0.5 are none of two runs of one task, and three of four of the other.
+    np.testing.assert_allclose(value, [1.0, 0.75, 0.375, 0.0])
+    assert (low <= value).all()
+    assert (value <= high).all()
+    assert low[1] < value[1] < high[1]
+    assert (low[[0, 3]] == high[[0, 3]]).all()

@@ -62,3 +62,50 @@ def memory_score(name: str, difficulty: str, previous_action: bool, score: float
     )
     possible = reference.optimal - memoryless
     return (score - memoryless) / possible if possible > 0.01 else None
+
+
+class Published(NamedTuple):
+    """Scores (MMER, see `records.mmer`) of POPGym's own baselines, PPO with 13 memories, after 15
+    million steps: of the GRU, and of the best memory, which `memory` names.
+    """
+
+    gru: float
+    best: float
+    memory: str
+
+
+def _published(gru: tuple[float, float, float], *best: tuple[float, str]) -> dict[str, Published]:
+    """The scores of easy, medium and hard."""
+    rows = zip(gru, best, strict=True)
+    return {
+        level: Published(ours, *theirs)
+        for level, (ours, theirs) in zip(("easy", "medium", "hard"), rows, strict=True)
+    }
+
+
+# Morad et al. 2023 (arXiv 2303.01859), appendix B, table 3. Version 1.0.7 of POPGym has changed
+# the actions of CountRecall since.
+PUBLISHED = {
+    "popgym-repeat-first": _published(
+        (1.0, 1.0, 0.940), (1.0, "GRU"), (1.0, "GRU"), (0.969, "IndRNN")
+    ),
+    "popgym-repeat": _published(
+        (1.0, -0.315, -0.428), (1.0, "GRU"), (0.789, "LMU"), (0.191, "LMU")
+    ),
+    "popgym-autoencode": _published(
+        (-0.283, -0.425, -0.456), (-0.283, "GRU"), (-0.420, "IndRNN"), (-0.448, "IndRNN")
+    ),
+    "popgym-count-recall": _published(
+        (0.177, -0.528, -0.475), (0.509, "LSTM"), (-0.519, "PosMLP"), (-0.470, "PosMLP, TCN")
+    ),
+    "popgym-higher-lower": _published(
+        (0.529, 0.511, 0.506), (0.529, "GRU"), (0.513, "IndRNN"), (0.509, "IndRNN")
+    ),
+    "popgym-bandit": _published(
+        (0.619, 0.538, 0.516), (0.631, "Elman"), (0.598, "TCN"), (0.574, "TCN")
+    ),
+    "popgym-position-only-cartpole": _published((1.0,) * 3, *[(1.0, "GRU")] * 3),
+    "popgym-noisy-position-only-cartpole": _published(
+        (0.995, 0.642, 0.390), (0.995, "GRU"), (0.659, "IndRNN"), (0.404, "IndRNN")
+    ),
+}

@@ -1,0 +1,201 @@
+"""Results of run folders, read from their files without torch: options, curve and evaluation."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from rlmem.errors import UsageError
+from rlmem.runs.scores import REFERENCES, Reference
+
+# Steps of a rollout in POPGym's benchmark: 64 environments x 1024 steps.
+EPOCH_STEPS = 65_536
+TAIL_BYTES = 8192
+# LibYAML's loader is ten times faster, where it is built.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Curve(NamedTuple):
+    """The training returns of a run: for each iteration its last step, and the mean return of the
+    episodes that ended in it. Iterations without an ended episode are left out.
+    """
+
+    steps: Int[ndarray, " I"]
+    returns: Float[ndarray, " I"]
+    episodes: Float[ndarray, " I"]
+
+
+class Record(NamedTuple):
+    """What a run folder tells about a run. `evaluation` is None before its evaluation."""
+
+    path: Path
+    options: dict[str, Any]
+    curve: Curve
+    steps: int
+    seconds: float
+    evaluation: dict[str, Any] | None
+
+    @property
+    def env(self) -> str:
+        """The environment with its difficulty, such as `popgym-repeat/hard`."""
+        difficulty = self.options.get("env.difficulty")
+        return f"{self.options['env.name']}" + (f"/{difficulty}" if difficulty else "")
+
+    @property
+    def score(self) -> float | None:
+        """The mean greedy return of the evaluation; before it, the newest training return."""
+        if self.evaluation is not None:
+            return float(self.evaluation["return_mean"])
+        return float(self.curve.returns[-1]) if len(self.curve.returns) else None
+
+    @property
+    def speed(self) -> float:
+        """Trained steps per second."""
+        return self.steps / self.seconds if self.seconds else 0.0
+
+    @property
+    def reference(self) -> Reference | None:
+        """Memoryless score and optimum of a POPGym task, None for other environments."""
+        levels = REFERENCES.get(self.options["env.name"], {})
+        return levels.get(str(self.options.get("env.difficulty")))
+
+    @property
+    def memoryless(self) -> float | None:
+        """The best known score without memory, for the observations of this run."""
+        if self.reference is None:
+            return None
+        if self.options.get("env.previous_action"):
+            return self.reference.memoryless_with_previous_action
+        return self.reference.memoryless
+
+
+def find(paths: Iterable[str | Path]) -> list[Path]:
+    """The run folders among `paths` and below them, sorted and without duplicates.
+
+    Raises `UsageError` for a path that is no folder, or has no run.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = Path(given).expanduser()
+        if not path.is_dir():
+            raise UsageError(f"{given}: there is no such folder")
+        below = sorted(_runs(path))
+        if not below:
+            raise UsageError(f"{given}: there is no run in this folder (rlmem train writes one)")
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def _runs(path: Path) -> Iterator[Path]:
+    if (path / "config.yaml").is_file():
+        yield path
+        return
+    for child in path.iterdir():
+        if child.is_dir() and not child.name.startswith("."):
+            yield from _runs(child)
+
+
+def read(path: Path) -> Record:
+    """The results of a run folder; a `UsageError` if a file cannot be read."""
+    config = read_config(path)
+    steps, seconds, curve = _read_metrics(path / "metrics.csv")
+    return Record(path, dict(flat(config)), curve, steps, seconds, _read_json(path / "eval.json"))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The configuration of a run folder, nested; a `UsageError` if it is not one."""
+    config = _read_yaml(path / "config.yaml")
+    if not isinstance(config, dict) or not {"env", "core", "algo"} <= set(config):
+        raise UsageError(f"{path / 'config.yaml'} is not the configuration of a run")
+    return config
+
+
+def mmer(curve: Curve, epoch_steps: int = EPOCH_STEPS) -> float | None:
+    """POPGym's metric MMER: the maximum over epochs of the mean training return of an epoch.
+
+    An epoch is `epoch_steps` steps (the benchmark's rollout); the mean counts every episode that
+    ended in it once. The last epoch counts if it is at least half as long. None without episodes.
+    """
+    if not len(curve.steps):
+        return None
+    epoch = (curve.steps - 1) // epoch_steps
+    if curve.steps[-1] % epoch_steps < epoch_steps / 2 and epoch[-1] > 0:
+        kept = epoch < epoch[-1] if curve.steps[-1] % epoch_steps else slice(None)
+        curve, epoch = Curve(*(column[kept] for column in curve)), epoch[kept]
+    episodes = np.bincount(epoch, curve.episodes)
+    totals = np.bincount(epoch, curve.episodes * curve.returns)
+    return float((totals[episodes > 0] / episodes[episodes > 0]).max())
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_metrics(path: Path) -> tuple[int, float, Curve]:
+    """The last step, the seconds of training, and the curve; a torn last row is left out."""
+    rows: list[tuple[float, float, float]] = []
+    steps, seconds = 0, 0.0
+    if path.exists():
+        with path.open(newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            column = {name: index for index, name in enumerate(header)}
+            if header and not {"step", "seconds"} <= set(column):
+                raise UsageError(f"{path} is not a metrics file: it has no column 'step'")
+            at, time = column.get("step", 0), column.get("seconds", 0)
+            result, count = column.get("episode_return"), column.get("episodes")
+            for row in reader:
+                if len(row) != len(header):
+                    continue
+                steps, seconds = int(row[at]), float(row[time])
+                if result is not None and row[result]:
+                    ended = float(row[count]) if count is not None and row[count] else 1.0
+                    rows.append((steps, float(row[result]), ended))
+    table = np.array(rows, dtype=float).reshape(-1, 3)
+    return steps, seconds, Curve(table[:, 0].astype(np.int64), table[:, 1], table[:, 2])
+
+
+def newest(path: Path) -> tuple[int, str, float]:
+    """Step, return (as text, empty before an episode has ended) and steps/s of the last row."""
+    try:
+        with path.open("rb") as file:
+            header = file.readline().decode().strip().split(",")
+            file.seek(max(file.tell(), path.stat().st_size - TAIL_BYTES))
+            rows = [line.split(",") for line in file.read().decode(errors="replace").splitlines()]
+    except OSError:
+        return 0, "", 0.0
+    whole = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header)]
+    if not whole or not whole[-1]["step"].isdigit():
+        return 0, "", 0.0
+    returns = [row["episode_return"] for row in whole if row.get("episode_return")]
+    value = f"{float(returns[-1]):.3f}" if returns else ""
+    return int(whole[-1]["step"]), value, float(whole[-1]["steps_per_second"] or 0)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
