@@ -33,27 +33,27 @@ FILES = {name: text for name, _, text in blocks(r"file: (\S+)")}
 
 @pytest.mark.parametrize(("language", "snippet"), SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
-    program = tmp_path / "bin" / "rlmem"
-    program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" -m rlmem "$@"\n'
-    )
-    program.chmod(0o755)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, module in (("rlmem", "-m rlmem"), ("python", "")):
+        command = f'PYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" {module} "$@"'
+        (programs / name).write_text(f"#!/bin/sh\n{command}\n")
+        (programs / name).chmod(0o755)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    command = {
+    arguments = {
         "bash": ["bash", "-euo", "pipefail", "-c", snippet],
         "python": [sys.executable, "-c", snippet],
     }[language]
     environment = {
         **os.environ,
-        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         # Other tests run at the same time.
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rlmem.cores.base import registry
+from rlmem.errors import unknown
 from rlmem.testing import precision_laws, program_laws, row_laws  # noqa: F401 (they fill LAWS)
 from rlmem.testing.law import LAWS, Case, Law, NoClaim, Subject
 
@@ -65,18 +66,18 @@ def check_core(
     *,
     device: str = "cpu",
     traced: bool = True,
+    only: str = "",
     quiet: bool = False,
     **options: Any,
 ) -> Report:
     """Check a core against all laws, print a table of the results and return them.
 
     `core` is a class (or a registered name), `options` are its constructor's arguments but for the
-    sizes. Without `traced`, the laws about compilers are left out, which take most of the time.
-    Raises `BrokenLaws` if a law does not hold.
+    sizes. Without `traced`, the laws about compilers are left out, which take most of the time;
+    `only` is a part of the names of the laws to check. Raises `BrokenLaws` if a law does not hold.
     """
     subject = _subject(core, device, options)
-    chosen = [law for law in LAWS if traced or not law.traced]
-    report = Report(_name(core), tuple(_outcome(law, subject) for law in chosen))
+    report = Report(_name(core), tuple(_outcome(law, subject) for law in _chosen(traced, only)))
     if not report.ok:
         raise BrokenLaws(report)
     if not quiet:
@@ -90,6 +91,7 @@ def laws(
     *,
     device: str = "cpu",
     traced: bool = True,
+    only: str = "",
     **options: Any,
 ) -> list[Callable[[], None]]:
     """One function for each case of each law, for `pytest.mark.parametrize(..., ids=str)`.
@@ -98,9 +100,7 @@ def laws(
     if the core does not claim the property. Takes the arguments of `check_core`.
     """
     subject = _subject(core, device, options)
-    return [
-        _Test(case, subject) for law in LAWS if traced or not law.traced for case in law.cases()
-    ]
+    return [_Test(case, subject) for law in _chosen(traced, only) for case in law.cases()]
 
 
 class _Test:
@@ -119,6 +119,15 @@ class _Test:
     def __str__(self) -> str:
         values = str(self.case)
         return self.case.law.name + (f" ({values})" if values else "")
+
+
+def _chosen(traced: bool, only: str) -> list[Law]:
+    """The laws whose names contain `only`, without the traced ones unless `traced`."""
+    known = [law for law in LAWS if traced or not law.traced]
+    found = [law for law in known if only in law.name]
+    if not found:
+        raise unknown("law", only, [law.name for law in known])
+    return found
 
 
 def _outcome(law: Law, subject: Subject) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -54,6 +55,8 @@ def _bytes_held(state: Any) -> int:
 
 
 def _bytes_allocated(call: Callable[[], object]) -> int:
+    # Otherwise the profiler reports its start and end on stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         call()
     return sum(max(0, event.self_cpu_memory_usage) for event in found.events())
