@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rlmem import algos, cores, envs, kernels, policies
     from rlmem.cli.from_python import train
     from rlmem.errors import UsageError
-    from rlmem.runs.agent import Agent, evaluate, load
+    from rlmem.runs.agent import Agent, load
     from rlmem.runs.callbacks import Callback, Training
+    from rlmem.runs.evaluate_agent import evaluate
     from rlmem.runs.result import Result
 
 __version__ = "0.1.0"
@@ -42,7 +43,7 @@ _PLACES = {
     "Result": "rlmem.runs.result",
     "Training": "rlmem.runs.callbacks",
     "UsageError": "rlmem.errors",
-    "evaluate": "rlmem.runs.agent",
+    "evaluate": "rlmem.runs.evaluate_agent",
     "load": "rlmem.runs.agent",
     "train": "rlmem.cli.from_python",
 }

@@ -27,11 +27,12 @@ from rlmem.envs.given import Batch, Given, given
 from rlmem.errors import UsageError
 from rlmem.imports import being_imported
 from rlmem.runs import train as training
-from rlmem.runs.callbacks import Callback
 from rlmem.runs.result import Result
 
 # Options that choose a member by its name.
 CHOICES = (*GROUPS, "tuned", "experiment")
+# Keys of a dict in a list, as Hydra's grammar reads them.
+NAME = r"[A-Za-z_]\w*"
 
 # Hydra's state belongs to the process.
 _composing = threading.Lock()
@@ -42,11 +43,11 @@ def train(
     *,
     core: Any = None,
     algo: Any = None,
-    total_steps: float | None = None,
-    run_dir: str | Path | None = None,
-    resume: str | Path | None = None,
+    total_steps: Any = None,
+    run_dir: Any = None,
+    resume: Any = None,
     eval_env: Any = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Any = (),
     **options: Any,
 ) -> Result:
     """Train an agent, as `rlmem train` does; writes the same run folder.
@@ -121,8 +122,8 @@ def encode(key: str, value: Any) -> str:
         return quote(str(value))
     if isinstance(value, list | tuple):
         return f"[{','.join(encode(key, each) for each in value)}]"
-    if isinstance(value, Mapping):
-        pairs = (f"{quote(str(part))}:{encode(key, each)}" for part, each in value.items())
+    if isinstance(value, Mapping) and all(re.fullmatch(NAME, str(part)) for part in value):
+        pairs = (f"{part}:{encode(key, each)}" for part, each in value.items())
         return f"{{{','.join(pairs)}}}"
     hint = "; env=lambda: MyEnv(...) can hold any object" if key.startswith("env.") else ""
     raise UsageError(

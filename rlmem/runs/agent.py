@@ -18,13 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlmem import algos, envs
+from rlmem import algos
 from rlmem.action_mask import NAME
 from rlmem.envs.base import Tensors, VecEnv, find_wrapped
-from rlmem.envs.given import Batch, given, named
 from rlmem.envs.info_mask import merge
-from rlmem.envs.seeding import eval_seeds
-from rlmem.errors import UsageError, positive
+from rlmem.errors import UsageError
 from rlmem.files import replacing
 from rlmem.policies import Policy
 from rlmem.runs import checkpoint as checkpoints
@@ -205,49 +203,6 @@ def load(source: str | Path, device: str = "cpu", checkpoint: str | int = "last"
     policy = spec.make_policy()
     checkpoints.Checkpoint(path, 0, weights, {}).load_weights(policy)
     return Agent(policy, spec, torch.device(device))
-
-
-def evaluate(
-    agent: Agent,
-    env: Any,
-    episodes: int = 100,
-    seed: int = 0,
-    deterministic: bool = True,
-    eval_max_steps: int = 10_000,
-    **options: Any,
-) -> dict[str, Any]:
-    """The returns of `episodes` episodes on seeds that no training uses, with mean and spread.
-
-    `env` is a name with its `options`, a Gymnasium id, a class or function that makes a Gymnasium
-    environment, a `VectorEnv` or a `VecEnv`. Episodes are cut after `eval_max_steps` steps and
-    count as they are; `unfinished` of the result is their number. Raises `UsageError` if its
-    observations are not those of the agent.
-    """
-    from rlmem.runs.evaluate import CHUNK, Watch, play, summary
-
-    source = None if isinstance(env, str) else given(env)
-
-    def make(num_envs: int) -> VecEnv:
-        if source is not None:
-            return agent.spec.add_history(source.make(num_envs, agent.device, options))
-        name, known = named(env)
-        made = envs.make(name, num_envs=num_envs, device=agent.device, **known, **options)
-        return agent.spec.add_history(made)
-
-    probe = make(1)
-    hidden = agent.policy.critic_only
-    wanted, found = (
-        {key: space for key, space in each.observation_space.items() if key not in hidden}
-        for each in (agent.env.wrapped, probe)
-    )
-    probe.close()
-    if list(wanted.items()) != list(found.items()):
-        raise UsageError(f"the agent observes {wanted}, and this environment gives {found}")
-    watch = Watch(positive("eval_max_steps", eval_max_steps))
-    seeds = eval_seeds(seed, positive("episodes", episodes))
-    chunk = min(CHUNK, source.num_envs) if isinstance(source, Batch) else CHUNK
-    returns = play(agent.policy, make, seeds, deterministic, chunk, watch)
-    return summary(returns) | {"unfinished": watch.unfinished, "returns": returns}
 
 
 def _read_file(path: Path) -> tuple[AgentSpec, dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class Callback:
         """After a checkpoint was saved in the folder `path`."""
 
 
-def check(callbacks: Sequence[object]) -> list[Callback]:
-    """`callbacks` as a list; a `UsageError` for one that is no `Callback`."""
+def check(callbacks: Any) -> list[Callback]:
+    """The list `callbacks`; a `UsageError` if it is none, or has something else in it."""
     if not isinstance(callbacks, list | tuple):
         raise UsageError(f"callbacks must be a list, not {type(callbacks).__name__}")
     for each in callbacks:
@@ -68,4 +68,4 @@ def check(callbacks: Sequence[object]) -> list[Callback]:
                 f"callbacks must be objects of classes derived from rlmem.Callback, not {given}"
                 + (" (a class: write its name with parentheses)" if isinstance(each, type) else "")
             )
-    return [each for each in callbacks if isinstance(each, Callback)]
+    return list(callbacks)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -39,7 +40,7 @@ def train(
     unique: bool = False,
     env: Given | None = None,
     eval_env: Given | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Any = (),
 ) -> Result:
     """Train or resume a run, then evaluate it.
 
