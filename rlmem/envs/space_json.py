@@ -56,7 +56,8 @@ def _read(data: dict[str, Any]) -> Space:
         return MultiBinary(data["multi_binary"])
     if "tuple" in data:
         return Tuple([_read(part) for part in data["tuple"]])
-    return Dict({key: _read(part) for key, part in data["dict"]})
+    # Pairs: from a dict Gymnasium would sort the keys, and the leaves would change places.
+    return Dict([(key, _read(part)) for key, part in data["dict"]])
 
 
 def _numbers(bounds: np.ndarray) -> Any:

@@ -45,7 +45,7 @@ def evaluate(
         for each in (agent.env.wrapped, probe)
     )
     probe.close()
-    if list(wanted.items()) != list(found.items()):
+    if wanted != found:
         raise UsageError(f"the agent observes {wanted}, and this environment gives {found}")
     watch = Watch(positive("eval_max_steps", eval_max_steps))
     seeds = eval_seeds(seed, positive("episodes", episodes))

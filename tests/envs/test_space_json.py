@@ -22,6 +22,7 @@ SPACES = [
     spaces.MultiBinary(5),
     spaces.MultiBinary([2, 3]),
     spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Tuple([spaces.Discrete(3)])}),
+    spaces.Dict(b=spaces.Discrete(2), a=spaces.Discrete(3)),  # keywords keep their order
 ]
 
 
