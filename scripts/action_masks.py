@@ -5,8 +5,9 @@
 
 Runs `rlmem train` with `env.action_mask=false` and `true` for every environment and seed, and
 prints a table: greedy returns on unseen seeds with the interval of `rlmem.runs.stats` (over
-episodes, for these runs) and those of each seed, and returns with sampled actions in the last tenth
-of the training. Finished runs in the folder `--runs` are not trained again.
+episodes, for these runs) and those of each seed, returns with sampled actions in the last tenth of
+the training, and the return of random (legal) actions. Finished runs in the folder `--runs` are not
+trained again.
 """
 
 from __future__ import annotations
@@ -19,10 +20,19 @@ from pathlib import Path
 from statistics import mean
 
 import numpy as np
+import torch
 from pages import publish
 from program import rlmem
+from torch import Tensor
 
+from rlmem import envs
+from rlmem.action_mask import ActionMask
+from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.seeding import eval_seeds
+from rlmem.policies import Act
+from rlmem.policies.heads import DiscreteLeaf
 from rlmem.runs import stats
+from rlmem.runs.evaluate import play_trials
 
 SETTINGS = ["core=gru", "algo=ppo", "total_steps=1000000", "num_envs=64", "eval_episodes=200"]
 
@@ -39,7 +49,8 @@ def main() -> None:
     rows = []
     for env, mask in product(args.env, ("false", "true")):
         runs = [train(args.runs, env, mask, seed, options) for seed in args.seeds]
-        rows.append({"env": env, "mask": "yes" if mask == "true" else "no", **summary(runs)})
+        row = {"env": env, "mask": "yes" if mask == "true" else "no", **summary(runs)}
+        rows.append(row | {"random actions": random_return(env, mask == "true")})
         print(*rows[-1].values(), sep=" | ", flush=True)
     command = " ".join(["rlmem train env=ENV env.action_mask=MASK seed=SEED", *options])
     publish(f"`{command}`, seeds {', '.join(map(str, args.seeds))}", rows, args.page)
@@ -66,6 +77,33 @@ def summary(runs: list[Path]) -> dict[str, str]:
         "sampled, each seed": ", ".join(f"{tail:.3f}" for tail in tails),
         "steps": f"{results[0]['step']:,}",
     }
+
+
+class Random:
+    """A player of uniformly random (legal) actions."""
+
+    def __init__(self, env: VecEnv) -> None:
+        self.mask = ActionMask.find(env.observation_space, env.action_space)
+        self.leaf = DiscreteLeaf(env.action_space["action"])
+
+    def initial_state(self, batch_size: int) -> None:
+        """There is none."""
+
+    def act(self, obs: Tensors, state: None, start: Tensor, deterministic: bool = False) -> Act:
+        """A random action for each observation."""
+        legal = None if self.mask is None else self.mask(obs)["action"]
+        dist = self.leaf(torch.zeros(len(start), self.leaf.size), legal)
+        return Act({"action": dist.sample()}, state)
+
+
+def random_return(env: str, mask: bool) -> str:
+    """The mean return of random (legal) actions, with its interval over 2,000 episodes."""
+    torch.manual_seed(0)
+    seeds = eval_seeds(0, 2000)
+    played = play_trials(
+        Random, lambda count: envs.make(env, num_envs=count, action_mask=mask), seeds, False
+    )
+    return str(stats.estimate(stats.mean, played.T))
 
 
 def _last_tenth(run: Path) -> float:
