@@ -252,7 +252,7 @@ def _equal(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(_equal, a, b))
-    return a is b or np.array_equal(np.asarray(a), np.asarray(b))
+    return a is b or np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
 
 
 def _space(env: Any, name: str) -> gym.Space:
