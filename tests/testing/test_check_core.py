@@ -104,6 +104,15 @@ class NarrowState(Average):
         return h, h
 
 
+class Hoards(Average):
+    """All past inputs, outside of the state."""
+
+    def update(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        self.past = [*getattr(self, "past", []), x]
+        y, h = super().update(x, state)
+        return y + torch.stack(self.past).mean(), h
+
+
 class Crashes(Average):
     """An error of the core itself."""
 
@@ -121,6 +130,7 @@ BROKEN = {
     KeepsTheRow: "a state does not hold the memory of its row",
     Explodes: "very long rows stay finite",
     NarrowState: "results in half precision are near those in float32",
+    Hoards: "memory use of a step is constant in time",
     Crashes: "rows may have any length",
 }
 
