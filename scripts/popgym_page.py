@@ -22,6 +22,8 @@ from rlmem.runs.scores import PUBLISHED
 
 FILES = RESULTS / "popgym"
 PAGE = RESULTS.parent / "popgym.md"
+# A claim needs as many seeds as the published scores have.
+SEEDS = 3
 
 
 def main() -> None:
@@ -68,24 +70,27 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[str]:
-    """How many published cells are reached, by the best core of each."""
-    best: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(dict)
-    for name in ("mmer", "greedy_return"):
-        groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-        for row in rows:
-            groups[row["env"], row["difficulty"], row["core"]].append(row[name])
-        for (env, level, _), values in groups.items():
-            best[env, level].setdefault(name, []).append(sum(values) / len(values))
+    """The number of published cells that the best core of each reaches, with three seeds."""
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for row in rows:
+        groups[row["env"], row["difficulty"]].setdefault(row["core"], []).append(row)
     lines = []
-    for name, title in (("mmer", "MMER"), ("greedy_return", "Greedy return")):
-        reached = [
-            (env, level)
-            for env, levels in PUBLISHED.items()
-            for level, published in levels.items()
-            if best[env, level]
-            and max(best[env, level][name]) >= published.best - bench_results.ROUNDING
-        ]
-        lines.append(f"{title} at or above the best published memory: {len(reached)} of 24 cells.")
+    for name, title in (("greedy_return", "Greedy return"), ("mmer", "MMER")):
+        reached = [0, 0]  # with three seeds, and with fewer
+        for env, levels in PUBLISHED.items():
+            for level, published in levels.items():
+                least = published.best - bench_results.ROUNDING
+                seeds = [
+                    len(runs)
+                    for runs in groups[env, level].values()
+                    if sum(run[name] for run in runs) / len(runs) >= least
+                ]
+                if seeds:
+                    reached[max(seeds) < SEEDS] += 1
+        lines.append(
+            f"{title} at or above the best published memory: {reached[0]} of 24 cells with three "
+            f"seeds, {reached[1]} more with fewer."
+        )
     return lines
 
 
