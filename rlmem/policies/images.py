@@ -192,6 +192,8 @@ class Convolutions(ImageModule):
         """The sum of the channels' embeddings in each cell."""
         assert self.symbols is not None
         index = rows.movedim(1, -1).long() + self.offsets
+        if torch.compiler.is_exporting():  # ONNX has no sums of embeddings
+            return self.symbols(index).sum(dim=-2).movedim(-1, 1)
         cells = F.embedding_bag(index.flatten(0, -2), self.symbols.weight, mode="sum")
         return cells.unflatten(0, index.shape[:-1]).movedim(-1, 1)
 

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from rlmem import cores
 from rlmem.errors import UsageError
+from rlmem.policies import encoders
+from rlmem.policies.normalizer import normalizers
 from rlmem.runs.agent import Agent, AgentSpec
 from rlmem.runs.export.formats import onnx_program
 from rlmem.runs.export.program import output_names, trace
@@ -217,6 +219,38 @@ def critic_case() -> None:
     assert [field.name for field in step.inputs] == ["obs", "start", "state.0"]
 
 
+def encoder_case() -> None:
+    """Encoders and statistics are inside of the program; leaves for the critic are no inputs."""
+    space = spaces.Dict(
+        {
+            "camera": NESTED["camera"],
+            "wide": spaces.Box(-np.inf, np.inf, ()),
+            "cells": spaces.Box(0, 255, (5, 5, 2), np.uint8),
+            "privileged": spaces.Box(-1, 1, (3,)),
+        }
+    )
+    for encoder in encoders.names():
+        separate = encoder == "default"
+        agent = make_agent(
+            "ppo", space, spaces.Discrete(4), encoder=encoder, separate_critic=separate
+        )
+        obs = {
+            "obs.camera": torch.randint(256, (ROWS, 24, 24, 3), dtype=torch.uint8),
+            "obs.wide": 5000 + 1000 * torch.randn(ROWS),
+            "obs.cells": torch.randint(256, (ROWS, 5, 5, 2), dtype=torch.uint8),
+        }
+        (normalizer,) = normalizers(agent.policy.encoder)
+        normalizer.observe({"obs.wide": 4000 + 2000 * torch.randn(100)})
+        step, runs = exported(agent)
+        given = obs | {"start": torch.ones(ROWS, dtype=torch.bool)}
+        state = "state.0" if separate else "state"
+        assert {field.name for field in step.inputs} == {*given, state}
+        want, _ = agent.act(obs, agent.policy.initial_state(ROWS), given["start"])
+        for form, run in runs.items():
+            outputs = Memory(step, run, ROWS)(given)
+            close(outputs["action"], want["action"], f"{form}: action of {encoder}")
+
+
 def folded_case() -> None:
     """Weights are folded: the graph computes nothing that its inputs do not change."""
     program, _ = trace(make_agent("ppo", VECTOR, spaces.Discrete(4), core="s5"), True)
@@ -300,6 +334,7 @@ CASES: dict[str, Callable[..., None]] = {
     "algo": algo_case,
     "sampled": sampled_case,
     "critic": critic_case,
+    "encoder": encoder_case,
     "folded": folded_case,
     "real": real_case,
     "unknown": unknown_case,
