@@ -69,7 +69,13 @@ def record(form: str, folder: Path) -> None:
     recorder.close()
 
 
-@pytest.mark.parametrize("form", FORMS)
+MAIN_FORMS = ("discrete", "nested", "hybrid")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [form if form in MAIN_FORMS else pytest.param(form, marks=pytest.mark.slow) for form in FORMS],
+)
 @pytest.mark.parametrize("name", algos.names())
 def test_no_algorithm_takes_an_illegal_action(name: str, form: str, tmp_path: Path):
     if form == "hybrid" and name in DISCRETE_ONLY:

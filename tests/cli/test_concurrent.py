@@ -58,7 +58,7 @@ def test_runs_of_the_same_second_have_their_own_folders() -> None:
     runs = [name, *(name.with_name(f"{name.name}-{number}") for number in (2, 3, 4))]
     assert sorted(Path("runs/popgym-repeat/gru").iterdir()) == sorted(runs)
     printed = {
-        Path(out.rsplit(": ", 1)[1].strip()): size
+        Path(out.rsplit("run=", 1)[1].strip()): size
         for (_, out, _), size in zip(done, sizes, strict=True)
     }
     assert set(printed) == set(runs)

@@ -161,7 +161,7 @@ def test_bad_options_of_eval(arguments: str, message: str, error_line: Callable[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "missing command: train, eval, play, show, check, list"),
+        ("", "missing command: train, eval, play, show, check, export, bench, compare"),
         ("trian", "unknown command 'trian'; did you mean train?"),
         ("help trian", "unknown command 'trian'; did you mean train?"),
         ("train --help core=fmm", "unknown core 'fmm'; did you mean ffm"),

@@ -66,6 +66,7 @@ def test_sweeps_lists_and_quotes_keep_their_meaning(home: Path) -> None:
     assert values == ["läufe/a", f"{home}/b", "c d"]
     (several,) = readable(["run=[läufe/a,~/b]"])
     assert parser.parse_override(several).value() == ["läufe/a", f"{home}/b"]
+    assert readable(["to=~/a.onnx"]) == [f"to='{home}/a.onnx'"]
     assert readable(["out=null", "run='a,b'", "run=[]", "run=glob(*)", "core=gru", "seed=["]) == [
         "out=null",
         "run='a,b'",
@@ -90,7 +91,9 @@ def test_interpolations_are_resolved(trained: list[DictConfig]) -> None:
     assert trained[0].run_dir == "läufe/gru-0"
 
 
-@pytest.mark.parametrize("key", [key for key in PATHS if key not in ("hydra.sweep.dir", "resume")])
+@pytest.mark.parametrize(
+    "key", [key for key in PATHS if key not in ("hydra.sweep.dir", "resume", "to")]
+)
 def test_home_is_expanded(
     key: str, home: Path, monkeypatch: pytest.MonkeyPatch, trained: list[DictConfig]
 ) -> None:
@@ -125,7 +128,7 @@ def test_a_whole_run_under_home(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["play", "run=~/läufe/x"]) == 0
     capsys.readouterr()
     assert main(["train", "resume=~/läufe/x", "total_steps=384"]) == 0
-    assert capsys.readouterr().out.endswith(f": {home}/läufe/x\n")
+    assert capsys.readouterr().out.endswith(f"rlmem play run='{home}/läufe/x'\n")
     assert checkpoint.steps(home / "läufe/x")[-1] == 384
     assert json.loads((home / "läufe/x/eval.json").read_text())["step"] == 384
     assert not list(Path().glob("~*"))

@@ -109,10 +109,10 @@ def test_check_of_an_environment_without_faults(capsys: pytest.CaptureFixture[st
     assert main(["check", "env=tests.envs.test_checks:Masked"]) == 0
     found = rows(capsys.readouterr().out)
     assert found["observations"] == [
-        "obs.action_mask: MultiBinary with 5 entries → one-hot, 10 inputs",
         "obs.image: uint8 HWC grid 3x3x1 → small convolution",
         "obs.kind: Discrete → one-hot, 3 inputs",
         "obs.vector: float32 vector of 2 → 2 inputs, not scaled",
+        "obs.action_mask: mask of 5 values of action → legal actions, not an input",
     ]
     assert found["action mask"] == ["obs['action_mask']"]
     assert found["rewards"] == ["0.5 to 0.5 a step"]

@@ -64,6 +64,8 @@ for name in sys.argv[4:]:
             problem = f"{type(e).__name__}: {e}"[:1500]
         print(json.dumps([f"{name}.{method}", problem]), flush=True)
 """
+# One core for each operator.
+MAIN = ["deltanet", "ffm", "gru", "mlstm", "titans", "transformer_xl"]
 COMPILE, EXPORT = (
     "torch_compile_traces_it_as_one_graph",
     "exported_programs_take_any_number_of_rows",
@@ -73,14 +75,16 @@ COMPILE, EXPORT = (
 @pytest.mark.parametrize(
     ("law", "methods", "options", "names"),
     [
-        (EXPORT, "step", {}, NAMES),
-        # One core for each operator whose form depends on the shape.
-        (EXPORT, "scan", {}, ["deltanet", "ffm", "gru", "mlstm", "s6", "transformer_xl"]),
-        (COMPILE, "scan", {}, NAMES),
+        pytest.param(EXPORT, "step", {}, NAMES, marks=pytest.mark.slow),
+        (EXPORT, "step scan", {}, MAIN),
+        (COMPILE, "scan", {}, MAIN),
+        pytest.param(COMPILE, "scan", {}, NAMES, marks=pytest.mark.slow),
         # `step` is plain torch: no operator of ours to trace.
-        (COMPILE, "step", {"backend": "eager"}, NAMES),
+        pytest.param(COMPILE, "step", {"backend": "eager"}, NAMES, marks=pytest.mark.slow),
         (COMPILE, "step scan", {"dtype": "bfloat16"}, ["gru", "titans"]),
-        (COMPILE, "step scan", {"backend": "inductor"}, ["lru"]),
+        pytest.param(
+            COMPILE, "step scan", {"backend": "inductor"}, ["lru"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_traced_law(law: str, methods: str, options: dict[str, str], names: list[str]) -> None:

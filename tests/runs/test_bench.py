@@ -181,6 +181,7 @@ def trained(root: Path) -> Iterator[tuple[str, int]]:
         yield path.parent.name, bench.last_step(path.parent) or 0
 
 
+@pytest.mark.slow
 def test_kill_9_three_times_changes_no_result(tmp_path: Path, command: list[str]) -> None:
     for _ in range(3):
         before = dict(trained(tmp_path / "b"))

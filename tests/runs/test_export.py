@@ -16,16 +16,21 @@ from tests.cores.common import NAMES
 from tests.runs.exported import ALGOS, CASES, VECTOR, make_agent
 
 ROOT = Path(__file__).parents[2]
+# Cores with complex, integer and several states.
+FEW = ["ffm", "gru", "stack", "transformer_xl"]
 # In groups: each is a process, which first imports torch and its exporter.
-GROUPS = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
-GROUPS += [
-    [f"algo:{name}" for name in ALGOS],
+GROUPS = [
+    [*(f"core:{name}" for name in FEW), "any-batch:ffm", "algo:ppo", "algo:sac"],
     [kind for kind in CASES if kind not in ("core", "any-batch", "algo")],
-    # Cores with different operators, complex and integer states, several leaves, options.
-    ["any-batch:ffm", "any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
+]
+MORE = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
+MORE += [
+    [f"algo:{name}" for name in ALGOS],
+    ["any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
     ["core:mingru:gate=complex", "core:s5:discretization=bilinear", "core:lmu:hippo=legs"],
     ["core:titans:use=context"],
 ]
+GROUPS += [pytest.param(cases, marks=pytest.mark.slow) for cases in MORE]
 
 
 @pytest.mark.parametrize("cases", GROUPS, ids=lambda cases: cases[0])

@@ -257,4 +257,6 @@ assert len(report.outcomes) == int(sys.argv[1])
     )
     assert done.stdout.startswith("laws of elman: all hold\n"), done.stderr
     assert re.search(r"^  exported programs take any number of rows +holds$", done.stdout, re.M)
-    assert not done.stderr
+    # The profiler may trace its start on stderr.
+    lines = done.stderr.splitlines()
+    assert not [line for line in lines if not line.startswith("USDT:")]

@@ -37,6 +37,7 @@ def ends(values: list[float]) -> tuple[float, float]:
     return sum(values[:some]) / some, sum(values[-some:]) / some
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_dqn_balances_a_pole_without_velocities() -> None:
     curves = example("dqn").train("gru", steps=20_480, every=0)
@@ -55,6 +56,7 @@ def test_ppo_recalls_earlier_cards() -> None:
     assert left < 0.9 * begun
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_sac_lifts_a_pendulum_without_velocity() -> None:
     curves = example("sac").train("s5", steps=10_000, every=0)
@@ -63,22 +65,23 @@ def test_sac_lifts_a_pendulum_without_velocity() -> None:
     assert left < 0.8 * begun
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_ppo_learns_with_two_collector_processes() -> None:
     """In a separate process, which is killed if a worker hangs."""
-    options = {"core": "ffm", "workers": 2, "steps": 19_584, "every": 1}
+    options = {"core": "ffm", "workers": 2, "steps": 39_168, "every": 1}
     command = [sys.executable, str(EXAMPLES / "torchrl_ppo.py")]
     command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = re.findall(r"^batch \d+: return (\S+), loss (\S+)$", done.stdout, re.M)
-    assert len(lines) == 6
+    assert len(lines) == 12
     (first, begun), (last, left) = (
         [float(word) for word in line] for line in lines[:: len(lines) - 1]
     )
     assert first < -0.4
-    assert last > first + 0.02
+    assert last > first + 0.05
     assert left < 0.9 * begun
 
 
