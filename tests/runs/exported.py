@@ -210,11 +210,60 @@ def sampled_case() -> None:
         assert z.T.corrcoef()[0, 1].abs() < 0.03, form
 
 
+def mask_case(name: str, joint: int = 0) -> None:
+    """Actions are legal, and those of `agent.act`; the mask is an input."""
+    mask = spaces.Box(0, 1, (3, 2), np.int8) if joint else spaces.MultiBinary(5)
+    obs_space = spaces.Dict({"seen": VECTOR, "action_mask": mask})
+    history = ALGOS[name][1] and ONE
+    agent = make_agent(name, obs_space, spaces.MultiDiscrete([3, 2]), history)
+    step, runs = exported(agent, batch=1)
+    forms = {form: Memory(step, run, 1) for form, run in runs.items()}
+    inputs = {field.name for field in step.inputs if not field.name.startswith("state")}
+    assert "obs.action_mask" in inputs
+    for t in range(30):
+        places = np.random.rand(*mask.shape) < 0.4  # noqa: NPY002
+        if joint:
+            places[t % 3, t % 2] = True
+        else:
+            places[[t % 3, 3 + t % 2]] = True
+        obs = {"seen": obs_space["seen"].sample(), "action_mask": places.astype(np.int8)}
+        want = agent.act(obs, reward=0.5)
+        assert places[tuple(want)] if joint else places[want[0]] and places[3 + want[1]]
+        given = dict(leaves("obs", obs)) | {"start": np.array(t == 0), "reward": np.float32(0.5)}
+        batch = {key: torch.from_numpy(np.array(x)[None]) for key, x in given.items()}
+        for form, memory in forms.items():
+            outputs = memory({key: batch[key] for key in inputs})
+            close(outputs["action"][0], torch.from_numpy(want), f"{form}: action of {t}")
+
+
+def normalized_case() -> None:
+    """Statistics of the observations are part of the step."""
+    space = spaces.Box(-1e4, 1e4, (3,), np.float32)
+    agent = make_agent("ppo", space, spaces.Discrete(4), normalize_obs=True)
+    normalizer = agent.policy.encoder.normalizer
+    assert normalizer is not None
+    normalizer.update(500 + 1000 * torch.randn(100, 3))
+    step, runs = exported(agent, batch=ROWS)
+    forms = {form: Memory(step, run, ROWS) for form, run in runs.items()}
+    state, start = agent.policy.initial_state(ROWS), torch.ones(ROWS, dtype=torch.bool)
+    for _ in range(20):
+        obs = 500 + 1000 * torch.randn(ROWS, 3)
+        want = agent.policy.act({"obs": obs}, state, start, True)
+        for form, memory in forms.items():
+            outputs = memory({"obs": obs, "start": start})
+            close(outputs["action"], want.action["action"], f"{form}: action")
+            close(outputs["logits"], want.outputs()["logits"], f"{form}: logits")
+        state, start = want.state, torch.zeros_like(start)
+
+
 def critic_case() -> None:
-    """The memory of the critic, which no action depends on, is not exported."""
+    """Leaves and memory that only the critic reads are not exported."""
     agent = make_agent("ppo", VECTOR, spaces.Discrete(4), separate_critic=True)
-    step, _ = exported(agent)
+    step, _ = exported(agent, batch=1)
     assert [field.name for field in step.inputs] == ["obs", "start", "state.0"]
+    space = spaces.Dict({"seen": VECTOR, "privileged": spaces.Box(-1, 1, (2,))})
+    step, _ = exported(make_agent("ppo", space, spaces.Discrete(4)), batch=1)
+    assert [field.name for field in step.inputs] == ["obs.seen", "start", "state"]
 
 
 def folded_case() -> None:
@@ -298,6 +347,8 @@ CASES: dict[str, Callable[..., None]] = {
     "core": core_case,
     "any-batch": any_batch_case,
     "algo": algo_case,
+    "mask": mask_case,
+    "normalized": normalized_case,
     "sampled": sampled_case,
     "critic": critic_case,
     "folded": folded_case,

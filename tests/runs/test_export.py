@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 GROUPS = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
 GROUPS += [
     [f"algo:{name}" for name in ALGOS],
-    [kind for kind in CASES if kind not in ("core", "any-batch", "algo")],
+    [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask")],
+    ["mask:ppo:joint=1", "mask:r2d2", "mask:amago", "mask:dt"],
     # Cores with different operators, complex and integer states, several leaves, options.
     ["any-batch:ffm", "any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
     ["core:mingru:gate=complex", "core:s5:discretization=bilinear", "core:lmu:hippo=legs"],
