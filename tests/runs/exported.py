@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from gymnasium import spaces
@@ -26,114 +24,21 @@ from rlmem import cores
 from rlmem.errors import UsageError
 from rlmem.policies import encoders
 from rlmem.policies.normalizer import normalizers
-from rlmem.runs.agent import Agent, AgentSpec
-from rlmem.runs.export.formats import onnx_program
-from rlmem.runs.export.program import output_names, trace
+from rlmem.runs.export.program import trace
 from rlmem.runs.export.real import RealForm
-from rlmem.runs.export.step import Step, named, real
-
-Tensors = dict[str, Tensor]
-Run = Callable[[Tensors], Tensors]
-
-ROWS, STEPS, TOLERANCE = 3, 200, 1e-5
-VECTOR = spaces.Box(-1, 1, (3,), np.float32)
-NESTED = spaces.Dict(
-    {
-        "camera": spaces.Box(0, 255, (24, 24, 3), np.uint8),
-        "board": spaces.Box(0, 4, (5, 5), np.int64),
-        "pair": spaces.Tuple([spaces.Discrete(3, start=5), spaces.Box(-1e3, 1e3, (2, 2))]),
-        "bits": spaces.MultiBinary((2, 3)),
-        "wide": spaces.Box(-np.inf, np.inf, (), np.float64),
-    }
+from rlmem.runs.export.step import named, real
+from tests.runs.export_agents import (
+    ALGOS,
+    NESTED,
+    ROWS,
+    STEPS,
+    VECTOR,
+    Memory,
+    Tensors,
+    close,
+    exported,
+    make_agent,
 )
-HYBRID = spaces.Dict(
-    {
-        "gear": spaces.Discrete(3, start=2),
-        "wheel": spaces.Box(-2, 2, (2, 1)),
-        "force": spaces.Box(np.array([-np.inf, 0]), np.array([np.inf, 5]), dtype=np.float64),
-    }
-)
-BUTTONS = spaces.Tuple([spaces.MultiDiscrete([3, 2], start=[1, 0]), spaces.MultiBinary((1, 2))])
-ONE, TRIALS = ({"episodes": n, "horizon": n, "stop_returns": False} for n in (1, 3))
-# Algorithm, action space, history.
-ALGOS: dict[str, tuple[gym.Space, dict[str, Any] | None]] = {
-    "ppo": (HYBRID, {}),
-    "pqn": (BUTTONS, None),
-    "r2d2": (BUTTONS, None),
-    "sac": (HYBRID, None),
-    "amago": (HYBRID, TRIALS),
-    "dt": (HYBRID, ONE),
-    "ad": (BUTTONS, TRIALS),
-}
-
-
-def make_agent(
-    algo: str,
-    obs: gym.Space,
-    action: gym.Space,
-    history: dict[str, Any] | None = None,
-    **policy: Any,
-) -> Agent:
-    """An agent with weights as after training."""
-    torch.manual_seed(1)
-    spec = AgentSpec(algo, {"hidden_size": 16, "core": "gru", **policy}, obs, action, history)
-    agent = Agent(spec.make_policy(), spec, torch.device("cpu"))
-    with torch.no_grad():
-        for parameter in agent.policy.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return agent
-
-
-def exported(
-    agent: Agent, deterministic: bool = True, batch: int | None = None
-) -> tuple[Step, dict[str, Run]]:
-    """The step's description, and its two forms as functions."""
-    program, step = trace(agent, deterministic, batch)
-    foreign = {
-        str(node.target)
-        for node in program.graph.nodes
-        if getattr(node.target, "namespace", "aten") not in ("aten", "higher_order")
-    }
-    assert not foreign, f"operators that are not torch's own: {foreign}"
-    module = program.module()
-    model = onnx_program(program, step).model_proto.SerializeToString()
-    names = output_names(program)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options)
-
-    def onnx(given: Tensors) -> Tensors:
-        results = session.run(names, {name: x.numpy() for name, x in given.items()})
-        return {name: torch.from_numpy(x) for name, x in zip(names, results, strict=True)}
-
-    return step, {"pt2": lambda given: module(given), "onnx": onnx}
-
-
-class Memory:
-    """A form of a step that keeps the state: call it with the other inputs."""
-
-    def __init__(self, step: Step, run: Run, rows: int) -> None:
-        self.run = run
-        example = step.example(rows)
-        # Not zeros: the first step has `start` and forgets them.
-        self.state = {
-            name: torch.full_like(x, 7) for name, x in example.items() if name.startswith("state")
-        }
-
-    def __call__(self, given: Tensors) -> Tensors:
-        outputs = self.run(given | self.state)
-        self.state = {name: outputs.pop(f"next_{name}") for name in self.state}
-        return outputs
-
-
-def close(got: Tensor, want: Tensor, what: str) -> None:
-    """Fail if integers differ, or numbers by more than the tolerance of the largest."""
-    assert got.shape == want.shape, f"{what}: {list(got.shape)} is not {list(want.shape)}"
-    assert got.dtype == want.dtype, f"{what}: {got.dtype} is not {want.dtype}"
-    scale = want.double().nan_to_num(posinf=0, neginf=0).abs().amax() if want.numel() else 0
-    error = torch.where(got == want, 0, (got.double() - want.double()).abs())
-    allowed = TOLERANCE * max(1.0, float(scale)) if want.is_floating_point() else 0
-    assert (error <= allowed).all(), f"{what}: off by {error.max():.1e}"
 
 
 def core_case(name: str, batch: int | None = ROWS, **core_options: Any) -> None:
@@ -212,11 +117,60 @@ def sampled_case() -> None:
         assert z.T.corrcoef()[0, 1].abs() < 0.03, form
 
 
+def mask_case(name: str, joint: int = 0) -> None:
+    """Actions are legal, and those of `agent.act`; the mask is an input."""
+    mask = spaces.Box(0, 1, (3, 2), np.int8) if joint else spaces.MultiBinary(5)
+    obs_space = spaces.Dict({"seen": VECTOR, "action_mask": mask})
+    history = ALGOS[name][1] and ONE
+    agent = make_agent(name, obs_space, spaces.MultiDiscrete([3, 2]), history)
+    step, runs = exported(agent, batch=1)
+    forms = {form: Memory(step, run, 1) for form, run in runs.items()}
+    inputs = {field.name for field in step.inputs if not field.name.startswith("state")}
+    assert "obs.action_mask" in inputs
+    for t in range(30):
+        places = np.random.rand(*mask.shape) < 0.4  # noqa: NPY002
+        if joint:
+            places[t % 3, t % 2] = True
+        else:
+            places[[t % 3, 3 + t % 2]] = True
+        obs = {"seen": obs_space["seen"].sample(), "action_mask": places.astype(np.int8)}
+        want = agent.act(obs, reward=0.5)
+        assert places[tuple(want)] if joint else places[want[0]] and places[3 + want[1]]
+        given = dict(leaves("obs", obs)) | {"start": np.array(t == 0), "reward": np.float32(0.5)}
+        batch = {key: torch.from_numpy(np.array(x)[None]) for key, x in given.items()}
+        for form, memory in forms.items():
+            outputs = memory({key: batch[key] for key in inputs})
+            close(outputs["action"][0], torch.from_numpy(want), f"{form}: action of {t}")
+
+
+def normalized_case() -> None:
+    """Statistics of the observations are part of the step."""
+    space = spaces.Box(-1e4, 1e4, (3,), np.float32)
+    agent = make_agent("ppo", space, spaces.Discrete(4), normalize_obs=True)
+    normalizer = agent.policy.encoder.normalizer
+    assert normalizer is not None
+    normalizer.update(500 + 1000 * torch.randn(100, 3))
+    step, runs = exported(agent, batch=ROWS)
+    forms = {form: Memory(step, run, ROWS) for form, run in runs.items()}
+    state, start = agent.policy.initial_state(ROWS), torch.ones(ROWS, dtype=torch.bool)
+    for _ in range(20):
+        obs = 500 + 1000 * torch.randn(ROWS, 3)
+        want = agent.policy.act({"obs": obs}, state, start, True)
+        for form, memory in forms.items():
+            outputs = memory({"obs": obs, "start": start})
+            close(outputs["action"], want.action["action"], f"{form}: action")
+            close(outputs["logits"], want.outputs()["logits"], f"{form}: logits")
+        state, start = want.state, torch.zeros_like(start)
+
+
 def critic_case() -> None:
-    """The memory of the critic, which no action depends on, is not exported."""
+    """Leaves and memory that only the critic reads are not exported."""
     agent = make_agent("ppo", VECTOR, spaces.Discrete(4), separate_critic=True)
-    step, _ = exported(agent)
+    step, _ = exported(agent, batch=1)
     assert [field.name for field in step.inputs] == ["obs", "start", "state.0"]
+    space = spaces.Dict({"seen": VECTOR, "privileged": spaces.Box(-1, 1, (2,))})
+    step, _ = exported(make_agent("ppo", space, spaces.Discrete(4)), batch=1)
+    assert [field.name for field in step.inputs] == ["obs.seen", "start", "state"]
 
 
 def encoder_case() -> None:
@@ -332,6 +286,8 @@ CASES: dict[str, Callable[..., None]] = {
     "core": core_case,
     "any-batch": any_batch_case,
     "algo": algo_case,
+    "mask": mask_case,
+    "normalized": normalized_case,
     "sampled": sampled_case,
     "critic": critic_case,
     "encoder": encoder_case,

@@ -13,7 +13,8 @@ from gymnasium import spaces
 
 from rlmem.errors import UsageError
 from tests.cores.common import NAMES
-from tests.runs.exported import ALGOS, CASES, VECTOR, make_agent
+from tests.runs.export_agents import ALGOS, VECTOR, make_agent
+from tests.runs.exported import CASES
 
 ROOT = Path(__file__).parents[2]
 # Cores with complex, integer and several states.
@@ -21,12 +22,13 @@ FEW = ["ffm", "gru", "stack", "transformer_xl"]
 # In groups: each is a process, which first imports torch and its exporter.
 GROUPS = [
     [*(f"core:{name}" for name in FEW), "any-batch:ffm", "algo:ppo", "algo:sac"],
-    [kind for kind in CASES if kind not in ("core", "any-batch", "algo")],
+    [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask")],
 ]
 MORE = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
 MORE += [
     [f"algo:{name}" for name in ALGOS],
     ["any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
+    ["mask:ppo:joint=1", "mask:r2d2", "mask:amago", "mask:dt"],
     ["core:mingru:gate=complex", "core:s5:discretization=bilinear", "core:lmu:hippo=legs"],
     ["core:titans:use=context"],
 ]
