@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rlmem.algos import NonFiniteLoss
-from rlmem.algos.optimizer import ClippedAdam
+from rlmem.algos.optimizer import ClippedAdam, PlainAdam
 
 
 def weights(*values: list[float]) -> list[nn.Parameter]:
@@ -45,3 +45,27 @@ def test_a_non_finite_gradient_changes_no_weight(which: int) -> None:
         )
     for parameter, old in zip(parameters, before, strict=True):
         assert torch.equal(parameter, old)
+
+
+def test_plain_adam_is_torch_s_adam_in_every_bit() -> None:
+    networks = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    kinds = (torch.optim.Adam, PlainAdam)
+    optimizers = [
+        kind(network.parameters(), lr=0.1, eps=1e-5, fused=True)
+        for kind, network in zip(kinds, networks, strict=True)
+    ]
+    for step in range(5):
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            x = torch.arange(6.0).reshape(2, 3) - step
+            network(x).square().sum().backward()
+            optimizer.step()
+            if step == 2:
+                optimizer.load_state_dict(optimizer.state_dict())
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one, other)
+    one, other = (optimizer.state_dict() for optimizer in optimizers)
+    assert one["param_groups"] == other["param_groups"]
+    for key, moments in one["state"].items():
+        assert all(torch.equal(each, other["state"][key][name]) for name, each in moments.items())

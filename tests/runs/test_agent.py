@@ -20,6 +20,7 @@ from rlmem.envs.base import VecEnv
 from rlmem.envs.gym_env import GymVecEnv
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError
+from rlmem.runs import checkpoint
 from rlmem.runs.agent import Agent, AgentSpec
 
 ROOT = Path(__file__).parents[2]
@@ -120,6 +121,40 @@ def test_an_agent_of_trials_reads_rewards_and_ends_of_episodes() -> None:
         acting.act(obs["obs"][0].numpy())
 
 
+@pytest.mark.parametrize("algo", ["ppo", "pqn"])
+def test_values_are_those_of_the_critic_and_leave_the_memory_alone(algo: str) -> None:
+    env = envs.make("meta-dark-room", num_envs=1, episodes=2)
+    acting = agent(env, algo)
+    obs, state, start = env.reset([2]), acting.policy.initial_state(1), torch.tensor([True])
+    reward, ended = None, False
+    for _ in range(30):
+        inputs = obs["obs"][0].numpy()
+        with torch.no_grad():
+            step = acting.policy.act(obs, state, start, deterministic=True)
+            wanted = acting.policy.value(obs, state, start)  # type: ignore[attr-defined]
+        for _ in range(2):
+            given = acting.value(inputs, reward=reward, new_episode=ended)
+            assert (given, type(given)) == (wanted.item(), float)
+        assert torch.equal(acting.value(obs, state, start), wanted)
+        action = acting.act(inputs, reward=reward, new_episode=ended)
+        assert action == step.action["action"].item()
+        moved = env.step(step.action)
+        obs, state, start = moved.obs, step.state, moved.memory_reset
+        if start.item():
+            acting.reset()
+        reward, ended = moved.reward.item(), bool(moved.obs["previous_done"].item())
+
+
+def test_values_without_a_critic_are_one_line() -> None:
+    acting = agent(GymVecEnv([Nested]))
+    obs, _ = Nested().reset(seed=0)
+    with pytest.raises(UsageError, match="needs both state and start"):
+        acting.value({}, start=torch.tensor([True]))
+    for algo in ("sac", "amago"):
+        with pytest.raises(UsageError, match=f"'{algo}' has no value: it has no critic, or one th"):
+            agent(GymVecEnv([Nested]), algo).value(obs)
+
+
 def test_a_saved_file_is_the_same_agent(tmp_path: Path) -> None:
     first = agent(GymVecEnv([Nested]), core="s5", core_options={"ssm_size": 16})
     first.save(tmp_path / "agent.rlmem")
@@ -140,6 +175,9 @@ def test_a_damaged_file_is_one_line(tmp_path: Path, text: str) -> None:
         rlmem.load(tmp_path / "agent.rlmem")
     with pytest.raises(UsageError, match="neither a run folder nor an agent file"):
         rlmem.load(tmp_path / "nothing")
+    agent(GymVecEnv([Nested])).save(tmp_path / "agent.rlmem")
+    with pytest.raises(UsageError, match="one agent: it has no checkpoint 'best'"):
+        rlmem.load(tmp_path / "agent.rlmem", checkpoint="best")
 
 
 def test_evaluate_plays_unseen_seeds() -> None:
@@ -187,7 +225,7 @@ def test_a_run_folder_is_an_agent(options: list[str], tmp_path: Path) -> None:
     sizes = ["num_envs=4", "hidden_size=16", "total_steps=400", "eval_episodes=2"]
     sizes += ["algo.num_steps=20"] + ["algo.num_minibatches=2"] * ("algo=sac" not in options)
     train(f"run_dir={run}", *options, *sizes)
-    loaded = rlmem.load(run)
+    loaded = rlmem.load(run, checkpoint=checkpoint.steps(run)[-1])
     evaluated = rlmem.evaluate(loaded, options[0].removeprefix("env="), episodes=2)
     assert evaluated["returns"] == json.loads((run / "eval.json").read_text())["returns"]
 
