@@ -30,6 +30,7 @@ from rlmem.runs.export.step import named, real
 from tests.runs.export_agents import (
     ALGOS,
     NESTED,
+    ONE,
     ROWS,
     STEPS,
     VECTOR,
