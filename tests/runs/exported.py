@@ -33,6 +33,7 @@ from tests.runs.export_agents import (
     ONE,
     ROWS,
     STEPS,
+    TRIALS,
     VECTOR,
     Memory,
     Tensors,
