@@ -41,14 +41,16 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     _run(sys.executable, "-m", "venv", str(venv), cwd=venv)
     constraints = str(ROOT / "constraints.txt")
     pip = str(venv / "bin" / "pip")
-    _run(pip, "install", "-q", "-c", constraints, str(wheel), cwd=venv)
+    _run(pip, "install", "-q", "-c", constraints, f"{wheel}[train]", cwd=venv)
     return venv / "bin"
 
 
 def test_the_wheel_contains_only_the_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0].split("-")[0] for name in names} == {"rlmem"}
-    wanted = {n for n in _files("--cached", "rlmem") if n.endswith((".py", ".yaml", ".typed"))}
+    wanted = {
+        n for n in _files("--cached", "rlmem") if n.endswith((".py", ".yaml", ".typed", ".txt"))
+    }
     assert wanted - names == set()
     compiled = [name for name in names if name.endswith(".so")]
     if shutil.which("cc"):
