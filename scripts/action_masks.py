@@ -23,14 +23,10 @@ import numpy as np
 import torch
 from pages import publish
 from program import rlmem
-from torch import Tensor
 
 from rlmem import envs
-from rlmem.action_mask import ActionMask
-from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.meta.players import RandomPlayer
 from rlmem.envs.seeding import eval_seeds
-from rlmem.policies import Act
-from rlmem.policies.heads import DiscreteLeaf
 from rlmem.runs import stats
 from rlmem.runs.evaluate import play_trials
 
@@ -79,29 +75,12 @@ def summary(runs: list[Path]) -> dict[str, str]:
     }
 
 
-class Random:
-    """A player of uniformly random (legal) actions."""
-
-    def __init__(self, env: VecEnv) -> None:
-        self.mask = ActionMask.find(env.observation_space, env.action_space)
-        self.leaf = DiscreteLeaf(env.action_space["action"])
-
-    def initial_state(self, batch_size: int) -> None:
-        """There is none."""
-
-    def act(self, obs: Tensors, state: None, start: Tensor, deterministic: bool = False) -> Act:
-        """A random action for each observation."""
-        legal = None if self.mask is None else self.mask(obs)["action"]
-        dist = self.leaf(torch.zeros(len(start), self.leaf.size), legal)
-        return Act({"action": dist.sample()}, state)
-
-
 def random_return(env: str, mask: bool) -> str:
     """The mean return of random (legal) actions, with its interval over 2,000 episodes."""
     torch.manual_seed(0)
     seeds = eval_seeds(0, 2000)
     played = play_trials(
-        Random, lambda count: envs.make(env, num_envs=count, action_mask=mask), seeds, False
+        RandomPlayer, lambda count: envs.make(env, num_envs=count, action_mask=mask), seeds, False
     )
     return str(stats.estimate(stats.mean, played.T))
 

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
+from rlmem.envs.random_play import RandomLegal
 from rlmem.envs.spaces import ActionSpace, FlatSpace, Leaf
 from rlmem.envs.vectorization import EnvFn
 from rlmem.errors import UsageError
@@ -22,7 +23,6 @@ from rlmem.errors import UsageError
 RESET = "def reset(self, *, seed=None, options=None) must return obs, info"
 STEP = "def step(self, action) must return obs, reward, terminated, truncated, info"
 SEEDING = "draw all random numbers from self.np_random, after super().reset(seed=seed)"
-MASK = "action_mask"
 # Steps after which random play should have ended an episode, and steps that are compared.
 ENDLESS, COMPARED = 2_000, 60
 
@@ -68,7 +68,9 @@ class Copy:
         try:
             self.env = make()
             self.obs_space = FlatSpace("obs", _space(self.env, "observation_space"))
-            self.action_space = ActionSpace("action", _space(self.env, "action_space")).source
+            actions = ActionSpace("action", _space(self.env, "action_space"))
+            self.action_space = actions.source
+            self.legal = RandomLegal(self.obs_space, actions)
         except Exception as error:
             found.fault("make", _text(error))
             raise Broken from error
@@ -91,8 +93,7 @@ class Copy:
             result = result, {}
         obs, info = result
         self._check_obs(obs)
-        if MASK in info:
-            self.found.mask = f"info[{MASK!r}]"
+        self._see(obs, info)
         return obs
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:
@@ -111,7 +112,22 @@ class Copy:
         for name, flag in flags.items():
             if not isinstance(flag, bool | np.bool_):
                 self.found.fault(name, f"{name} is {_kind(flag)}, not True or False")
-        return obs, self._reward(reward), bool(np.all(terminated)), bool(np.all(truncated))
+        ended = bool(np.all(terminated)), bool(np.all(truncated))
+        if not any(ended):
+            self._see(obs, info)
+        return obs, self._reward(reward), *ended
+
+    def random_action(self, sample: Any) -> Any:
+        """`sample`, with random legal actions in its masked parts."""
+        return self.legal.of(sample)
+
+    def _see(self, obs: Any, info: Any) -> None:
+        """Read the mask of an observation to act on."""
+        try:
+            self.legal.read(obs, info if isinstance(info, Mapping) else {})
+        except UsageError as error:
+            self.found.fault("mask", f"{error} (step {self.time})")
+        self.found.mask = self.legal.place
 
     def close(self) -> None:
         """Close the environment."""
@@ -178,12 +194,11 @@ def _check_play(make: EnvFn, found: Findings, seconds: float) -> None:
     """Play random actions for some seconds; notes rewards, lengths and returns of episodes."""
     copy = Copy(make, found)
     copy.action_space.seed(0)
-    if any(leaf.path and leaf.path[-1] == MASK for leaf in copy.obs_space.leaves):
-        found.mask = f"obs[{MASK!r}]"
     copy.reset(0)
     total, longest, begun = 0.0, 0, time.monotonic()
     while time.monotonic() - begun < seconds:
-        _, reward, terminated, truncated = copy.step(copy.action_space.sample())
+        action = copy.random_action(copy.action_space.sample())
+        _, reward, terminated, truncated = copy.step(action)
         found.steps += 1
         total += reward
         found.rewards.append(reward)
@@ -228,12 +243,14 @@ def _record(copies: list[Copy], seed: int) -> list[list[Any]]:
     """
     space = copies[0].action_space
     space.seed(seed)
+    for each in copies:
+        each.legal.seed(seed)
     # Copied, because an environment may reuse its arrays.
     results = [[deepcopy(each.reset(seed + i))] for i, each in enumerate(copies)]
     for _ in range(COMPARED):
         action = space.sample()
         for each, result in zip(copies, results, strict=True):
-            step = deepcopy(each.step(action))
+            step = deepcopy(each.step(each.random_action(action)))
             ended = step[2] or step[3]
             result.append((*step, deepcopy(each.reset(None)) if ended else None))
     return results

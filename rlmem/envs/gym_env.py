@@ -125,8 +125,9 @@ class GymVecEnv:
 
     def _transition(self, step: BatchedStep) -> Transition:
         reward = refusals.as_float32("reward", step.reward, self.check_obs)
-        obs = self._tensors(step.obs, self._steps)
         done = step.terminated | step.truncated
+        over = None if step.starts is None else torch.from_numpy(done & ~step.starts)
+        obs = self._tensors(step.obs, self._steps, over)
         final_obs = obs if step.final_obs is None else self._scatter(obs, step.final_obs, done)
         return Transition(
             obs,
@@ -147,11 +148,16 @@ class GymVecEnv:
         index = torch.from_numpy(rows).to(self.device)
         return {key: leaf.index_copy(0, index, last[key]) for key, leaf in obs.items()}
 
-    def _tensors(self, columns: Columns, step: int | None = None) -> Tensors:
-        """Observations as tensors; `step` is their time step if the agent acts on them."""
+    def _tensors(
+        self, columns: Columns, step: int | None = None, over: Tensor | None = None
+    ) -> Tensors:
+        """Observations as tensors; `step` is their time step if the agent acts on them.
+
+        In the environments that are `over`, actions are ignored.
+        """
         tensors = self._obs.tensors(columns, self.check_obs)
         if self._mask_check and self.check_obs and step is not None:
-            self._mask_check(tensors, step)
+            self._mask_check(tensors, step, over)
         if self.device.type == "cpu":
             return tensors
         return {key: leaf.to(self.device) for key, leaf in tensors.items()}

@@ -83,7 +83,7 @@ def offered_mask(env: gym.Env) -> Space | None:
         except Exception:
             return None  # the first true reset says what is wrong
     mask = info.get(NAME) if isinstance(info, Mapping) else None
-    return None if mask is None else _space(mask)
+    return None if mask is None else mask_space(mask)
 
 
 def add_masks(env_fns: Sequence[EnvFn], mask: Space) -> list[EnvFn]:
@@ -95,11 +95,12 @@ def _masked(env_fn: EnvFn, mask: Space) -> gym.Env:
     return InfoMask(env_fn(), mask)
 
 
-def _space(mask: Any) -> Space:
+def mask_space(mask: Any) -> Space:
+    """The space of masks like this one: an array, or a dict or tuple of them."""
     if isinstance(mask, Mapping):
-        return Dict({key: _space(part) for key, part in mask.items()})
+        return Dict({key: mask_space(part) for key, part in mask.items()})
     if isinstance(mask, tuple):
-        return Tuple([_space(part) for part in mask])
+        return Tuple([mask_space(part) for part in mask])
     return Box(0, 1, np.shape(mask), np.uint8)
 
 

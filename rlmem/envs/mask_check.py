@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool
 
 from rlmem.action_mask import ActionMask
 from rlmem.envs.base import Spaces, Tensors
@@ -25,9 +26,16 @@ class MaskCheck:
         self.mask = mask
         self.first: torch.Tensor | None = None  # the first wrong step of each environment, or -1
 
-    def __call__(self, obs: Tensors, step: int) -> None:
-        """Check the observations after `step` steps; step 0 are those of a reset."""
+    def __call__(
+        self, obs: Tensors, step: int, over: Bool[torch.Tensor, "N"] | None = None
+    ) -> None:
+        """Check the observations after `step` steps; step 0 are those of a reset.
+
+        In the environments that are `over` the next action is ignored.
+        """
         none = self.mask.none_legal(obs)
+        if over is not None:
+            none = none & ~over
         if none.device.type in AT_ONCE:
             if none.any():
                 self._refuse(int(none.long().argmax()), step)

@@ -41,9 +41,9 @@ class _WithState(TensorEnv):
         assert isinstance(self, OffersState)
         hidden = FlatSpace(PRIVILEGED, self.hidden_space())
         self.observation_space = {**self.observation_space, **hidden.spaces}
-        if self._obs_check:
-            leaves = [*self._obs_check.leaves, *hidden.leaves]
-            self._obs_check = ObservationCheck(leaves, self.num_envs)
+        if check := self._obs_check:
+            leaves = [*check.leaves, *hidden.leaves]
+            self._obs_check = ObservationCheck(leaves, self.num_envs, check.values, check.mask)
 
     def observe(self, *state: Any) -> Tensors:
         """The observations and the hidden state."""

@@ -56,6 +56,10 @@ class MaskInInfo(Good):
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         return super().reset(seed=seed)[0], {"action_mask": np.ones(5, np.int8)}
 
+    def step(self, action: Any) -> Any:
+        *result, _ = super().step(action)
+        return (*result, {"action_mask": np.ones(5, np.int8)})
+
 
 class NoSpace(Good):
     observation_space = None  # type: ignore[assignment]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rlmem import envs
 from rlmem.action_mask import NAME
@@ -169,6 +170,37 @@ def test_taxi_of_gymnasium() -> None:
     for row in range(3):
         _, info = taxi.reset(seed=row)
         assert obs["obs.action_mask"][row].tolist() == info["action_mask"].tolist()
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_no_action_is_needed_after_the_end_in_a_given_vector_environment(
+    mode: AutoresetMode,
+) -> None:
+    # In the mode NEXT_STEP the agent acts once more, and the environment ignores it.
+    made = [lambda: Ends(), lambda: Ends()]
+    env = GymVecEnv(SyncVectorEnv(made, autoreset_mode=mode))
+    env.reset(0)
+    steps = [env.step({"action": torch.ones(2, dtype=torch.int64)}) for _ in range(12)]
+    assert sum(int(step.memory_reset.sum()) for step in steps) >= 4
+
+
+class Ends(gym.Env[Any, Any]):
+    """Episodes of three steps; the last observation allows no action."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Dict({"action_mask": spaces.MultiBinary(2), "x": spaces.Discrete(9)})
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.time += 1
+        return self._obs(), 0.0, self.time == 3, False, {}
+
+    def _obs(self) -> Any:
+        return {"action_mask": np.full(2, self.time < 3, np.int8), "x": self.time}
 
 
 class Locked(StateEnv[torch.Tensor]):

@@ -171,6 +171,19 @@ def test_spaces_and_dtypes() -> None:
     assert env.env.describe_obs(obs, 0) == "miss"
 
 
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("check_obs", [False, True])
+def test_masks_beside_the_hidden_state(name: str, check_obs: bool) -> None:
+    env = make(name, num_envs=2, privileged=True, check_obs=check_obs)
+    plain = make(name, num_envs=2)
+    assert {key for key in env.observation_space if key not in plain.observation_space}
+    obs, other = env.reset(0), plain.reset(0)
+    assert all(torch.equal(obs[key], leaf) for key, leaf in other.items())
+    inner: Any = env.env
+    assert inner._obs_check.mask is not None
+    assert inner._obs_check.values == check_obs
+
+
 def test_other_tasks_have_no_such_option() -> None:
     with pytest.raises(UsageError, match="unknown option of env 'popgym-repeat': 'action_mask'"):
         envs.make("popgym-repeat", num_envs=1, action_mask=True)

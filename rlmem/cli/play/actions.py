@@ -10,12 +10,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from rlmem.action_mask import ActionMask
 from rlmem.cli.play.describe import Describer
 from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.legal_actions import LegalActions
 from rlmem.errors import UsageError
 from rlmem.policies import Policy
-from rlmem.policies.heads import ILLEGAL, DiscreteLeaf, Joint
 
 # Called with an observation [1, ...] and whether it starts an episode; returns an action [1, ...].
 ActionSource = Callable[[Tensors, bool], Tensors]
@@ -41,33 +40,14 @@ class RandomActions:
 
     def __init__(self, env: VecEnv, seed: int) -> None:
         self.spaces = env.action_space
-        self.uniform = UniformLegal.find(env)
+        self.legal = LegalActions.find(env.observation_space, env.action_space)
         for space in self.spaces.values():
             space.seed(seed)
 
     def __call__(self, obs: Tensors, start: bool) -> Tensors:
         """The next sample of the action space."""
         action = _batch({key: space.sample() for key, space in self.spaces.items()})
-        return action if self.uniform is None else action | self.uniform(obs).sample()
-
-
-class UniformLegal:
-    """Uniform distributions over the legal actions of the masked leaves."""
-
-    def __init__(self, mask: ActionMask, env: VecEnv) -> None:
-        self.mask = mask
-        self.leaves = {key: DiscreteLeaf(env.action_space[key]) for key in mask.leaves}
-
-    @classmethod
-    def find(cls, env: VecEnv) -> UniformLegal | None:
-        """Those of an environment; None without a mask."""
-        mask = ActionMask.find(env.observation_space, env.action_space)
-        return None if mask is None else cls(mask, env)
-
-    def __call__(self, obs: Tensors) -> Joint:
-        """The distributions for an observation [1, ...]."""
-        legal, leaves = self.mask(obs), self.leaves.items()
-        return Joint({k: leaf(torch.zeros(1, leaf.size), legal[k]) for k, leaf in leaves})
+        return action if self.legal is None else action | self.legal.draw(obs)
 
 
 class HumanActions:
@@ -82,7 +62,7 @@ class HumanActions:
         self.names = describer.action_names()
         listed = [str(i) if name == str(i) else f"{i} {name}" for i, name in self.names.items()]
         self.allowed = ", ".join(listed) or " and ".join(map(str, self.spaces.values()))
-        self.uniform = UniformLegal.find(env)
+        self.legal = LegalActions.find(env.observation_space, env.action_space)
 
     def __call__(self, obs: Tensors, start: bool) -> Tensors:
         """The typed action."""
@@ -96,15 +76,15 @@ class HumanActions:
             if not line:
                 raise UsageError("the input ended before the episode did")
             try:
-                return self._legal(self.parse(line.strip()), obs)
+                return self._checked(self.parse(line.strip()), obs)
             except UsageError as error:
                 if not at_terminal:
                     raise
                 print(error)
 
-    def _legal(self, action: Tensors, obs: Tensors) -> Tensors:
+    def _checked(self, action: Tensors, obs: Tensors) -> Tensors:
         """The action itself; a `UsageError` if the mask forbids it."""
-        if self.uniform is not None and self.uniform(obs).log_prob(action).item() <= ILLEGAL / 2:
+        if self.legal is not None and not self.legal.allows(obs, action).item():
             raise UsageError(f"{self.describer.action(action)} is not legal now")
         return action
 

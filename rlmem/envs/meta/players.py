@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlmem import tree
 from rlmem.envs.base import Tensors, VecEnv
+from rlmem.envs.legal_actions import LegalActions
 from rlmem.envs.meta.task_distribution import SolvableTasks
 from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.errors import UsageError
@@ -42,10 +43,11 @@ class Player(ABC):
 
 
 class RandomPlayer(Player):
-    """Uniform random actions; standard normal ones in boxes without bounds."""
+    """Uniform random (legal) actions; standard normal ones in boxes without bounds."""
 
     def __init__(self, env: VecEnv) -> None:
         self.env = env
+        self.legal = LegalActions.find(env.observation_space, env.action_space)
 
     def act(
         self, obs: Tensors, state: Any, start: Bool[Tensor, "N"], deterministic: bool = False
@@ -53,7 +55,8 @@ class RandomPlayer(Player):
         """Samples of the action space."""
         rows, device = len(start), start.device
         spaces = self.env.action_space.items()
-        return Choice({key: _sample(space, rows, device) for key, space in spaces}, state)
+        action = {key: _sample(space, rows, device) for key, space in spaces}
+        return Choice(action if self.legal is None else action | self.legal.draw(obs), state)
 
 
 class Oracle(Player):
