@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import gymnasium as gym
 from jaxtyping import Bool
-from torch import Tensor, cat
+from torch import Generator, Tensor, cat, multinomial, stack
 
 from rlmem.discrete import categories
 from rlmem.errors import UsageError
@@ -110,6 +110,31 @@ class ActionMask:
                 none = empty if none is None else none | empty
         assert none is not None
         return none
+
+    def sample(
+        self,
+        obs: Mapping[str, Tensor],
+        action_space: Spaces,
+        generator: Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Uniform legal actions of the masked leaves for observations [N, ...]."""
+
+        def draw(mask: Tensor) -> Tensor:
+            return multinomial(mask.float(), 1, generator=generator).squeeze(-1)
+
+        actions = {}
+        for key, legal in self(obs).items():
+            sizes = self.leaves[key].sizes
+            if legal.joint:
+                index, entries = draw(legal.mask), list[Tensor]()
+                for size in reversed(sizes):
+                    entries.insert(0, index % size)
+                    index = index // size
+            else:
+                entries = [draw(part) for part in legal.mask.split(sizes, dim=-1)]
+            single = isinstance(action_space[key], gym.spaces.Discrete)
+            actions[key] = entries[0] if single else stack(entries, dim=-1)
+        return actions
 
     def items(self) -> list[tuple[str, LeafMask]]:
         """The masked leaves of the actions, with their masks."""

@@ -13,8 +13,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Box
+from gymnasium.vector.utils import batch_space, iterate
 
+from rlmem.action_mask import NAME, ActionMask
+from rlmem.envs.info_mask import InfoMask, offered_mask
 from rlmem.envs.spaces import ActionSpace, FlatSpace, Leaf
 from rlmem.envs.vectorization import EnvFn
 from rlmem.errors import UsageError
@@ -22,9 +26,10 @@ from rlmem.errors import UsageError
 RESET = "def reset(self, *, seed=None, options=None) must return obs, info"
 STEP = "def step(self, action) must return obs, reward, terminated, truncated, info"
 SEEDING = "draw all random numbers from self.np_random, after super().reset(seed=seed)"
-MASK = "action_mask"
 # Steps after which random play should have ended an episode, and steps that are compared.
 ENDLESS, COMPARED = 2_000, 60
+# The first episode may last for so many times the seconds of random play.
+PATIENCE = 10
 
 
 class Broken(Exception):
@@ -68,11 +73,40 @@ class Copy:
         try:
             self.env = make()
             self.obs_space = FlatSpace("obs", _space(self.env, "observation_space"))
-            self.action_space = ActionSpace("action", _space(self.env, "action_space")).source
+            self.actions = ActionSpace("action", _space(self.env, "action_space"))
         except Exception as error:
             found.fault("make", _text(error))
             raise Broken from error
+        self.action_space = self.actions.source
         self.time = 0
+        self.random = torch.Generator()
+        self.mask: ActionMask | None = None
+        self._find_mask()
+
+    def _find_mask(self) -> None:
+        """Make the mask of infos a part of the observations, as in training."""
+        if (offered := offered_mask(self.env)) is not None:
+            self.found.mask = f"info[{NAME!r}]"
+            self.env = InfoMask(self.env, offered)
+            self.obs_space = FlatSpace("obs", self.env.observation_space)
+        try:
+            self.mask = ActionMask.find(self.obs_space.spaces, self.actions.spaces)
+        except UsageError as error:
+            self.found.fault("mask", str(error))
+        if self.mask is not None and self.found.mask is None:
+            self.found.mask = ", ".join(self.mask.keys)
+
+    def legal(self, action: Any, obs: Any) -> Any:
+        """An action itself, with random legal parts where observations have a mask."""
+        if self.mask is None:
+            return action
+        leaves = self.obs_space.tensors(self.obs_space.columns([obs]))
+        if self.mask.none_legal(leaves).any():
+            self.found.fault("mask", f"the mask allows no action in step {self.time}")
+        given = self.actions.tensors(self.actions.columns([action]))
+        given |= self.mask.sample(leaves, self.actions.spaces, self.random)
+        batch = batch_space(self.action_space, 1)
+        return next(iter(iterate(batch, self.actions.write(given, 1))))
 
     def reset(self, seed: int | None) -> Any:
         """The first observation of an episode."""
@@ -89,11 +123,8 @@ class Copy:
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
             self.found.fault("reset", f"reset returned {_kind(result)}: {RESET}")
             result = result, {}
-        obs, info = result
-        self._check_obs(obs)
-        if MASK in info:
-            self.found.mask = f"info[{MASK!r}]"
-        return obs
+        self._check_obs(result[0])
+        return result[0]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:
         """Observation, reward and flags of one step."""
@@ -178,12 +209,14 @@ def _check_play(make: EnvFn, found: Findings, seconds: float) -> None:
     """Play random actions for some seconds; notes rewards, lengths and returns of episodes."""
     copy = Copy(make, found)
     copy.action_space.seed(0)
-    if any(leaf.path and leaf.path[-1] == MASK for leaf in copy.obs_space.leaves):
-        found.mask = f"obs[{MASK!r}]"
-    copy.reset(0)
+    obs = copy.reset(0)
     total, longest, begun = 0.0, 0, time.monotonic()
-    while time.monotonic() - begun < seconds:
-        _, reward, terminated, truncated = copy.step(copy.action_space.sample())
+    while (passed := time.monotonic() - begun) < seconds or (
+        # A slow environment has more time for its first episode.
+        not found.lengths and found.steps < ENDLESS and passed < PATIENCE * seconds
+    ):
+        action = copy.legal(copy.action_space.sample(), obs)
+        obs, reward, terminated, truncated = copy.step(action)
         found.steps += 1
         total += reward
         found.rewards.append(reward)
@@ -192,7 +225,7 @@ def _check_play(make: EnvFn, found: Findings, seconds: float) -> None:
             found.lengths.append(copy.time)
             found.returns.append(total)
             total = 0.0
-            copy.reset(None)
+            obs = copy.reset(None)
     found.seconds = time.monotonic() - begun
     if longest >= ENDLESS and not found.lengths:
         found.fault(
@@ -230,12 +263,16 @@ def _record(copies: list[Copy], seed: int) -> list[list[Any]]:
     space.seed(seed)
     # Copied, because an environment may reuse its arrays.
     results = [[deepcopy(each.reset(seed + i))] for i, each in enumerate(copies)]
+    last = [result[0] for result in results]
+    for each in copies:
+        each.random.manual_seed(seed)
     for _ in range(COMPARED):
         action = space.sample()
-        for each, result in zip(copies, results, strict=True):
-            step = deepcopy(each.step(action))
-            ended = step[2] or step[3]
-            result.append((*step, deepcopy(each.reset(None)) if ended else None))
+        for i, each in enumerate(copies):
+            step = deepcopy(each.step(each.legal(action, last[i])))
+            first = deepcopy(each.reset(None)) if step[2] or step[3] else None
+            last[i] = step[0] if first is None else first
+            results[i].append((*step, first))
     return results
 
 

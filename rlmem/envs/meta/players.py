@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from rlmem import tree
+from rlmem.action_mask import ActionMask
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.envs.meta.task_distribution import SolvableTasks
 from rlmem.envs.meta.task_env import TaskEnv
@@ -42,18 +43,20 @@ class Player(ABC):
 
 
 class RandomPlayer(Player):
-    """Uniform random actions; standard normal ones in boxes without bounds."""
+    """Uniform random (legal) actions; standard normal ones in boxes without bounds."""
 
     def __init__(self, env: VecEnv) -> None:
         self.env = env
+        self.mask = ActionMask.find(env.observation_space, env.action_space)
 
     def act(
         self, obs: Tensors, state: Any, start: Bool[Tensor, "N"], deterministic: bool = False
     ) -> Choice:
         """Samples of the action space."""
         rows, device = len(start), start.device
-        spaces = self.env.action_space.items()
-        return Choice({key: _sample(space, rows, device) for key, space in spaces}, state)
+        spaces = self.env.action_space
+        action = {key: _sample(space, rows, device) for key, space in spaces.items()}
+        return Choice(action | (self.mask.sample(obs, spaces) if self.mask else {}), state)
 
 
 class Oracle(Player):
