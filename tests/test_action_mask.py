@@ -185,3 +185,27 @@ def test_descriptions():
     }
     two = found({"obs.action_mask": box(5)}, {"a": spaces.Discrete(2), "b": spaces.Discrete(3)})
     assert two.describe()["obs.action_mask"].startswith("mask of 2 values of a and 3 values of b")
+
+
+@pytest.mark.parametrize(
+    ("space", "values", "allowed"),
+    [
+        (spaces.Discrete(4), [0, 1, 0, 1], {1, 3}),
+        (spaces.MultiDiscrete([2, 3]), [1, 1, 0, 1, 1], {(i, j) for i in (0, 1) for j in (1, 2)}),
+        (spaces.MultiDiscrete([2, 3]), [[0, 0, 1], [1, 0, 1]], {(0, 2), (1, 0), (1, 2)}),
+        (spaces.MultiBinary(2), [1, 1, 0, 1], {(0, 1), (1, 1)}),
+    ],
+)
+def test_samples_are_uniform_over_the_legal_actions(space: Space, values: list, allowed: set):
+    actions = {"action": space}
+    mask = found({"obs.action_mask": box(*np.shape(values))}, actions)
+    obs = {"obs.action_mask": torch.tensor([values]).expand(6000, *np.shape(values))}
+    random = torch.Generator().manual_seed(0)
+    (drawn,) = mask.sample(obs, actions, random).values()
+    assert drawn.dtype == torch.int64
+    listed = [tuple(each) if isinstance(each, list) else each for each in drawn.tolist()]
+    assert set(listed) == allowed
+    counts = np.array([listed.count(each) for each in allowed])
+    # Five standard deviations of a binomial distribution.
+    share = 1 / len(allowed)
+    assert abs(counts / 6000 - share).max() < 5 * (share * (1 - share) / 6000) ** 0.5
