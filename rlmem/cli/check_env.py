@@ -49,7 +49,7 @@ def run(cfg: DictConfig) -> Report:
             rows += _spaces(cfg)
         except UsageError as error:
             faults.append(str(error))
-        rows += [("action mask", found.mask or "none found, in observations or info")]
+        rows += [("action mask", found.mask or "none found, in observations or infos")]
     if found.steps:
         speed = found.steps / max(found.seconds, 1e-9)
         play = probe.RandomPlay(

@@ -9,7 +9,6 @@ from torch import Tensor
 from rlmem.action_mask import ActionMask, LeafMask
 from rlmem.discrete import first_values
 from rlmem.envs.base import Spaces, Tensors
-from rlmem.errors import UsageError
 
 
 class LegalActions:
@@ -22,11 +21,8 @@ class LegalActions:
 
     @classmethod
     def find(cls, observation_space: Spaces, action_space: Spaces) -> LegalActions | None:
-        """Those of an environment; None if its observations have no mask that fits."""
-        try:
-            mask = ActionMask.find(observation_space, action_space)
-        except UsageError:
-            return None
+        """Those of an environment; None without a mask, a `UsageError` if it does not fit."""
+        mask = ActionMask.find(observation_space, action_space)
         return None if mask is None else cls(mask, action_space)
 
     def draw(self, obs: Tensors, generator: torch.Generator | None = None) -> Tensors:

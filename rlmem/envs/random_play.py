@@ -19,13 +19,15 @@ from rlmem.errors import UsageError
 class RandomLegal:
     """Replaces the masked parts of random actions by legal ones.
 
-    `place` is where the mask was found; None if there is none that fits the actions.
+    `place` is where the mask was found, None if there is none. A `UsageError` if a mask does not
+    fit the actions.
     """
 
     def __init__(self, obs: FlatSpace, action: ActionSpace) -> None:
         self.obs, self.action = obs, action
         self.legal = LegalActions.find(obs.spaces, action.spaces)
-        self.place = None if self.legal is None else f"obs[{NAME!r}]"
+        self.place = None if self.legal is None else ", ".join(self.legal.mask.keys)
+        self.in_info = False
         self.seen: Tensors = {}
         self.seed(0)
 
@@ -40,16 +42,16 @@ class RandomLegal:
             # The first one: the mask is read as if it were a part of the observation.
             self.obs = FlatSpace("obs", with_mask(self.obs.source, mask_space(mask)))
             self.legal = LegalActions.find(self.obs.spaces, self.action.spaces)
-            self.place = None if self.legal is None else f"info[{NAME!r}]"
+            self.place, self.in_info = f"info[{NAME!r}]", True
         if self.legal is None:
             return
-        if self.place != f"obs[{NAME!r}]":
+        if self.in_info:
             if mask is None:
                 raise UsageError(f"info has no {NAME!r} here, and had one before")
             obs = merge(obs, mask)
         self.seen = self.obs.tensors(self.obs.columns([obs]))
         if self.legal.mask.none_legal(self.seen).any():
-            raise UsageError(f"the mask {', '.join(self.legal.mask.keys)} allows no action")
+            raise UsageError("the mask allows no action")
 
     def of(self, sample: Any) -> Any:
         """An action as `sample`, but for its masked parts."""

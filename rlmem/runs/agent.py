@@ -117,7 +117,7 @@ class Agent:
         """The critic's value of an observation, before `act`; the memory does not change.
 
         Takes the arguments of `act`; the batched form returns values [N]. Raises `UsageError` if
-        the policy has no critic.
+        the policy has no critic, or one that needs more than the observation.
         """
         critic = self.policy
         estimates = algos.requirements(self.spec.algo).estimates_returns
@@ -129,11 +129,21 @@ class Agent:
         if state is not None or start is not None:
             if state is None or start is None:
                 raise UsageError("value(obs, state, start) needs both state and start")
+            self._require_critic_leaves(obs)
             return critic.value(self._to_device(obs), state, start) * self._value_unit
         # A copy, because the wrapper counts episodes.
         env, obs = copy.copy(self.env.wrapped), self._with_mask(obs, action_mask)
         leaves, first = self._read(env, obs, reward, new_episode)
+        self._require_critic_leaves(leaves)
         return critic.value(leaves, self.state, first).item() * self._value_unit
+
+    def _require_critic_leaves(self, leaves: Tensors) -> None:
+        missing = [key for key in self.policy.critic_only if key not in leaves]
+        if missing:
+            raise UsageError(
+                f"the critic also sees {', '.join(missing)}, which only the training had: "
+                "value(obs, state, start) takes them as leaves"
+            )
 
     @property
     def _value_unit(self) -> float:

@@ -114,7 +114,7 @@ def test_check_of_an_environment_without_faults(capsys: pytest.CaptureFixture[st
         "obs.vector: float32 vector of 2 → 2 inputs, not scaled",
         "obs.action_mask: mask of 5 values of action → legal actions, not an input",
     ]
-    assert found["action mask"] == ["obs['action_mask']"]
+    assert found["action mask"] == ["obs.action_mask"]
     assert found["rewards"] == ["0.5 to 0.5 a step"]
     assert re.fullmatch(r"9 steps in \d+ random episodes", found["episodes"][0])
     assert re.fullmatch(r"[\d,]+ steps/s of one copy", found["speed"][0])

@@ -44,21 +44,71 @@ class Good(gym.Env[Any, Any]):
 
 
 class Masked(Good):
+    """Each action is legal every other time."""
+
     observation_space = spaces.Dict(
         {**Good.observation_space.spaces, "action_mask": spaces.MultiBinary(5)}  # type: ignore[attr-defined]
     )
 
-    def obs(self) -> Any:
-        return super().obs() | {"action_mask": np.ones(5, np.int8)}
-
-
-class MaskInInfo(Good):
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        return super().reset(seed=seed)[0], {"action_mask": np.ones(5, np.int8)}
+    def mask(self) -> Any:
+        odd = self.time % 2
+        return np.array([odd, 1 - odd, 1, odd, odd], np.int8)
 
     def step(self, action: Any) -> Any:
-        *result, _ = super().step(action)
-        return (*result, {"action_mask": np.ones(5, np.int8)})
+        mask = self.mask()
+        assert mask[action[0]], "not legal"
+        assert mask[2 + action[1]], "not legal"
+        return super().step(action)
+
+    def obs(self) -> Any:
+        return super().obs() | {"action_mask": self.mask()}
+
+
+class MaskInInfo(Masked):
+    observation_space = Good.observation_space
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return super().reset(seed=seed)[0], {"action_mask": self.mask()}
+
+    def step(self, action: Any) -> Any:
+        *rest, _ = super().step(action)
+        return *rest, {"action_mask": self.mask()}
+
+    def obs(self) -> Any:
+        return Good.obs(self)
+
+
+class JointMask(Masked):
+    observation_space = spaces.Dict(
+        {**Good.observation_space.spaces, "action_mask": spaces.MultiBinary((2, 3))}  # type: ignore[attr-defined]
+    )
+
+    def mask(self) -> Any:
+        return (np.arange(6).reshape(2, 3) % 2 == self.time % 2).astype(np.int8)
+
+    def step(self, action: Any) -> Any:
+        assert self.mask()[tuple(action)], "not legal"
+        return Good.step(self, action)
+
+
+class OddMask(Masked):
+    observation_space = spaces.Dict(
+        {**Good.observation_space.spaces, "action_mask": spaces.MultiBinary(4)}  # type: ignore[attr-defined]
+    )
+
+    def mask(self) -> Any:
+        return np.ones(4, np.int8)
+
+    def step(self, action: Any) -> Any:
+        return Good.step(self, action)
+
+
+class NoAction(Masked):
+    def mask(self) -> Any:
+        return np.zeros(5, np.int8)
+
+    def step(self, action: Any) -> Any:
+        return Good.step(self, action)
 
 
 class NoSpace(Good):
@@ -174,6 +224,8 @@ class Shared(Good):
 
 
 FAULTS = [
+    (OddMask, ["obs.action_mask has 4 entries, and a mask of action has 5, one for each value"]),
+    (NoAction, ["the mask allows no action in step 0"]),
     (NoSpace, ["observation_space is NoneType None, not a space of Gymnasium"]),
     (OddSpace, ["space 'obs': Text(1, 5,"]),
     (NoSeed, ["got an unexpected keyword argument 'seed': def reset(self, *, seed=None,"]),
@@ -210,10 +262,15 @@ def test_every_fault_is_one_line(
 
 @pytest.mark.parametrize(
     ("env", "mask"),
-    [(Good, None), (Masked, "obs['action_mask']"), (MaskInInfo, "info['action_mask']")],
+    [
+        (Good, None),
+        (Masked, "obs.action_mask"),
+        (JointMask, "obs.action_mask"),
+        (MaskInInfo, "info['action_mask']"),
+    ],
 )
 def test_good_environments_have_no_faults(env: type[gym.Env[Any, Any]], mask: str | None) -> None:
-    found = check(env, seconds=0.2)
+    found = check(env, seconds=0.5)
     assert found.faults == {}
     assert found.mask == mask
     assert set(found.lengths) == {9}

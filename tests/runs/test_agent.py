@@ -155,6 +155,18 @@ def test_values_without_a_critic_are_one_line() -> None:
             agent(GymVecEnv([Nested]), algo).value(obs)
 
 
+def test_a_privileged_critic_needs_its_leaves() -> None:
+    env = envs.make("popgym-repeat", num_envs=1, privileged=True)
+    acting = agent(env)
+    assert acting.act(2) in range(4)
+    with pytest.raises(UsageError, match=r"also sees privileged.cards, privileged.left, which on"):
+        acting.value(2)
+    obs, state, start = env.reset([3]), acting.policy.initial_state(1), torch.tensor([True])
+    assert acting.value(obs, state, start).shape == (1,)
+    with pytest.raises(UsageError, match=r"value\(obs, state, start\) takes them as leaves"):
+        acting.value({"obs": obs["obs"]}, state, start)
+
+
 def test_a_saved_file_is_the_same_agent(tmp_path: Path) -> None:
     first = agent(GymVecEnv([Nested]), core="s5", core_options={"ssm_size": 16})
     first.save(tmp_path / "agent.rlmem")

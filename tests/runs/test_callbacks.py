@@ -135,14 +135,20 @@ def weights(run: str) -> dict[str, torch.Tensor]:
     return checkpoint.load(run).weights
 
 
-@pytest.mark.parametrize("algo", ["ppo", "sac"])
-def test_evaluations_and_copies_of_the_agent_leave_the_training_unchanged(algo: str) -> None:
+@pytest.mark.parametrize(
+    ("env", "algo"),
+    # The observations of CartPole are normalised.
+    [("popgym-repeat", "ppo"), ("CartPole-v1", "ppo"), ("popgym-repeat", "sac")],
+)
+def test_evaluations_and_copies_of_the_agent_leave_the_training_unchanged(
+    env: str, algo: str
+) -> None:
     sizes = SIZES | {"algo": {"name": algo, "num_steps": 32}, "checkpoint_every": 128}
     sizes["algo"] |= {"learning_starts": 100} if algo == "sac" else {"num_minibatches": 2}
-    acting = Acting() if algo == "ppo" else rlmem.Callback()
+    acting = Acting() if (env, algo) == ("popgym-repeat", "ppo") else rlmem.Callback()
     results = [
-        rlmem.train("popgym-repeat", run_dir="a", **sizes),
-        rlmem.train("popgym-repeat", run_dir="b", eval_every=128, callbacks=[acting], **sizes),
+        rlmem.train(env, run_dir="a", **sizes),
+        rlmem.train(env, run_dir="b", eval_every=128, callbacks=[acting], **sizes),
     ]
     one, other = weights("a"), weights("b")
     assert all(torch.equal(one[key], other[key]) for key in one)
