@@ -32,7 +32,7 @@ from rlmem.envs.seeding import eval_seeds
 from rlmem.policies import Act
 from rlmem.policies.heads import DiscreteLeaf
 from rlmem.runs import stats
-from rlmem.runs.evaluate import play_trials
+from rlmem.runs.playing import play_trials
 
 SETTINGS = ["core=gru", "algo=ppo", "total_steps=1000000", "num_envs=64", "eval_episodes=200"]
 
