@@ -28,7 +28,7 @@ from rlmem import envs
 from rlmem.envs.meta.players import RandomPlayer
 from rlmem.envs.seeding import eval_seeds
 from rlmem.runs import stats
-from rlmem.runs.evaluate import play_trials
+from rlmem.runs.playing import play_trials
 
 SETTINGS = ["core=gru", "algo=ppo", "total_steps=1000000", "num_envs=64", "eval_episodes=200"]
 

@@ -22,7 +22,7 @@ from rlmem.envs import counter_rng
 from rlmem.envs.control import CONTROLS, Control
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.meta.reference import references
-from rlmem.runs import evaluate
+from rlmem.runs import playing
 
 STEPS = 200
 # Changes are drawn at every KNOT-th step, with linear interpolation between them.
@@ -46,7 +46,7 @@ def played(family: str, player: str, episodes: int, repeat: int) -> float:
 
     torch.manual_seed(0)
     seeds = list(range(episodes))
-    found = evaluate.play_trials(lambda env: references(env)[player], make, seeds, True)
+    found = playing.play_trials(lambda env: references(env)[player], make, seeds, True)
     return float(found.mean())
 
 

@@ -25,7 +25,7 @@ from rlmem.envs.meta.dark_room import cells
 from rlmem.envs.meta.splits import hold_out
 from rlmem.envs.seeding import eval_seeds
 from rlmem.policies.sequence import ReturnPolicy
-from rlmem.runs import build, evaluate
+from rlmem.runs import build, evaluate, playing
 
 SIZE, LENGTH, EPISODES = 5, 10, 20
 ROOM = ["env=meta-dark-room", f"env.size={SIZE}", f"env.length={LENGTH}"]
@@ -110,7 +110,7 @@ def asked(run: Path) -> list[dict[str, str]]:
     targets = (-0.5, 0.0, 0.5, 1.0)
     for target in targets:
         agent.policy.target_return.fill_(target)
-        returns = evaluate.play(
+        returns = playing.play(
             agent.policy,
             lambda n: build.make_env(agent.cfg, n, agent.device),
             eval_seeds(0, 100),

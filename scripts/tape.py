@@ -24,7 +24,7 @@ from pages import publish
 from rlmem import algos, envs
 from rlmem.envs.seeding import eval_seeds, train_seeds
 from rlmem.policies import QPolicy
-from rlmem.runs import evaluate
+from rlmem.runs import playing
 
 NUM_ENVS = 64
 EPISODES = 200
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace, replay: dict[str, Any], seed: int) -> tuple[
     for done in range(0, args.steps, algo.steps_per_iteration):
         algo.iterate(done / args.steps)
     seconds = time.perf_counter() - begun
-    returns = evaluate.play(
+    returns = playing.play(
         policy, lambda n: envs.make(args.env, num_envs=n), eval_seeds(seed, EPISODES)
     )
     return float(np.mean(returns)), seconds

@@ -35,8 +35,15 @@ def without_extras(program: str, *arguments: str) -> subprocess.CompletedProcess
 
 
 LIGHT = """
-import numpy as np, torch
+import gymnasium as gym, numpy as np, torch
 import rlmem
+class Task(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gym.spaces.Discrete(4)
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(3, np.float32), {}
+    def step(self, action):
+        return np.zeros(3, np.float32), 2.5, True, False, {}
 from rlmem import algos, cores, envs
 from rlmem.kernels import linear_scan
 agent = rlmem.load(sys.argv[1])
@@ -45,6 +52,7 @@ for name in cores.names():
     core = cores.make(name, input_size=4, output_size=4)
     core.scan(torch.randn(2, 5, 4), core.initial_state(2), torch.zeros(2, 5, dtype=torch.bool))
 linear_scan(torch.rand(1, 3, 2), torch.rand(1, 3, 2))
+print(rlmem.evaluate(agent, Task, episodes=3)["return_mean"])
 env = envs.make("popgym-repeat", num_envs=2)
 env.reset(0)
 agent.export(sys.argv[2])
@@ -57,7 +65,7 @@ def test_agents_cores_and_kernels_need_no_extra(tmp_path: Path) -> None:
     done = without_extras(LIGHT, str(tmp_path / "agent.rlmem"), str(tmp_path / "agent.pt2"))
     assert done.returncode == 0, done.stderr
     actions = [int(agent.act([x] * 3)) for x in (0.0, 0.5, -1.0)]
-    assert done.stdout.strip() == str(actions)
+    assert done.stdout.splitlines() == [str(actions), "2.5"]
     assert (tmp_path / "agent.pt2").stat().st_size
 
 
@@ -85,6 +93,7 @@ def test_commands_name_the_extra(command: str) -> None:
     ("code", "what", "extra"),
     [
         ("import rlmem.torchrl", "rlmem.torchrl needs torchrl", "torchrl"),
+        ("import rlmem; rlmem.train('popgym-repeat')", "rlmem.train needs hydra-core", "train"),
         (
             "from rlmem import envs; envs.make('popgym-repeat', num_envs=1, backend='package')",
             "env.backend=package needs popgym",

@@ -1,6 +1,12 @@
 """`rlmem.train`: training from Python, with the options of the command line."""
 
+# ruff: noqa: E402 (a missing Hydra is one line, before the imports that would fail)
+
 from __future__ import annotations
+
+from rlmem.errors import UsageError, need
+
+need("hydra", "rlmem.train", "train", "hydra-core")
 
 import re
 import threading
@@ -24,7 +30,6 @@ from rlmem.cli.config import has_own_folder, prepare_train, with_saved_groups
 from rlmem.cli.hydra_errors import GROUPS, to_usage_error
 from rlmem.cli.overrides import check, is_gymnasium_id, quote, readable
 from rlmem.envs.given import Batch, Given, given
-from rlmem.errors import UsageError
 from rlmem.imports import being_imported
 from rlmem.runs import train as training
 from rlmem.runs.result import Result

@@ -10,7 +10,7 @@ from rlmem.envs.given import Batch, given, named
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, positive
 from rlmem.runs.agent import Agent
-from rlmem.runs.evaluate import CHUNK, Watch, play, summary
+from rlmem.runs.playing import CHUNK, Watch, play, summary
 
 
 def evaluate(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rlmem.policies import Policy
-from rlmem.runs import checkpoint, evaluate
+from rlmem.runs import checkpoint, evaluate, playing
 from rlmem.runs.progress import Progress
 from rlmem.runs.saver import interval
 from rlmem.runs.stop import Stop
@@ -24,7 +24,7 @@ class Evaluations:
         cfg = trained.cfg
         self.trained = trained
         self.every = interval("eval_every", cfg.get("eval_every"), cfg.total_steps)
-        self.max_steps: int = cfg.get("eval_max_steps", evaluate.MAX_STEPS)
+        self.max_steps: int = cfg.get("eval_max_steps", playing.MAX_STEPS)
         self.episodes: int = cfg.eval_episodes
         self.step = trained.step
         self.result: dict[str, Any] | None = None
@@ -41,7 +41,7 @@ class Evaluations:
         A signal to `stop` ends it with `LeftIteration`.
         """
         cfg = self.trained.cfg
-        watch = evaluate.Watch(self.max_steps, progress, stop)
+        watch = playing.Watch(self.max_steps, progress, stop)
         settings = {"step": step, "seed": cfg.seed, "deterministic": True}
         with undisturbed(self.trained.policy):
             self.result = evaluate.measure(self.trained, settings, self.episodes, watch)

@@ -26,13 +26,13 @@ from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, unknown
 from rlmem.files import atomic_write
-from rlmem.runs import build, evaluate, stats, task_splits
+from rlmem.runs import build, evaluate, playing, stats, task_splits
 from rlmem.runs.folder import require_usable
 from rlmem.runs.progress import Progress
 
 RANDOM, ORACLE = "random", "oracle"
 
-AgentFactory = Callable[[VecEnv], evaluate.AgentLike]
+AgentFactory = Callable[[VecEnv], playing.AgentLike]
 
 
 class Scores(NamedTuple):
@@ -196,15 +196,15 @@ def _play_all(
     names = _reference_names(runs[0], cfg) if cfg.references else []
     seeds = eval_seeds(seed, cfg.trials)
     total = len(seeds) * (len(runs) + len(baseline) + len(names))
-    max_steps = cfg.eval_max_steps or runs[0].cfg.get("eval_max_steps", evaluate.MAX_STEPS)
+    max_steps = cfg.eval_max_steps or runs[0].cfg.get("eval_max_steps", playing.MAX_STEPS)
 
     def play(trained: evaluate.Trained, agent: AgentFactory, greedy: bool) -> ndarray:
         make_env = _env_factory(trained, cfg)
-        return evaluate.play_trials(agent, make_env, seeds, greedy, watch=watch)
+        return playing.play_trials(agent, make_env, seeds, greedy, watch=watch)
 
     torch.manual_seed(seed)
     with Progress("trials", total) as progress:
-        watch = evaluate.Watch(max_steps, progress)
+        watch = playing.Watch(max_steps, progress)
         scores = []
         for name, group in (("agent", runs), ("baseline", baseline)):
             played = [play(run, _agent_factory(run.policy), deterministic) for run in group]
@@ -215,7 +215,7 @@ def _play_all(
     return scores, watch.unfinished
 
 
-def _agent_factory(agent: evaluate.AgentLike) -> AgentFactory:
+def _agent_factory(agent: playing.AgentLike) -> AgentFactory:
     return lambda env: agent
 
 

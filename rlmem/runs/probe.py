@@ -17,7 +17,7 @@ from rlmem.envs.meta.reference import references
 from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import positive
-from rlmem.runs import build, evaluate
+from rlmem.runs import build, playing
 from rlmem.runs.guard import closing, environment_errors
 from rlmem.runs.scores import REFERENCES
 
@@ -82,7 +82,7 @@ def known_scores(cfg: DictConfig) -> dict[str, float]:
         players = references(probe) if find_wrapped(probe, TaskEnv) is not None else {}
     if "oracle" not in players:
         return {}
-    returns = evaluate.play_trials(
+    returns = playing.play_trials(
         lambda env: references(env)["oracle"],
         lambda num_envs: build.make_env(cfg, num_envs, device),
         eval_seeds(0, TRIALS),

@@ -22,7 +22,7 @@ from rlmem.envs.base import Tensors, Transition, VecEnv
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError
 from rlmem.policies.sequence import ReturnPolicy, SequencePolicy
-from rlmem.runs.evaluate import play, play_batch
+from rlmem.runs.playing import play, play_batch
 from tests.data.counting import Counting
 
 

@@ -15,7 +15,7 @@ from rlmem import envs
 from rlmem.cli.main import main
 from rlmem.envs.seeding import eval_seeds, train_seeds
 from rlmem.envs.trials import Trials
-from rlmem.runs import build, evaluate
+from rlmem.runs import build, evaluate, playing
 from tests.cli.common import SMALL
 
 
@@ -114,8 +114,8 @@ def test_returns_do_not_depend_on_the_chunk_size(runs: list[Path]):
     def make(num_envs: int) -> envs.VecEnv:
         return build.make_env(trained.cfg, num_envs, trained.device)
 
-    whole = evaluate.play_trials(lambda env: trained.policy, make, seeds, True)
-    parts = evaluate.play_trials(lambda env: trained.policy, make, seeds, True, chunk=3)
+    whole = playing.play_trials(lambda env: trained.policy, make, seeds, True)
+    parts = playing.play_trials(lambda env: trained.policy, make, seeds, True, chunk=3)
     np.testing.assert_array_equal(whole, parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import onnxruntime
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.onnx._internal.exporter import _registration
 
 from rlmem.runs.agent import Agent, AgentSpec
 from rlmem.runs.export.formats import onnx_program
@@ -50,6 +52,11 @@ ALGOS: dict[str, tuple[gym.Space, dict[str, Any] | None]] = {
     "dt": (HYBRID, ONE),
     "ad": (BUTTONS, TRIALS),
 }
+
+# torch reads all operators of ONNX again for each export, which takes half of the time.
+_registration.ONNXRegistry.from_torchlib = staticmethod(
+    cache(_registration.ONNXRegistry.from_torchlib)
+)
 
 
 def make_agent(

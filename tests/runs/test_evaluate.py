@@ -14,7 +14,7 @@ from rlmem import envs
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.trials import Trials
 from rlmem.policies import ActorCritic
-from rlmem.runs import evaluate
+from rlmem.runs import evaluate, playing
 from rlmem.runs.progress import Progress
 from rlmem.runs.scores import REFERENCES, memory_score
 from tests.data.counting import Counting
@@ -31,10 +31,10 @@ def make_policy(make_env: partial[envs.VecEnv]) -> ActorCritic:
 def test_returns_do_not_depend_on_the_number_of_environments(name: str):
     make_env = partial(_make, name)
     policy, seeds = make_policy(make_env), eval_seeds(3, 7)
-    together = evaluate.play(policy, make_env, seeds)
+    together = playing.play(policy, make_env, seeds)
     assert len(set(together)) > 1
-    assert evaluate.play(policy, make_env, seeds, chunk=3) == pytest.approx(together)
-    assert evaluate.play(policy, make_env, seeds[:2]) == pytest.approx(together[:2])
+    assert playing.play(policy, make_env, seeds, chunk=3) == pytest.approx(together)
+    assert playing.play(policy, make_env, seeds[:2]) == pytest.approx(together[:2])
 
 
 def _make(name: str, num_envs: int) -> envs.VecEnv:
@@ -45,7 +45,7 @@ def test_each_environment_counts_one_episode():
     # Returns 1+2+3, 1+2+3+4+5 and 1; the short episode is repeated but counts once.
     env = Counting([3, 5, 1], [False, True, False])
     policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
-    assert evaluate.play(policy, lambda _: env, [1, 3, 5]) == [6, 15, 1]
+    assert playing.play(policy, lambda _: env, [1, 3, 5]) == [6, 15, 1]
 
 
 def test_an_episode_without_end_is_cut_and_counts_as_it_is(
@@ -54,8 +54,8 @@ def test_an_episode_without_end_is_cut_and_counts_as_it_is(
     # Environment 1 never ends within 4 steps: 1 + 2 + 3 + 4.
     env = Counting([3, 100], [False, True])
     policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
-    watch = evaluate.Watch(max_steps=4)
-    assert evaluate.play(policy, lambda _: env, [1, 3], watch=watch) == [6, 10]
+    watch = playing.Watch(max_steps=4)
+    assert playing.play(policy, lambda _: env, [1, 3], watch=watch) == [6, 10]
     assert watch.unfinished == 1
     for options, hint in (({"max_episode_steps": None}, "env.max_episode_steps=N ends"), ({}, "")):
         evaluate.print_unfinished(watch, "2 episodes", OmegaConf.create({"env": options}))
@@ -68,9 +68,9 @@ def test_an_episode_without_end_is_cut_and_counts_as_it_is(
 def test_a_trial_is_cut_after_the_steps_of_its_episodes() -> None:
     env = Trials(Counting([2, 7], [True, True]), episodes=3)
     policy = ActorCritic(env.observation_space, env.action_space, core="none", hidden_size=8)
-    watch = evaluate.Watch(max_steps=3)
+    watch = playing.Watch(max_steps=3)
     # 9 steps: three episodes of 1 + 2; one of 28 and two more steps, 1 + 2.
-    found = evaluate.play_trials(lambda _: policy, lambda _: env, [1, 3], True, watch=watch)
+    found = playing.play_trials(lambda _: policy, lambda _: env, [1, 3], True, watch=watch)
     assert found.tolist() == [[3, 3, 3], [28, 3, 0]]
     assert watch.unfinished == 1
 
@@ -89,9 +89,9 @@ def test_the_cut_counts_over_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None
         def show(self, done: int, detail: str = "") -> None:
             shown.append((done, detail))
 
-    watch = evaluate.Watch(max_steps=5, progress=Shown("episodes", 5, shown=False))
-    monkeypatch.setattr(evaluate, "SHOW_EVERY", -1.0)
-    found = evaluate.play(policy, make_env, list(range(5)), chunk=2, watch=watch)
+    watch = playing.Watch(max_steps=5, progress=Shown("episodes", 5, shown=False))
+    monkeypatch.setattr(playing, "SHOW_EVERY", -1.0)
+    found = playing.play(policy, make_env, list(range(5)), chunk=2, watch=watch)
     assert found == [3, 15, 15, 15, 1]
     assert watch.unfinished == 3
     assert [done for done, _ in shown] == [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 4]
@@ -101,7 +101,7 @@ def test_the_cut_counts_over_all_chunks(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_return_is_the_sum_of_rewards():
     make_env = partial(_make, "popgym-repeat")
     policy = make_policy(make_env)
-    (found,) = evaluate.play(policy, make_env, [11])
+    (found,) = playing.play(policy, make_env, [11])
     env = make_env(1)
     obs, state, start, total = env.reset([11]), policy.initial_state(1), torch.tensor([True]), 0.0
     for _ in range(51):
@@ -114,7 +114,7 @@ def test_the_return_is_the_sum_of_rewards():
 
 
 def test_summary_by_hand():
-    summary = evaluate.summary([4.0, 0.0, 2.0, 100.0, 1.0, 3.0, -100.0, 2.0])
+    summary = playing.summary([4.0, 0.0, 2.0, 100.0, 1.0, 3.0, -100.0, 2.0])
     assert summary["episodes"] == 8
     assert summary["return_mean"] == 1.5
     # Two scores are dropped at each end: the mean of 1, 2, 2, 3.

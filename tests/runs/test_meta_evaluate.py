@@ -10,7 +10,7 @@ from torch import Tensor
 from rlmem.envs.base import Tensors
 from rlmem.envs.trials import Trials
 from rlmem.policies import Act
-from rlmem.runs import evaluate, meta_evaluate
+from rlmem.runs import meta_evaluate, playing
 from rlmem.runs.meta_evaluate import Scores
 from tests.data.counting import Counting
 
@@ -30,12 +30,12 @@ def test_rewards_count_in_their_episode(stop_returns: bool):
     # Environment 0 has episodes of 1 + 2, environment 1 of 1 + 2 + 3 + 4. The first trial ends
     # after 6 steps; its later steps, until the second trial ends, do not count.
     env = Trials(Counting([2, 4], [True, False]), episodes=3, stop_returns=stop_returns)
-    found = evaluate.play_batch(ZeroAgent(), env, [1, 3], True)
+    found = playing.play_batch(ZeroAgent(), env, [1, 3], True)
     assert found.tolist() == [[3.0, 3.0, 3.0], [10.0, 10.0, 10.0]]
 
 
 def test_an_environment_without_trials_has_one_episode():
-    found = evaluate.play_batch(ZeroAgent(), Counting([2, 3], [True, False]), [1, 3], True)
+    found = playing.play_batch(ZeroAgent(), Counting([2, 3], [True, False]), [1, 3], True)
     assert found.tolist() == [[3.0], [6.0]]
 
 
