@@ -98,4 +98,4 @@ def test_checks_name_masks_without_an_action_and_lost_ones() -> None:
     none = checks.check(lambda: Says("list", fault="none"), seconds=0.05)
     assert none.faults["mask"] == "the mask allows no action in step 2"
     lost = checks.check(lambda: Says("list", fault="missing"), seconds=0.05)
-    assert lost.faults["mask"] == "info has no 'action_mask' here, and had one before (step 2)"
+    assert lost.faults["mask"] == "info has no 'action_mask' here, and had one before in step 2"
