@@ -18,6 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BLOCKED = (
     *("hydra", "omegaconf", "antlr4", "rich", "tensorboard", "scipy", "matplotlib"),
     *("torchrl", "tensordict", "popgym", "triton", "onnx", "onnxscript", "onnxruntime"),
+    *("wandb", "mlflow", "sqlalchemy", "alembic", "moviepy", "imageio", "pygame"),
     *("minigrid", "minari", "mujoco", "dm_control", "metaworld"),
 )
 

@@ -1,7 +1,8 @@
 """README and docs: snippets run, commands match the continuous integration, tables match results.
 
-Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- file: NAME -->`
-(a file for the snippets), `<!-- command: NAME -->` (run elsewhere) or `<!-- not run: REASON -->`.
+Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- run with MODULE
+-->` (run here if it is installed), `<!-- file: NAME -->` (a file for the snippets), `<!-- command:
+NAME -->` (run elsewhere) or `<!-- not run: REASON -->`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -27,12 +29,14 @@ def blocks(marker: str) -> list[tuple[str, ...]]:
     return re.findall(pattern, PAGES, re.M | re.S)
 
 
-SNIPPETS = blocks("run")
+SNIPPETS = [("", *block) for block in blocks("run")] + blocks(r"run with (\w+)")
 FILES = {name: text for name, _, text in blocks(r"file: (\S+)")}
 
 
-@pytest.mark.parametrize(("language", "snippet"), SNIPPETS, ids=range(len(SNIPPETS)))
-def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("module", "language", "snippet"), SNIPPETS, ids=range(len(SNIPPETS)))
+def test_snippets_run(module: str, language: str, snippet: str, tmp_path: Path) -> None:
+    if module and find_spec(module) is None:
+        pytest.skip(f"needs {module}")
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, module in (("rlmem", "-m rlmem"), ("python", "")):
@@ -60,8 +64,8 @@ def test_snippets_run(language: str, snippet: str, tmp_path: Path) -> None:
 
 def test_every_block_is_marked() -> None:
     fences = len(re.findall(r"^```(?:bash|python)$", PAGES, re.M))
-    assert fences == len(blocks(r"(run|file: \S+|command: \S+|not run: [^\n]+)"))
-    assert {language for language, _ in SNIPPETS} == {"bash", "python"}
+    assert fences == len(blocks(r"(run|run with \w+|file: \S+|command: \S+|not run: [^\n]+)"))
+    assert {language for _, language, _ in SNIPPETS} == {"bash", "python"}
 
 
 @pytest.mark.parametrize("name", ["main", "test"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from rlmem.runs.agent import Agent, AgentSpec
 class Training:
     """A training in progress, as callbacks see it, after `step` of `total_steps` steps.
 
-    A reason in `stopped` ends the training after the present iteration.
+    `row` is the newest row of `metrics.csv`: `step`, `seconds` of training, `steps_per_second` and
+    the algorithm's metrics. A reason in `stopped` ends the training after the present iteration.
     """
 
     run_dir: Path
@@ -29,6 +30,7 @@ class Training:
     spec: AgentSpec
     device: torch.device
     stopped: str | None = None
+    row: Mapping[str, int | float] = field(default_factory=dict)
 
     def stop(self, reason: str = "by a callback") -> None:
         """End the training after this iteration; it is saved and evaluated as at its end."""

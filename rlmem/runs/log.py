@@ -1,4 +1,4 @@
-"""Logs of a run: `metrics.csv`, `evaluations.csv`, TensorBoard events, progress on stderr."""
+"""Logs of a run: `metrics.csv`, `evaluations.csv`, progress on stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rlmem.errors import UsageError, need
+from rlmem.errors import UsageError
 from rlmem.files import replacing
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.progress import Progress
@@ -84,7 +84,6 @@ class RunLogger(Callback):
         *,
         start_step: int = 0,
         evaluations: bool = False,
-        tensorboard: bool = True,
         progress: bool = True,
     ) -> None:
         self.run_dir = Path(run_dir)
@@ -98,7 +97,7 @@ class RunLogger(Callback):
         if evaluations or (self.run_dir / EVALUATIONS).exists():
             self._evaluations = MetricsFile(self.run_dir / EVALUATIONS, start_step)
             self._open.callback(self._evaluations.close)
-        self._events = self._event_writer(start_step) if tensorboard else None
+        self._row: dict[str, int | float] = {}
         self._return = "return -"
         self._progress = Progress("steps", total_steps, start_step, shown=progress)
         self._open.enter_context(self._progress)
@@ -116,20 +115,16 @@ class RunLogger(Callback):
         self.close()
 
     def on_iteration(self, training: Training, metrics: Mapping[str, float]) -> None:
-        """Write a row of metrics."""
+        """Write a row of metrics, which is `training.row` then."""
         self.log(training.step, metrics)
+        training.row = self._row
 
     def on_evaluation(self, training: Training, result: Mapping[str, Any]) -> None:
         """Write a row of the evaluations: `step`, `seconds` of training, then the numbers."""
         if self._evaluations is None:
             return
-        kept = {key: value for key, value in result.items() if _is_number(value)}
-        kept = {key: value for key, value in kept.items() if key not in ("step", "seed")}
-        row = {"step": training.step, "seconds": round(self._seconds(self._last_time), 3)} | kept
-        self._evaluations.append(row)
-        if self._events is not None:
-            for key, value in kept.items():
-                self._events.add_scalar(f"eval/{key}", value, training.step)
+        row = {"step": training.step, "seconds": round(self._seconds(self._last_time), 3)}
+        self._evaluations.append(row | numbers(result))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -156,9 +151,7 @@ class RunLogger(Callback):
             **{key: float(value) for key, value in values.items()},
         }
         self._metrics.append(row)
-        if self._events is not None:
-            for key in row.keys() - {"step", "seconds"}:
-                self._events.add_scalar(key, row[key], step)
+        self._row = row
         if "episode_return" in values:
             self._return = f"return {values['episode_return']:.3f}"
         self._progress.show(step, self._return)
@@ -192,15 +185,11 @@ class RunLogger(Callback):
         """The training time until `now`, with that of earlier parts of a resumed run."""
         return self._metrics.seconds + now - self._begin_time
 
-    def _event_writer(self, start_step: int) -> Any:
-        need("tensorboard", "log.tensorboard=true", "train")
-        from torch.utils.tensorboard import SummaryWriter
 
-        # `purge_step` hides events that an interrupted run wrote after its last checkpoint.
-        purge = start_step + 1 if start_step else None
-        writer = SummaryWriter(str(self.run_dir), purge_step=purge)
-        self._open.callback(writer.close)
-        return writer
+def numbers(result: Mapping[str, Any]) -> dict[str, int | float]:
+    """The numbers that an evaluation has measured."""
+    kept = {key: value for key, value in result.items() if _is_number(value)}
+    return {key: value for key, value in kept.items() if key not in ("step", "seed")}
 
 
 def _is_number(value: Any) -> bool:

@@ -19,11 +19,12 @@ from rlmem.policies import describe_inputs
 from rlmem.runs import callbacks as watchers
 from rlmem.runs import checkpoint, evaluate, folder, task_splits
 from rlmem.runs.agent import AgentSpec
-from rlmem.runs.build import build, options, policy_arguments, resolve_device
+from rlmem.runs.build import build, policy_arguments, resolve_device
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.evaluations import Evaluations
 from rlmem.runs.guard import GuardedEnv, closing
 from rlmem.runs.log import RunLogger
+from rlmem.runs.loggers import choice as loggers
 from rlmem.runs.result import Result
 from rlmem.runs.saver import Saver, interval
 from rlmem.runs.session import Session, finish, iterate, next_command
@@ -122,17 +123,18 @@ def _session(
     stop: Stop,
     stack: ExitStack,
 ) -> Session:
-    """The session with its logger, which `stack` closes."""
+    """The session with its loggers, which `stack` closes."""
     evaluations = Evaluations(trained)
+    others = loggers.opened(cfg, training.run_dir, training.step, stack)
     logger = RunLogger(
         training.run_dir,
         cfg.total_steps,
         start_step=training.step,
         evaluations=evaluations.every is not None,
-        **options(cfg.log),
+        progress=cfg.log.get("progress", True),
     )
     stack.enter_context(logger)
-    return Session(cfg, training, saver, evaluations, logger, [logger, *watching], stop)
+    return Session(cfg, training, saver, evaluations, logger, [logger, *others, *watching], stop)
 
 
 @contextmanager
@@ -164,6 +166,7 @@ def _prepare_folder(
 
 def _check_options(cfg: DictConfig) -> None:
     positive("legs", cfg.get("legs", 1))
+    loggers.require(cfg.log)
     for name in ("total_steps", "eval_episodes", "checkpoint_keep"):
         positive(name, cfg[name])
     for name in ("checkpoint_every", "eval_every"):

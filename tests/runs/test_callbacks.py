@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rlmem
 from rlmem import envs
@@ -168,8 +167,8 @@ def rows(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_evaluations_in_a_file_and_in_tensorboard_also_after_resuming() -> None:
-    sizes = SIZES | {"log": {"progress": False}, "eval_every": 128, "total_steps": 256}
+def test_evaluations_in_a_file_also_after_resuming() -> None:
+    sizes = SIZES | {"eval_every": 128, "total_steps": 256}
     rlmem.train("popgym-repeat", run_dir="a", **sizes)
     result = rlmem.train(resume="a", total_steps=512)
     found = rows("a/evaluations.csv")
@@ -188,10 +187,6 @@ def test_evaluations_in_a_file_and_in_tensorboard_also_after_resuming() -> None:
         "return_max",
         "memory_score",
     ]
-    events = EventAccumulator("a").Reload()
-    logged = {each.step: each.value for each in events.Scalars("eval/return_mean")}
-    wanted = {int(row["step"]): float(row["return_mean"]) for row in found}
-    assert logged == pytest.approx(wanted, abs=1e-6)
     # A checkpoint's score is that of its evaluation.
     scores = json.loads(Path("a/checkpoints/index.json").read_text())["scores"]
     assert scores["512"] == result.return_mean

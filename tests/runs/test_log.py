@@ -1,4 +1,4 @@
-"""Logs of a run: a consistent `metrics.csv`, and the same numbers in TensorBoard."""
+"""Logs of a run: a consistent `metrics.csv`, and the progress."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlmem.errors import UsageError
 from rlmem.runs.log import RunLogger
@@ -25,7 +24,7 @@ def _column(run: Path, name: str) -> list[str]:
 
 
 def test_new_metrics_become_new_columns(tmp_path: Path) -> None:
-    with RunLogger(tmp_path, 30, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 30) as logger:
         logger.log(10, {"loss": 0.5})
         logger.log(20, {"loss": 0.25, "episode_return": -1})
         logger.log(30, {"episode_return": 0.1 + 0.2, 'a "name", quoted': 1})
@@ -43,7 +42,7 @@ def test_new_metrics_become_new_columns(tmp_path: Path) -> None:
 
 
 def test_a_row_is_written_at_once(tmp_path: Path) -> None:
-    with RunLogger(tmp_path, 20, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 20) as logger:
         for step in (10, 20):
             logger.log(step, {"loss": step})
             assert _column(tmp_path, "loss")[-1] == f"{step}.0"
@@ -52,13 +51,13 @@ def test_a_row_is_written_at_once(tmp_path: Path) -> None:
 def test_speed_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("rlmem.runs.log.time.monotonic", lambda: now)
-    with RunLogger(tmp_path, 1000, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 1000) as logger:
         now += 2
         logger.log(100, {})
         now += 0.5
         logger.log(200, {})
     now += 1000
-    with RunLogger(tmp_path, 1000, start_step=200, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 1000, start_step=200) as logger:
         now += 4
         logger.log(300, {})
     assert _column(tmp_path, "seconds") == ["2.0", "2.5", "6.5"]
@@ -66,10 +65,10 @@ def test_speed_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_resuming_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
-    with RunLogger(tmp_path, 40, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 40) as logger:
         for step in (10, 20, 30):
             logger.log(step, {"loss": step})
-    with RunLogger(tmp_path, 40, start_step=20, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 40, start_step=20) as logger:
         logger.log(30, {"loss": -1, "entropy": 2})
     assert _column(tmp_path, "step") == ["10", "20", "30"]
     assert _column(tmp_path, "loss") == ["10.0", "20.0", "-1.0"]
@@ -78,7 +77,7 @@ def test_resuming_drops_rows_after_the_checkpoint(tmp_path: Path) -> None:
 
 def test_resuming_drops_an_incomplete_row(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("step,seconds,loss\n10,1.5,0.5\n20,2")
-    with RunLogger(tmp_path, 40, start_step=20, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 40, start_step=20) as logger:
         logger.log(30, {"loss": 3})
     assert _column(tmp_path, "step") == ["10", "30"]
     assert float(_column(tmp_path, "seconds")[-1]) >= 1.5
@@ -87,25 +86,12 @@ def test_resuming_drops_an_incomplete_row(tmp_path: Path) -> None:
 def test_a_file_without_metrics_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("name,age\nx,3\n")
     with pytest.raises(UsageError, match=r"metrics.csv has no column 'step'"):
-        RunLogger(tmp_path, 10, tensorboard=False)
+        RunLogger(tmp_path, 10)
     assert (tmp_path / "metrics.csv").read_text() == "name,age\nx,3\n"
 
 
-def test_tensorboard_has_the_same_numbers_after_resuming(tmp_path: Path) -> None:
-    with RunLogger(tmp_path, 40) as logger:
-        for step in (10, 20, 30):
-            logger.log(step, {"loss": step / 8})
-    with RunLogger(tmp_path, 40, start_step=20) as logger:
-        for step in (30, 40):
-            logger.log(step, {"loss": -step / 8})
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert set(events.Tags()["scalars"]) == {"loss", "steps_per_second"}
-    seen = [(event.step, event.value) for event in events.Scalars("loss")]
-    assert seen == [(10, 1.25), (20, 2.5), (30, -3.75), (40, -5.0)]
-
-
-def test_tensorboard_can_be_disabled(tmp_path: Path) -> None:
-    with RunLogger(tmp_path, 10, tensorboard=False) as logger:
+def test_only_one_file_is_written(tmp_path: Path) -> None:
+    with RunLogger(tmp_path, 10) as logger:
         logger.log(10, {"loss": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
 
@@ -127,7 +113,7 @@ def _log_then_fail(logger: RunLogger) -> None:
 def test_without_a_terminal_only_one_line_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with RunLogger(tmp_path, 2000, tensorboard=False) as logger:
+    with RunLogger(tmp_path, 2000) as logger:
         logger.log(2000, {"episode_return": 1})
         assert capsys.readouterr() == ("", "")
         logger.finish("return 0.975", "rlmem play run=a")
@@ -147,7 +133,7 @@ def test_a_terminal_gets_a_progress_bar(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    with RunLogger(tmp_path, 3000, tensorboard=False, progress=progress) as logger:
+    with RunLogger(tmp_path, 3000, progress=progress) as logger:
         logger.log(1000, {"episode_return": -0.5})
         logger.log(2000, {})
     out, err = capsys.readouterr()
