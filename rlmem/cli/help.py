@@ -58,16 +58,17 @@ THIRD_PARTY = (
 
 # Commands without options of their own.
 USAGE = {
-    "list": "rlmem list, or one of: rlmem list cores, envs, algos, tuned",
+    "list": "rlmem list, or one of: rlmem list cores, envs, algos, encoders, tuned",
     "show": "Takes the options of rlmem train (rlmem train --help), such as algo=NAME core=NAME.",
     "check": "Takes the options of rlmem train (rlmem train --help), such as env.kwargs.KEY=VALUE.",
 }
 
-# The lists of `rlmem list`: the group of each, and its title.
+# The lists of `rlmem list`: the option of each, and its title.
 LISTS = {
     "cores": ("core", "Cores"),
     "envs": ("env", "Environments"),
     "algos": ("algo", "Algorithms"),
+    "encoders": ("policy.encoder", "Encoders"),
     "tuned": ("tuned", "Tuned settings"),
 }
 
@@ -137,16 +138,18 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
 
 
 def list_members(kinds: Sequence[str] = ()) -> str:
-    """The text of `rlmem list`: one line per core, environment and algorithm.
+    """The text of `rlmem list`: one line per core, environment, algorithm and encoder.
 
     `kinds` are the lists to show, of `LISTS`; a `UsageError` for another one.
     """
     lines: list[str] = []
-    for kind in kinds or ("cores", "envs", "algos"):
+    for kind in kinds or ("cores", "envs", "algos", "encoders"):
         if kind not in LISTS:
             raise unknown("list", kind, LISTS)
         group, title = LISTS[kind]
         rows = {path.stem: first_comment(path) for path in (CONFIGS / group).glob("*.yaml")}
+        if kind == "encoders":
+            rows = third_party.encoders()
         if group in third_party.ENTRY_POINT_GROUPS:
             members = third_party.third_party_members(group)
             rows |= {e.name: third_party.summary(group, e) for e in members}

@@ -26,7 +26,7 @@ COMMANDS = {
     "bench": "train and evaluate a grid of runs (rlmem bench popgym, or cores=[...] envs=[...])",
     "compare": "compare runs: table and learning curves (rlmem compare <dir> ... by=core)",
     "plot": "draw the learning curve of a run (rlmem plot <run>)",
-    "list": "list cores, environments, algorithms and tuned settings (rlmem list cores)",
+    "list": "list cores, environments, algorithms, encoders, tuned settings (rlmem list cores)",
     "new": "write a package for a core of your own (rlmem new core NAME)",
 }
 

@@ -14,7 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+PACKAGE = Path(__file__).parents[1]
+CONFIGS = PACKAGE / "configs"
+ENCODERS = PACKAGE / "policies" / "encoders"
 # Configuration groups with a registry, and their entry point groups for other packages.
 ENTRY_POINT_GROUPS = {"core": "rlmem.cores", "env": "rlmem.envs", "algo": "rlmem.algos"}
 # Arguments that the command line gives itself.
@@ -88,19 +90,41 @@ def signature(group: str, entry: EntryPoint) -> list[Option] | None:
     ]
 
 
+def encoders() -> dict[str, str]:
+    """The names of all encoders, which have no YAML files, and the first lines of their docstrings.
+
+    Those of other packages too.
+    """
+    found = {}
+    for path in sorted(ENCODERS.glob("*.py")):
+        for name, node in _registered(path):
+            found[name] = (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
+    return found | {
+        each.name: summary("encoders", each) for each in third_party_members("encoders")
+    }
+
+
 def _definition(entry: EntryPoint) -> ast.ClassDef | ast.FunctionDef | None:
     """The class or function in the module of an entry point that registers itself by its name."""
     for path in _sources(entry):
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found = [node for name, node in _registered(path) if name == entry.name]
         except (OSError, SyntaxError, ValueError):
             return None
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef):
-                for call in node.decorator_list:
-                    if isinstance(call, ast.Call) and entry.name in map(_constant, call.args):
-                        return node
+        if found:
+            return found[0]
     return None
+
+
+def _registered(path: Path) -> Iterator[tuple[str, ast.ClassDef | ast.FunctionDef]]:
+    """The classes and functions in a file with a decorator that has a name, and this name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            for call in node.decorator_list:
+                names = (
+                    [_constant(each) for each in call.args] if isinstance(call, ast.Call) else []
+                )
+                yield from ((name, node) for name in names if isinstance(name, str))
 
 
 def _folders(entry: EntryPoint) -> list[Path]:

@@ -12,6 +12,7 @@ from rlmem import __version__
 from rlmem.cli.commands import _parse
 from rlmem.cli.help import CONFIGS
 from rlmem.cli.main import main
+from rlmem.policies import encoders
 from tests.cli.common import python
 
 
@@ -21,7 +22,18 @@ def test_list_has_one_line_per_yaml_file(capsys: pytest.CaptureFixture[str]) -> 
     for group in ("core", "env", "algo"):
         for path in (CONFIGS / group).glob("*.yaml"):
             assert listed.pop(path.stem) == path.read_text().splitlines()[0].removeprefix("# ")
-    assert not listed
+    assert listed.keys() == set(encoders.names())
+
+
+def test_list_of_encoders(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "encoders"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "Encoders (policy.encoder=NAME)"
+    assert [line.split()[0] for line in lines] == encoders.names()
+    for line in lines:
+        name, text = line.strip().split(maxsplit=1)
+        docstring = encoders.registry.get(name).__doc__
+        assert text == docstring.splitlines()[0].rstrip(".")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -39,6 +39,14 @@ def make_mouse(input_size, output_size, tail: float = 1.5):
     pass
 """
 
+LYNX = """
+from rlmem.policies.encoders import register
+
+@register("lynx")
+def lynx(spaces, output_size):
+    'Lynx: sees far.'
+"""
+
 
 @pytest.fixture
 def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,7 +58,9 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: zoo\nVersion: 1.0\n")
     names = {"camel": "zoo.large", "mouse": "zoo.small", "snake": "zoo.missing"}
     lines = "\n".join(f"{name} = {module}" for name, module in names.items())
-    (info / "entry_points.txt").write_text(f"[rlmem.cores]\n{lines}\nant = ant\n")
+    groups = f"[rlmem.cores]\n{lines}\nant = ant\n[rlmem.encoders]\nlynx = zoo.eyes\n"
+    (info / "entry_points.txt").write_text(groups)
+    (package / "eyes.py").write_text(LYNX)
     (package / "__init__.py").write_text("raise ImportError('zoo is closed')\n")
     (package / "large.py").write_text(CAMEL)
     (package / "small" / "__init__.py").write_text(MOUSE)
@@ -68,6 +78,7 @@ def test_the_list_has_the_first_line_of_docstrings(capsys: pytest.CaptureFixture
         ("mouse", "from the package zoo"),
         ("snake", "from the package zoo"),
         ("ant", "from the package zoo"),
+        ("lynx", "Lynx: sees far (from the package zoo)"),
     ):
         assert re.search(rf"^  {name} +{re.escape(text)}$", printed, re.M), name
 

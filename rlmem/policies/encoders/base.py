@@ -92,6 +92,10 @@ class Encoder(nn.Module, ABC):
         return ", normalised" if found else otherwise
 
 
+SIZES = {"spaces": REQUIRED, "output_size": REQUIRED}
+
+
+@register("default", {**SIZES, "layers": 1, "activation": "leaky_relu"})
 class LeafEncoder(Encoder):
     """The default encoder: reads each leaf by its kind.
 
@@ -172,10 +176,6 @@ class LeafEncoder(Encoder):
     def dtype(self) -> torch.dtype:
         """Floating dtype of the parameters."""
         return next(self.mlp.parameters()).dtype
-
-
-SIZES = {"spaces": REQUIRED, "output_size": REQUIRED}
-register("default", {**SIZES, "layers": 1, "activation": "leaky_relu"})(LeafEncoder)
 
 
 def check_batch(
