@@ -26,15 +26,6 @@ def leaves(tree: Any) -> Iterator[Tensor]:
             yield from leaves(part)
 
 
-def alike(tree: Any, other: Any) -> bool:
-    """Whether two trees have the same structure and their leaves the same shapes."""
-    if isinstance(other, Tensor):
-        return isinstance(tree, Tensor) and tree.shape == other.shape
-    if not isinstance(tree, (tuple, list)) or len(tree) != len(other):
-        return False
-    return all(alike(*parts) for parts in zip(tree, other, strict=True))
-
-
 def select(mask: Tensor, yes: Any, no: Any) -> Any:
     """Rows of `yes` where `mask` [B] is True and rows of `no` elsewhere, for each leaf.
 

@@ -1,13 +1,17 @@
-"""Random malformed and odd calls of all operators of `rlmem.kernels`.
+"""Random malformed and odd calls of all operators of `rlmem.kernels` and of all cores.
 
-    python scripts/fuzz_kernels.py [--malformed 2000] [--odd 500] [--seed 0] [--sanitize]
+    python scripts/fuzz_kernels.py [--malformed 2000] [--odd 500] [--cores 1000] [--raw 1000]
+        [--seed 0] [--sanitize]
 
 A malformed call has one wrong argument: another shape, dtype, device or layout. It must raise a
 `ValueError`, in the public operators and in the entry points of the C. An odd call is correct, but
 its tensors are transposed, sliced, expanded, or negative or conjugate views, and so are the
-gradients of its results: results and gradients must equal those of the definition. `--sanitize`
-compiles the C with gcc's address sanitiser in a temporary folder and makes all calls with it, so
-that a read outside of a tensor ends the program. The exit code is 1 if any call failed.
+gradients of its results: results and gradients must equal those of the definition. `--cores` are
+malformed calls of `step` and `scan` of all cores, and a tenth as many odd ones. `--raw` are
+malformed calls of `torch.ops.rlmem` itself, forward and backward, which may raise any exception or
+return, but never end the program. `--sanitize` compiles the C with gcc's address sanitiser in a
+temporary folder and makes all calls with it, so that a read outside of a tensor ends the program.
+The exit code is 1 if any call failed.
 """
 
 from __future__ import annotations
@@ -21,12 +25,14 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MODULE = "RLMEM_C_MODULE"  # environment variable: the file of the C module, if not the built one
 if MODULE in os.environ:
@@ -37,6 +43,7 @@ if MODULE in os.environ:
     spec.loader.exec_module(sys.modules[spec.name])
 
 from fuzz_cases import CASES, OPERATORS, Case  # noqa: E402
+from fuzz_core_cases import CORES  # noqa: E402
 
 from rlmem.kernels import build  # noqa: E402
 
@@ -95,12 +102,15 @@ def changed_layouts(case: Case, name: str) -> Iterator[tuple[str, Any]]:
             yield "mkldnn", x.to_mkldnn()
 
 
-def malformed(rng: random.Random, count: int) -> list[str]:
-    """The problems of `count` malformed calls."""
+Cases = Mapping[str, Callable[[random.Random], Case]]
+
+
+def malformed(rng: random.Random, count: int, cases: Cases) -> list[str]:
+    """The problems of `count` malformed calls of some of `cases`."""
     problems, made = [], Counter[str]()
     while made.total() < count:
-        operator = rng.choice(list(CASES))
-        case = CASES[operator](rng)
+        operator = rng.choice(list(cases))
+        case = cases[operator](rng)
         name = rng.choice(list(case.tensors))
         changes = (
             list(changed_shapes(rng, case, name)),
@@ -119,7 +129,7 @@ def malformed(rng: random.Random, count: int) -> list[str]:
                 problems.append(f"several lines {what}: {error}")
         except Exception as error:
             problems.append(f"{type(error).__name__} {what}: {str(error)[:200]}")
-    print(f"malformed calls {dict(made)}: {len(problems)} problems")
+    print(f"{count} malformed calls of {len(made)} functions: {len(problems)} problems")
     return problems
 
 
@@ -188,12 +198,12 @@ def in_double(x: Tensor) -> Tensor:
     return x.resolve_conj().resolve_neg().to(dtype).clone(memory_format=torch.contiguous_format)
 
 
-def odd_calls(rng: random.Random, count: int) -> list[str]:
+def odd_calls(rng: random.Random, count: int, cases: Cases) -> list[str]:
     """The problems of `count` correct calls with odd tensors."""
     problems = []
     for _ in range(count):
-        operator = rng.choice(list(OPERATORS))
-        case = OPERATORS[operator](rng)
+        operator = rng.choice(list(cases))
+        case = cases[operator](rng)
         assert case.reference is not None
         tensors = {name: odd(rng, x) for name, x in case.tensors.items()}
         weights: list[Tensor] = []
@@ -217,6 +227,49 @@ def odd_calls(rng: random.Random, count: int) -> list[str]:
     return problems
 
 
+class Recorder(TorchDispatchMode):
+    """Lists the calls of `torch.ops.rlmem`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, list[Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "rlmem":
+            self.calls.append((func, pytree.tree_map_only(Tensor, Tensor.detach, list(args))))
+        return func(*args, **(kwargs or {}))
+
+
+def recorded(rng: random.Random) -> list[tuple[Any, list[Any]]]:
+    """Calls of `torch.ops.rlmem` in one call of each operator, and in their backward passes."""
+    with Recorder() as recorder:
+        for make in OPERATORS.values():
+            case = make(rng)
+            differentiate(case.run, case.tensors, lambda results: [x + 1 for x in results])
+    return recorder.calls
+
+
+def raw_calls(rng: random.Random, count: int) -> list[str]:
+    """Malformed calls of `torch.ops.rlmem`; none may end the program, so there are no problems."""
+    outcomes, calls = Counter[str](), []
+    for i in range(count):
+        calls = recorded(rng) if i % 200 == 0 else calls
+        operator, arguments = rng.choice(calls)
+        leaves, spec = pytree.tree_flatten(arguments)
+        place = rng.choice([i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)])
+        case = Case(lambda _: None, None, {"x": leaves[place]})
+        every = [*changed_shapes(rng, case, "x"), *changed_dtypes(case, "x")]
+        every += [*changed_layouts(case, "x"), ("None", None)]
+        leaves[place] = rng.choice(every)[1]
+        try:
+            operator(*pytree.tree_unflatten(leaves, spec))
+            outcomes["returned"] += 1
+        except Exception as error:
+            outcomes[type(error).__name__] += 1
+    print(f"{count} raw calls, without a crash: {dict(outcomes)}")
+    return []
+
+
 def sanitized(arguments: list[str]) -> int:
     """Run this script with the C compiled with the address sanitiser; its exit code."""
     # Without the second, the sanitiser cannot handle torch's exceptions.
@@ -238,6 +291,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--malformed", type=int, default=2000, help="number of malformed calls")
     parser.add_argument("--odd", type=int, default=500, help="number of odd calls")
+    parser.add_argument("--cores", type=int, default=1000, help="number of calls of cores")
+    parser.add_argument("--raw", type=int, default=1000, help="number of calls of torch.ops.rlmem")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--sanitize", action="store_true", help="use the address sanitiser")
     options = parser.parse_args()
@@ -247,7 +302,9 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.manual_seed(options.seed)
     rng = random.Random(options.seed)
-    problems = malformed(rng, options.malformed) + odd_calls(rng, options.odd)
+    problems = malformed(rng, options.malformed, CASES) + odd_calls(rng, options.odd, OPERATORS)
+    problems += malformed(rng, options.cores, CORES) + odd_calls(rng, options.cores // 10, CORES)
+    problems += raw_calls(rng, options.raw)
     for problem in problems[:20]:
         print(problem)
     return 1 if problems else 0

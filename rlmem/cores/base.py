@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem import tree
+from rlmem.cores.arguments import Rows, input_problem, row_count, state_problem
 from rlmem.errors import UsageError, positive
 from rlmem.kernels import linear_scan
 from rlmem.registry import Registry
@@ -20,8 +21,6 @@ from rlmem.registry import Registry
 S = TypeVar("S")
 
 HALF = (torch.float16, torch.bfloat16)
-# `torch.export` counts the rows of a batch of any size by a symbol.
-Rows = int | torch.SymInt
 
 
 def any_precision(method: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
@@ -83,64 +82,65 @@ def check_inputs(core: nn.Module, method: str, x: Any, start: Any, dims: int) ->
 
     Otherwise a `UsageError`. `dims` counts the dimensions of `x`; `start` has all but the last.
     """
-    if isinstance(x, Tensor) and isinstance(start, Tensor):
-        *lead, size = x.shape or (0,)
-        if (
-            len(lead) == dims - 1
-            and size == core.input_size
-            and start.shape == tuple(lead)
-            and start.dtype is torch.bool
-            and 0 not in lead
-            and x.is_floating_point()
-        ):
-            return lead[0]
-    raise _problem(core, method, x, start, dims)
-
-
-def _problem(core: nn.Module, method: str, x: Any, start: Any, dims: int) -> UsageError:
-    """What is wrong with `x` or `start`."""
-    who = f"{type(core).__name__}.{method}"
-    for name, value in (("x", x), ("start", start)):
-        if not isinstance(value, Tensor):
-            return UsageError(f"{who}: {name} must be a tensor, not {type(value).__name__}")
-    if not x.is_floating_point():
-        return UsageError(f"{who}: x must be a floating-point tensor, not {x.dtype}")
-    letters = ("B", "T")[: dims - 1]
-    if x.dim() != dims or x.shape[-1] != core.input_size or 0 in x.shape:
-        wanted = ", ".join([*letters, str(core.input_size)])
-        return UsageError(
-            f"{who}: x must be [{wanted}] with {' and '.join(letters)} at least 1, "
-            f"not {list(x.shape)}"
-        )
-    return UsageError(
-        f"{who}: start must be [{', '.join(letters)}] = {list(x.shape[:-1])} of torch.bool, "
-        f"not {list(start.shape)} of {start.dtype}"
-    )
-
-
-def check_state(core: nn.Module, method: str, state: Any, like: Any, rows: Rows) -> None:
-    """A `UsageError` unless `state` has the structure and shapes of `like`, with `rows` rows."""
-    who = f"{type(core).__name__}.{method}"
-    wanted = list(tree.leaves(like))
+    anchor = core._buffers["_anchor"]
+    device = anchor.device  # type: ignore[union-attr]
     try:
-        got = list(tree.leaves(state))
-    except (TypeError, RecursionError):
-        kind = type(state).__name__
-        raise UsageError(
-            f"{who}: state must be a tensor or a tuple of tensors, not {kind}"
-        ) from None
-    if len(got) != len(wanted):
-        raise UsageError(f"{who}: state must have {len(wanted)} tensors, not {len(got)}")
-    for i, (leaf, other) in enumerate(zip(got, wanted, strict=True)):
-        if leaf.shape != (rows, *other.shape[1:]):
-            raise UsageError(
-                f"{who}: tensor {i} of the state must be {[rows, *other.shape[1:]]}, "
-                f"not {list(leaf.shape)}"
-            )
+        shape = x.shape
+        if (
+            shape == (*start.shape, core.input_size)
+            and len(shape) == dims
+            and 0 not in shape
+            and start.dtype is torch.bool
+            and x.layout is start.layout is torch.strided
+            and x.device == device == start.device
+            and (x.dtype is anchor.dtype or x.is_floating_point())  # type: ignore[union-attr]
+        ):
+            return shape[0]
+    except (AttributeError, TypeError, RuntimeError):
+        pass  # no tensor, or a nested one, which has no shape
+    raise input_problem(core, method, x, start, dims)
 
 
-def _checked_step(step: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
-    """A core's `step`, after a check of `x` and `start`."""
+def check_state(
+    core: nn.Module, method: str, state: Any, like: Any, rows: Rows | None = None
+) -> None:
+    """A `UsageError` unless `state` has the structure and tensors of `like`, or `rows` rows."""
+    device = core._buffers["_anchor"].device  # type: ignore[union-attr]
+    try:
+        if _fits(state, like, rows, device):
+            return
+    except (AttributeError, TypeError, RuntimeError):
+        pass
+    raise state_problem(core, method, state, like, rows)
+
+
+def _fits(state: Any, like: Any, rows: Rows | None, device: torch.device) -> bool:
+    if isinstance(like, Tensor):
+        return (
+            state.shape == (like.shape if rows is None else (rows, *like.shape[1:]))
+            and state.dtype is like.dtype
+            and state.layout is torch.strided
+            and state.device == device
+        )
+    if not isinstance(state, (tuple, list)) or len(state) != len(like):
+        return False
+    return all(_fits(*parts, rows, device) for parts in zip(state, like, strict=True))
+
+
+def _checked_rows(initial_state: Callable[..., Any]) -> Callable[..., Any]:
+    """A core's `initial_state`, after a check of the number of rows."""
+
+    @wraps(initial_state)
+    def call(self: MemoryCore[Any], batch_size: Any) -> Any:
+        if not isinstance(batch_size, (int, torch.SymInt)) or batch_size < 0:
+            batch_size = row_count(self, batch_size)
+        return initial_state(self, batch_size)
+
+    return call
+
+
+def _checked_inputs(step: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
+    """`step`, after a check of `x` and `start`; `MemoryCore.step` itself checks the state."""
 
     @wraps(step)
     def call(self: MemoryCore[Any], x: Any, state: Any, start: Any) -> tuple[Tensor, Any]:
@@ -150,8 +150,20 @@ def _checked_step(step: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tupl
     return call
 
 
+def _checked_step(step: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
+    """A core's own `step`, after a check of all arguments."""
+
+    @wraps(step)
+    def call(self: MemoryCore[Any], x: Any, state: Any, start: Any) -> tuple[Tensor, Any]:
+        rows = check_inputs(self, "step", x, start, dims=2)
+        check_state(self, "step", state, self.initial_state(1), rows)
+        return step(self, x, state, start)
+
+    return call
+
+
 def _checked_scan(scan: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
-    """A core's `scan` for any precision, after a check of all arguments' shapes."""
+    """A core's `scan` for any precision, after a check of all arguments."""
     scan = any_precision(scan)
 
     @wraps(scan)
@@ -167,6 +179,7 @@ def _checked_scan(scan: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tupl
 
 # Methods of cores, and the function that each is passed through.
 _WRAPS = {
+    "initial_state": _checked_rows,
     "update": any_precision,
     "step": _checked_step,
     "scan": _checked_scan,
@@ -232,17 +245,16 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
         """One time step without resets: output and next state."""
 
-    @_checked_step
+    @_checked_inputs
     def step(
         self, x: Float[Tensor, "B I"], state: S, start: Bool[Tensor, "B"]
     ) -> tuple[Float[Tensor, "B O"], S]:
         """One time step: reset the state of rows with `start`, then `update`.
 
-        Raises `UsageError` if a shape is wrong or `start` is not bool.
+        Raises `UsageError` for a wrong shape, dtype, device or layout.
         """
         first = self.initial_state(x.shape[0])
-        if not tree.alike(state, first):
-            check_state(self, "step", state, first, x.shape[0])
+        check_state(self, "step", state, first)
         return self.update(x, tree.select(start, first, state))
 
     @_checked_scan
@@ -251,7 +263,7 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     ) -> tuple[Float[Tensor, "B T O"], S]:
         """A row of time steps: same result as `step` in a loop; cores override it to be faster.
 
-        Raises `UsageError` if a shape is wrong or `start` is not bool.
+        Raises `UsageError` for a wrong shape, dtype, device or layout.
         """
         outputs = []
         for x_t, start_t in zip(x.unbind(1), start.unbind(1), strict=True):

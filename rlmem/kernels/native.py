@@ -184,15 +184,16 @@ def check_tensors(
     tensors: Mapping[str, Tensor | None],
     dtypes: Collection[torch.dtype] = FLOATS,
     devices: Collection[str] = DEVICES,
+    required: Collection[str] = (),
 ) -> None:
     """Raise `ValueError` unless all are dense tensors of one of `dtypes`, on one of `devices`.
 
     Dense means strided: not sparse, nested or quantised. Strides may have any values. None stands
-    for an argument that was not given.
+    for an argument that was not given, and is not one of `required`.
     """
     found = {}
     for name, x in tensors.items():
-        if x is None:
+        if x is None and name not in required:
             continue
         if not isinstance(x, Tensor):
             raise ValueError(f"{operator}: {name} must be a tensor, not {type(x).__name__}")

@@ -279,3 +279,38 @@ def invalid_sizes_are_named(subject: Subject, option: str, value: int) -> None:
         require(option in str(error), f"the error does not name {option}: {error}")
         return
     raise AssertionError(f"{option} = {value} is no error: call super().__init__(input_size, ...)")
+
+
+@law(method=("step", "scan"), wrong=("rows", "width", "dtype", "device", "layout"))
+def arguments_that_do_not_fit_are_refused(subject: Subject, method: str, wrong: str) -> None:
+    core = subject.make()
+    given = data(core)
+    x, start = (given.x[:, 0], given.start[:, 0]) if method == "step" else (given.x, given.start)
+    leaves = list(tree.leaves(given.state))
+    for place, each in enumerate([x, start, *leaves]):
+        if (changed := _changed(each, wrong)) is None:
+            continue
+        parts = [x, start, *leaves]
+        parts[place] = changed
+        rest = iter(parts[2:])
+        state = tree.map(lambda _, rest=rest: next(rest), given.state)
+        name = ["x", "start"][place] if place < 2 else f"tensor {place - 2} of the state"
+        try:
+            getattr(core, method)(parts[0], state, parts[1])
+        except UsageError as error:
+            require("\n" not in str(error), f"the error has several lines: {error}")
+            named = name in str(error) or (wrong == "rows" and "start" in str(error))
+            require(named, f"the error does not name {name}: {error}")
+            continue
+        raise AssertionError(f"{name} with wrong {wrong} is no error")
+
+
+def _changed(x: Tensor, wrong: str) -> Tensor | None:
+    """`x` with another number of rows, width, dtype, device or layout; None if it has no width."""
+    if wrong == "width":
+        return x.unsqueeze(-1) if x.dim() < 2 else torch.cat([x, x], -1) if x.numel() else None
+    if wrong == "rows":
+        return x[:1]
+    if wrong == "dtype":
+        return torch.zeros_like(x, dtype=torch.int8)
+    return x.to("meta") if wrong == "device" else x.detach().to_sparse()

@@ -1,4 +1,4 @@
-"""Malformed calls of the operators raise a `ValueError`; odd layouts give the same results.
+"""Malformed calls of operators and cores raise a `ValueError`; odd layouts give equal results.
 
 `scripts/fuzz_kernels.py` makes more random calls, also with an address sanitiser.
 """
@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_random_calls(seed: str) -> None:
     # In a separate process: the annotations checked in tests would refuse many calls earlier.
-    options = ["--malformed", "500", "--odd", "120", "--seed", seed]
+    options = ["--malformed", "400", "--odd", "80", "--cores", "200", "--raw", "300"]
+    options += ["--seed", seed]
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "fuzz_kernels.py", *options],
         capture_output=True,
@@ -74,6 +75,13 @@ def test_the_entry_points_of_the_c_check_their_arguments() -> None:
     ):
         with pytest.raises(ValueError, match="linear_scan: "):
             c_form.forward(*arguments, False)
+
+
+def test_a_missing_tensor_is_refused() -> None:
+    # torch passes None for a tensor that an operator's schema requires; `--raw` tries it.
+    native.check_tensors("project", {"x": X, "start": None}, required=["x"])
+    with pytest.raises(ValueError, match="project: weight must be a tensor, not NoneType"):
+        native.check_tensors("project", {"x": X, "weight": None}, required=["x", "weight"])
 
 
 @pytest.mark.skipif(not native.AVAILABLE, reason="the C was not built")

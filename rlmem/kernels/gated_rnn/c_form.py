@@ -108,7 +108,8 @@ def _check(
         raise unknown("cell", cell, CELLS)
     first = next(iter(given.values()))
     given = given | {"weight": weight, "state": state, "start": start}
-    check_tensors("gated_rnn", given, same_dtype(weight, tiles.DTYPES), ["cpu"])
+    required = given.keys() - {"grad_h", "grad_last", "start"}
+    check_tensors("gated_rnn", given, same_dtype(weight, tiles.DTYPES), ["cpu"], required)
     assert first is not None
     if first.dim() != 4 or weight.dim() != 3 or 0 in (*first.shape, *weight.shape):
         raise ValueError(

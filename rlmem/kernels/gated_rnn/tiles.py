@@ -66,7 +66,8 @@ def gram(x: Tensor, y: Tensor) -> Tensor:
 def _check(operator: str, pair: dict[str, Tensor], inner: int) -> None:
     """Check two matrices that are multiplied along their dimension `inner`."""
     x, y = pair.values()
-    check_tensors(operator, pair, [x.dtype] if isinstance(x, Tensor) else DTYPES, ["cpu"])
+    dtypes = [x.dtype] if isinstance(x, Tensor) else DTYPES
+    check_tensors(operator, pair, dtypes, ["cpu"], pair)
     if x.dim() != 2 or y.dim() != 2 or x.shape[inner] != y.shape[inner]:
         names = " and ".join(pair)
         raise ValueError(

@@ -69,7 +69,8 @@ def backward(
 
 def _check(name: str, row: Tensor, rest: dict[str, Tensor | None]) -> None:
     """Check every number that C relies on; `row` [B, T, D] is the value or the gradient of h."""
-    check_tensors("linear_scan", {name: row} | rest, same_dtype(row, _DTYPES), ["cpu"])
+    given = {name: row} | rest
+    check_tensors("linear_scan", given, same_dtype(row, _DTYPES), ["cpu"], [name, "gate"])
     if row.dim() != 3 or 0 in row.shape:
         raise ValueError(
             f"linear_scan: {name} must be [B, T, D], each at least 1, not {list(row.shape)}"

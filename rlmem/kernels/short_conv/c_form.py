@@ -53,7 +53,7 @@ def _check(given: dict[str, Tensor], weight: Tensor, window: Tensor, start: Tens
     """Check every number that C relies on."""
     given = given | {"weight": weight, "window": window, "start": start}
     x = given["x"]
-    check_tensors("short_conv", given, same_dtype(x, _DTYPES), ["cpu"])
+    check_tensors("short_conv", given, same_dtype(x, _DTYPES), ["cpu"], given)
     if x.dim() != 3 or weight.dim() != 2 or 0 in (*x.shape, *weight.shape):
         raise ValueError(
             f"short_conv: x must be [B, T, D] and weight [D, W], each at least 1, not "
