@@ -39,6 +39,8 @@ def open_dataset(folder: str | None, env: VecEnv, policy: SequencePolicy) -> Dat
                     f"{folder} does not fit this environment: its {key} is "
                     f"{recorded.get(key, 'missing')}, and not {space}"
                 )
+    for run in dataset.runs:
+        run.require_values(wanted, env.action_space)
     return dataset
 
 

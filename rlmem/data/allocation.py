@@ -1,4 +1,4 @@
-"""Memory of replays and datasets: torchrl's storages, in memory or in memory-mapped files."""
+"""Memory of replays and datasets: torchrl's storage in memory, or memory-mapped files."""
 
 from __future__ import annotations
 
@@ -9,35 +9,25 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rlmem.errors import UsageError, need
+from rlmem.data import mapped_files
+from rlmem.errors import need
 
 
-def allocate(
-    example: dict[str, Tensor] | None, size: int, directory: Path | None
-) -> dict[str, Tensor]:
-    """Tensors [size, ...] with the shapes and dtypes of `example`; None opens those in `directory`.
+def allocate(example: dict[str, Tensor], size: int, directory: Path | None) -> dict[str, Tensor]:
+    """Tensors [size, ...] with the shapes and dtypes of `example`, in files of a `directory`.
 
-    Raises `UsageError` if the files exist already, or are missing.
+    Raises `UsageError` if the folder is not empty.
     """
+    if directory is not None:
+        return mapped_files.create(example, size, directory)
     need("torchrl", "the memory of a replay or dataset", "train")
     # Imported late: these imports take as long as all others together.
     from tensordict import TensorDict
-    from torchrl.data import LazyMemmapStorage, LazyTensorStorage, TensorStorage
+    from torchrl.data import LazyTensorStorage
 
-    if directory is None:
-        assert example is not None
-        storage: TensorStorage = LazyTensorStorage(size)
-    elif example is None:
-        if not (directory / "meta.json").exists():
-            raise UsageError(f"{directory} does not hold the replay of this run")
-        storage = TensorStorage(TensorDict.load_memmap(directory))
-    else:
-        if directory.exists() and any(directory.iterdir()):
-            raise UsageError(f"replay.directory must be an empty or a new folder, not {directory}")
-        storage = LazyMemmapStorage(size, scratch_dir=directory)
-    if example is not None:
-        with _quiet(logging.getLogger("torchrl")):  # it logs the size of its storages
-            storage.set(0, TensorDict(example))
+    storage = LazyTensorStorage(size)
+    with _quiet(logging.getLogger("torchrl")):  # it logs the size of its storages
+        storage.set(0, TensorDict(example))
     leaves = storage.state_dict()["_storage"]
     return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, Tensor)}
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -21,9 +22,11 @@ from rlmem.data.returns import discounted_sum
 from rlmem.data.storage import LAST, START, RingStorage
 from rlmem.envs.base import Spaces, Tensors
 from rlmem.errors import UsageError
+from rlmem.files import read_text
 
 ABOUT = "about.json"
 STORAGE = "storage"
+SPACES = ("observation_space", "action_space")
 FORMAT = 2  # format 1 had the same files in `tapes/`
 
 
@@ -50,10 +53,56 @@ class RecordedRun:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.about = about
-        self.storage = RingStorage(about["num_envs"], about["slots"], folder / STORAGE)
+        self.folder = folder / STORAGE
+        num_envs, slots = _sizes(self.folder, about)
+        self.storage = RingStorage(num_envs, slots, self.folder, writable=False)
         self.storage.open(None, allocate)
         self.head = self.storage.written.clone()
+        self._require_whole()
         self.streams = [self._stream(env) for env in range(about["num_envs"])]
+
+    def _require_whole(self) -> None:
+        """Raise a `UsageError` unless the files have all leaves, with rings of their size."""
+        storage, about = self.storage, self.about
+        names = [f"obs{i}" for i in range(len(about["observation_space"]))]
+        names += [f"action{i}" for i in range(len(about["action_space"]))]
+        wanted = {*names, "reward", "flags"}
+        if set(storage.leaves) != wanted:
+            odd = sorted(wanted ^ set(storage.leaves))[0]
+            raise UsageError(f"{self.folder} is damaged: {odd} is missing or too much")
+        entries = storage.num_envs * storage.slots
+        for name, leaf in storage.leaves.items():
+            if len(leaf) != entries:
+                raise UsageError(f"{self.folder} is damaged: {name} has not {entries:,} entries")
+        flags, reward = storage.leaves["flags"], storage.leaves["reward"]
+        kinds = flags.dtype == torch.uint8 and reward.dtype == torch.float32
+        if not kinds or flags.dim() != 1 or reward.dim() != 1:
+            raise UsageError(f"{self.folder} is damaged: flags or reward has a wrong type")
+        full = (self.head >= 1) & (self.head <= storage.slots)
+        if not full.all() or not (flags[storage.rings] & START).all():
+            raise UsageError(f"{self.folder} is damaged: the numbers of its steps are impossible")
+
+    def require_values(self, observation_space: Spaces, action_space: Spaces) -> None:
+        """Raise a `UsageError` if leaves do not have the shapes and values of these spaces."""
+        for kind, name, spaces in zip(
+            SPACES, ("obs", "action"), (observation_space, action_space), strict=True
+        ):
+            order = list(self.about[kind])
+            for key, space in spaces.items():
+                self._require_values(key, self.storage.leaves[f"{name}{order.index(key)}"], space)
+
+    def _require_values(self, key: str, leaf: Tensor, space: gym.Space) -> None:
+        if tuple(leaf.shape[1:]) != tuple(space.shape or ()):
+            raise UsageError(f"{self.folder} is damaged: {key} has shape {list(leaf.shape[1:])}")
+        if not isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+            return
+        low = torch.as_tensor(space.start)
+        count = torch.as_tensor(space.n if isinstance(space, gym.spaces.Discrete) else space.nvec)
+        for ring, head in zip(self.storage.rings.tolist(), self.head.tolist(), strict=True):
+            value = leaf[ring : ring + head] - low
+            if leaf.dtype.is_floating_point or ((value < 0) | (value >= count)).any():
+                raise UsageError(f"{self.folder} is damaged: {key} is not in {space}")
+        self.storage.resident.check()
 
     def _stream(self, env: int) -> tuple[Int[Tensor, "E 2"], Bool[Tensor, "E"], Tensor]:
         head, ring = int(self.head[env]), int(self.storage.rings[env])
@@ -144,9 +193,11 @@ def read_abouts(folder: Path) -> dict[Path, dict[str, Any]]:
     found: dict[Path, dict[str, Any]] = {}
     for path in sorted(folder.glob("[!.]*")):
         try:
-            about = json.loads((path / ABOUT).read_text())
+            about = json.loads(read_text(path / ABOUT))
             found_format = about["format"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if not all(isinstance(about[kind], dict) for kind in SPACES):
+                raise TypeError("spaces")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
                 f"{folder} is not a dataset: {path.name} is no recorded run"
             ) from error
@@ -161,6 +212,25 @@ def read_abouts(folder: Path) -> dict[Path, dict[str, Any]]:
     return found
 
 
+def _sizes(folder: Path, about: Mapping[str, Any]) -> tuple[int, int]:
+    """The numbers of environments and slots in `about.json`, held against the files' sizes."""
+    num_envs, slots = _size(folder, about, "num_envs"), _size(folder, about, "slots")
+    try:
+        found = (folder / "written").stat().st_size
+    except OSError as error:
+        raise UsageError(f"cannot read {folder / 'written'}: {error.strerror}") from error
+    if found != 8 * num_envs:
+        raise UsageError(f"{folder / 'written'} is damaged: it has {found:,} bytes")
+    return num_envs, slots
+
+
+def _size(folder: Path, about: Mapping[str, Any], name: str) -> int:
+    value = about.get(name)
+    if type(value) is not int or not 1 <= value < 2**48:
+        raise UsageError(f"{folder.parent / ABOUT} is damaged: {name} is {value!r}")
+    return value
+
+
 def space_texts(spaces: Spaces) -> dict[str, str]:
     """Spaces as text in `about.json`, by leaf."""
     return {key: str(space) for key, space in spaces.items()}
@@ -168,7 +238,7 @@ def space_texts(spaces: Spaces) -> dict[str, str]:
 
 def require_same_spaces(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Raises a `UsageError` if two runs differ in observation or action space."""
-    for kind in ("observation_space", "action_space"):
+    for kind in SPACES:
         if list(there[kind].items()) != list(here[kind].items()):
             raise UsageError(
                 f"{folder} holds experience of other spaces: its {kind} is {_short(there[kind])}, "

@@ -21,12 +21,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rlmem.data import mapped_files
 from rlmem.envs.base import Tensors, Transition
 from rlmem.errors import UsageError
 
-# (example, size, folder) -> leaves [size, ...] with the shapes and dtypes of the example, in
-# memory if the folder is None. Without an example it opens the leaves in the folder.
-Allocate = Callable[[dict[str, Tensor] | None, int, Path | None], dict[str, Tensor]]
+# (example, size, folder) -> new leaves [size, ...] with the shapes and dtypes of the example, in
+# memory if the folder is None.
+Allocate = Callable[[dict[str, Tensor], int, Path | None], dict[str, Tensor]]
 
 # Bits of an entry's flags. LAST marks a final observation.
 START, TERMINATED, TRUNCATED, LAST = 1, 2, 4, 8
@@ -125,13 +126,17 @@ class RingStorage:
     `head` is the number of entries of each environment. `written` is the number ever written to
     its ring: in files it exceeds `head` after an older checkpoint is restored, and entries
     overwritten since that checkpoint are lost. Entries before `first` were lost in a smaller ring,
-    before the storage was restored with more slots.
+    before the storage was restored with more slots. Without `writable`, files are only read.
     """
 
-    def __init__(self, num_envs: int, slots: int, directory: Path | None) -> None:
+    def __init__(
+        self, num_envs: int, slots: int, directory: Path | None, writable: bool = True
+    ) -> None:
         self.num_envs = num_envs
         self.slots = slots
         self.directory = directory
+        self.writable = writable
+        self.reserved = 0  # entries of each ring with disk space
         self.rings = torch.arange(num_envs) * slots
         self.head = torch.zeros(num_envs, dtype=torch.int64)
         self.written = self.head
@@ -146,10 +151,18 @@ class RingStorage:
 
     def open(self, example: dict[str, Tensor] | None, allocate: Allocate) -> None:
         """Allocate entries with leaves like those of `example`; None opens existing files."""
-        self.leaves = allocate(example, self.num_envs * self.slots, self.directory)
+        if example is not None:
+            self.leaves = allocate(example, self.num_envs * self.slots, self.directory)
+        else:
+            assert self.directory is not None
+            self.leaves = mapped_files.open_existing(self.directory, self.writable)
         if self.directory is not None:
-            name = str(self.directory / "written")
-            self.written = torch.from_file(name, True, self.num_envs, dtype=torch.int64)
+            numbers = self.directory / "written"
+            self.written = (
+                mapped_files.create_numbers(numbers, self.num_envs)
+                if example is not None
+                else mapped_files.map_file(numbers, [self.num_envs], torch.int64, self.writable)
+            )
             self.watch(self.leaves)
 
     def watch(self, leaves: dict[str, Tensor]) -> None:
@@ -161,6 +174,7 @@ class RingStorage:
         """Append steps to all rings; returns the numbers of their entries."""
         ends = block.ends.long()
         steps = len(ends)
+        self._reserve(2 * steps)
         entry = self.head + torch.arange(steps)[:, None] + ends.cumsum(0) - ends
         slot = self.slot(torch.arange(self.num_envs), entry)
         final = self.slot(torch.arange(self.num_envs), entry + 1)[block.ends]
@@ -182,6 +196,7 @@ class RingStorage:
         Returns the environments that had one.
         """
         env = torch.arange(self.num_envs)
+        self._reserve(1)
         slot = self.slot(env, self.head - 1)
         unfinished = (self.leaves["flags"][slot] & LAST) == 0
         env, slot = env[unfinished], slot[unfinished]
@@ -267,8 +282,20 @@ class RingStorage:
                 f"the replay files in {self.directory} have a fixed size: "
                 f"resume with algo.replay.capacity={min(entries)} and the stride of the run"
             )
-        if (self.written < head).any():
+        overwritten = self.written - head > self.slots
+        if ((self.written < head) | overwritten).any():
             raise UsageError(f"{self.directory} does not hold the replay of this run")
+
+    def _reserve(self, more: int) -> None:
+        """Reserve the disk space of `more` entries in each ring."""
+        if self.directory is None or self.reserved >= self.slots:
+            return
+        needed = min(self.slots, int(self.head.max()) + more)
+        if needed > self.reserved:
+            last = mapped_files.enough(needed, self.reserved, self.slots)
+            new = range(self.reserved, last)
+            mapped_files.reserve(self.directory, self.leaves, self.num_envs, new)
+            self.reserved = last
 
     def _advance(self, by: Int[Tensor, "N"]) -> None:
         self.head = self.head + by

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rlmem import tree
+from rlmem.data import mapped_files
 from rlmem.data.storage import Allocate
 from rlmem.errors import UsageError
 
@@ -22,6 +23,8 @@ class StoredStates:
         self.number = number
         self.stride = stride
         self.leaves: dict[str, Tensor] = {}
+        self._folder: Path | None = None
+        self._reserved = 0  # states of each environment with disk space
 
     def open(self, example: Any, directory: Path | None, allocate: Allocate) -> None:
         """Allocate states like `example` [N, ...]."""
@@ -37,6 +40,7 @@ class StoredStates:
         is masked, and the next one begins with an empty memory.
         """
         per_env = self.number // entry.shape[1]
+        self._reserve(int(entry.max()) // self.stride + 2, per_env)
         for shift, due in ((0, entry % self.stride == 0), (1, (entry + 1) % self.stride == 0)):
             due = due & ends if shift else due
             some = [(k, due[k].nonzero()[:, 0]) for k in due.any(1).nonzero()[:, 0].tolist()]
@@ -106,8 +110,21 @@ class StoredStates:
     def _allocate(
         self, example: dict[str, Tensor] | None, directory: Path | None, allocate: Allocate
     ) -> None:
-        folder = None if directory is None else directory / "states"
-        self.leaves = allocate(example, self.number, folder)
+        self._folder = None if directory is None else directory / "states"
+        if example is not None:
+            self.leaves = allocate(example, self.number, self._folder)
+        else:
+            assert self._folder is not None
+            self.leaves = mapped_files.open_existing(self._folder)
+
+    def _reserve(self, needed: int, per_env: int) -> None:
+        """Reserve the disk space of the first `needed` states of each environment."""
+        if self._folder is None or self._reserved >= per_env or needed <= self._reserved:
+            return
+        last = mapped_files.enough(needed, self._reserved, per_env)
+        new = range(self._reserved, last)
+        mapped_files.reserve(self._folder, self.leaves, self.number // per_env, new)
+        self._reserved = last
 
 
 def _real(state: Any) -> dict[str, Tensor]:
