@@ -92,7 +92,8 @@ class AD:
         return self.episodes[piece]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        # No episode has begun: there is no place to go on from.
+        return {"optimizer": self.optimizer.state_dict(), "place": {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])

@@ -119,7 +119,8 @@ class PQN:
         return loss, {"q_loss": loss.detach(), "q": value.detach().mean()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return {"optimizer": self.optimizer.state_dict(), **self.collector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        self.collector.load_state_dict(state)

@@ -9,6 +9,8 @@ of the next episode. `next_value` is not read at terminated steps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -154,6 +156,14 @@ class EpisodeSums:
         returns, lengths = sums[torch.cat([start[:, 1:], following[:, None]], 1)].unbind(-1)
         return returns, lengths
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of unfinished episodes."""
+        return {"carried": self.carried.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`."""
+        self.carried = state["carried"].to(self.carried.device, copy=True)
+
 
 class DiscountedReturns:
     """Running discounted returns, forward in time, carried from one row [N, T] to the next.
@@ -176,6 +186,15 @@ class DiscountedReturns:
         returns = linear_scan(gate, reward[..., None], self.carried, begin)[..., 0]
         self.carried, self.done = returns[:, -1:], done[:, -1]
         return returns
+
+    def state_dict(self) -> dict[str, Any]:
+        """The returns up to now, and the ended episodes."""
+        return {"carried": self.carried.clone(), "done": self.done.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`."""
+        self.carried = state["carried"].to(self.carried.device, copy=True)
+        self.done = state["done"].to(self.done.device, copy=True)
 
 
 def summary(returns: Float[Tensor, "E"], lengths: Float[Tensor, "E"]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlmem import tree
+from rlmem.data.place import load_place, save_place
 from rlmem.data.returns import DiscountedReturns, EpisodeSums, summary
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.errors import UsageError, positive
@@ -156,6 +157,24 @@ class Collector:
         out = self.rollout
         assert out is not None
         return summary(*self.sums.ended(out.reward, out.start, self.start))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a resumed run: the place in the episodes, and their sums."""
+        place = save_place(self.env, self.obs, self.start, self.state)
+        sums = {"sums": self.sums.state_dict(), "returns": self.returns.state_dict()}
+        return {"place": {**place, **sums}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a `state_dict`; without a place in it, the new episodes stay.
+
+        Raises `CannotContinue` if the environments cannot go on from the place.
+        """
+        if "place" not in state:
+            return
+        place = state["place"]
+        self.obs, self.start, self.state = load_place(place, self.env, self.obs, self.state)
+        self.sums.load_state_dict(place["sums"])
+        self.returns.load_state_dict(place["returns"])
 
     def _allocate(self, action: Tensors, reward: Tensor) -> Rollout:
         def rows(leaf: Tensor) -> Tensor:

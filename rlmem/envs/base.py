@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from rlmem.errors import UsageError
 from rlmem.registry import Registry
 
 # One entry per leaf of the space, by its path ("obs", "obs.0", "obs.position", ...), each [N, ...].
@@ -62,6 +63,38 @@ class VecEnv(Protocol):
     def close(self) -> None:
         """Free the resources of the environments (processes, windows)."""
         ...
+
+
+class CannotContinue(UsageError):
+    """The episodes of a saved state cannot go on here; the message is the reason, in a few words.
+
+    After it, the object that should have loaded the state is unusable.
+    """
+
+
+@runtime_checkable
+class Continuable(Protocol):
+    """An environment whose present episodes can be saved and go on elsewhere."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Tensors and plain values of the present episodes; None if they cannot be saved."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the episodes of a `state_dict`, without a reset; may raise `CannotContinue`."""
+        ...
+
+
+def state_of(env: VecEnv) -> dict[str, Any] | None:
+    """The present episodes of `env`; None if they cannot be saved."""
+    return env.state_dict() if isinstance(env, Continuable) else None
+
+
+def load_state(env: VecEnv, state: dict[str, Any] | None) -> None:
+    """Go on in the episodes of a `state_of`; raises `CannotContinue` if that is impossible."""
+    if state is None or not isinstance(env, Continuable):
+        raise CannotContinue("this environment cannot be saved in the middle of an episode")
+    env.load_state_dict(state)
 
 
 @runtime_checkable

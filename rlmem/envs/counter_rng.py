@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import tau
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Integer, UInt8
@@ -252,6 +253,20 @@ class RandomSteps:
         if not self._normals:
             self._normals = list(normals(self._draw().flatten(0, 1)).unbind())[::-1]
         return self._normals.pop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the stream, with the numbers that are made already."""
+        made = {"words": self._words, "halves": self._halves, "normals": self._normals}
+        return {"word": self._word} | {k: torch.stack(v) for k, v in made.items() if v}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the stream of a `state_dict`."""
+        made = {name: state.get(name) for name in ("words", "halves", "normals")}
+        device = self._key.device
+        self._word = state["word"]
+        self._words, self._halves, self._normals = (
+            [] if each is None else list(each.to(device).unbind()) for each in made.values()
+        )
 
     def _draw(self) -> Int[Tensor, "block per_step N"]:
         """The next words."""

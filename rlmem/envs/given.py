@@ -10,7 +10,7 @@ import gymnasium as gym
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from rlmem.envs.base import Tensors, Transition, VecEnv, registry
+from rlmem.envs.base import Tensors, Transition, VecEnv, load_state, registry, state_of
 from rlmem.envs.gym_env import GymVecEnv, make_gym
 from rlmem.envs.gym_ids import OBJECT, id_of
 from rlmem.envs.gym_vector import GymnasiumVectorEnv
@@ -156,6 +156,14 @@ class FirstRows:
 
     def close(self) -> None:
         """Does nothing: the environments belong to the caller."""
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The present episodes; None if those of `env` cannot be saved."""
+        return state_of(self.env)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the episodes of a `state_dict`; raises the errors of `env`."""
+        load_state(self.env, state)
 
     def _rows(self, leaves: Tensors) -> Tensors:
         if self.env.num_envs == self.num_envs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv
+from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, load_state, state_of
 
 
 class PreviousAction:
@@ -57,6 +58,14 @@ class PreviousAction:
     def close(self) -> None:
         """Close the environments."""
         self.env.close()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The present episodes; None if those of `env` cannot be saved."""
+        return state_of(self.env)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the episodes of a `state_dict`; raises the errors of `env`."""
+        load_state(self.env, state)
 
     def _play(self, action: Tensors) -> Transition:
         return self.env.step(action)

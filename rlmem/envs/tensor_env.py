@@ -13,7 +13,7 @@ end:
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -30,12 +30,13 @@ from rlmem.envs.base import Spaces, Tensors, Transition
 from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.observation_check import observation_check
 from rlmem.envs.spaces import ActionSpace, FlatSpace
+from rlmem.envs.tensor_state import WithState
 from rlmem.errors import positive
 
 S = TypeVar("S")
 
 
-class TensorEnv(ABC):
+class TensorEnv(WithState):
     """Spaces, seeds and the checks of actions and observations, for all environments on tensors.
 
     An action of a wrong name, shape or dtype is always a ValueError that names the space. Values
@@ -102,21 +103,6 @@ class TensorEnv(ABC):
             self._obs_check.step(step)
         return step
 
-    def close(self) -> None:  # noqa: B027
-        """Does nothing: there are no resources to free."""
-
-    def describe_obs(self, obs: Tensors, row: int) -> str:
-        """The observation of environment `row` in words."""
-        return " ".join(str(leaf[row].tolist()) for leaf in obs.values())
-
-    def describe_action(self, action: Tensors, row: int) -> str:
-        """The action in environment `row` in words."""
-        return " ".join(str(leaf[row].tolist()) for leaf in action.values())
-
-    def reveal(self, row: int) -> str:
-        """The present hidden state of environment `row` in words."""
-        return ""
-
     @abstractmethod
     def _restart(self) -> Tensors: ...
 
@@ -144,6 +130,7 @@ class LockstepEnv(TensorEnv, Generic[S]):
 
     length: int
     truncates = False
+    carried = ("t",)
     t: int
     state: S
 
@@ -166,6 +153,10 @@ class LockstepEnv(TensorEnv, Generic[S]):
         self.episode = self.episode + 1
         self.state = self.initial_state(draws)
         return self.observe(self.state, 0)
+
+    def _draw_again(self) -> S:
+        assert self.key is not None
+        return self.initial_state(RandomDraws(self.key, self.episode - 1))
 
     def _step(self, action: Tensors) -> Transition:
         self.state, reward = self.transition(self.state, self.t, action)
@@ -206,6 +197,7 @@ class ScriptedEnv(LockstepEnv[Script]):
     """
 
     reward: float
+    fixed = True
 
     def asked(self, t: int) -> bool:
         """Whether the action of step t is rewarded."""
@@ -255,6 +247,7 @@ class StateEnv(TensorEnv, Generic[S]):
     shortest = 1
     spares = 1
     axis = 0  # the dimension of the leaves that counts environments: 0 or -1
+    carried = ("_next", "_left")
     state: S
 
     @abstractmethod
@@ -272,7 +265,7 @@ class StateEnv(TensorEnv, Generic[S]):
         """Observations of states [N, ...]; new tensors that share no memory with the state."""
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
-        """Start a new episode in every environment. An int seeds environment i with `seed + i`."""
+        """As `TensorEnv.reset`."""
         if seed is not None or self.key is None:
             # The row of the pool that holds each environment's next episode.
             self._next = torch.arange(self.num_envs, device=self.device)
@@ -330,15 +323,22 @@ class StateEnv(TensorEnv, Generic[S]):
 
     def _refill(self) -> None:
         """Draw the next `spares` episodes of each environment: one of each, then the second, ..."""
-        assert self.key is not None
         self.episode = self.episode + self._next // self.num_envs
         self._next = self._next % self.num_envs
+        self._draw_pool()
+        self._left = self.spares * self.shortest
+
+    def _draw_pool(self) -> None:
+        assert self.key is not None
         spare = torch.arange(self.spares, device=self.device)[:, None]
         key = self.key.expand(self.spares, -1)
         self._pool: Any = self.initial_state(
             RandomDraws(key.reshape(-1), (self.episode + spare).reshape(-1))
         )
-        self._left = self.spares * self.shortest
+
+    def _draw_again(self) -> S:
+        self._draw_pool()
+        return self._fresh(torch.arange(self.num_envs, device=self.device))
 
     def _fresh(self, spares: Int[Tensor, "K"]) -> S:
         """Copies of these initial states."""

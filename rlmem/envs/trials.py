@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,16 @@ class Trials(PreviousAction):
         self.episode = self._zeros
         nothing = torch.zeros(self.num_envs, device=self.device)
         return self._add_history(super().reset(seed), nothing, self._zeros, self.episode)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The present trials; None if the episodes of `env` cannot be saved."""
+        inner = super().state_dict()
+        return None if inner is None else {"env": inner, "episode": self.episode.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the trials of a `state_dict`; raises the errors of `env`."""
+        super().load_state_dict(state["env"])
+        self.episode = state["episode"].to(self.device)
 
     def _play(self, action: Tensors) -> Transition:
         step = self.env.step(action)

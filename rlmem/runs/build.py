@@ -117,7 +117,7 @@ def build(
         env = recorder = Recorder(env, Path(folder), _dataset_metadata(cfg))
     algo = algos.make(cfg.algo.name, env=env, policy=policy, seed=seeds, **options(cfg.algo))
     if recorder is not None:
-        iterations = -(-(cfg.total_steps - step) // algo.steps_per_iteration)
+        iterations = max(-(-(cfg.total_steps - step) // algo.steps_per_iteration), 0)
         recorder.reserve(iterations * algo.steps_per_iteration // env.num_envs)
     return env, policy, algo
 

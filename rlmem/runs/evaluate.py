@@ -112,6 +112,14 @@ def report(env: DictConfig, settings: dict[str, Any], returns: list[float]) -> d
     return result | {"returns": returns}
 
 
+def reported_step(run_dir: str | Path) -> int | None:
+    """The step of the evaluation in `eval.json`; None without a readable one."""
+    try:
+        return int(json.loads((Path(run_dir) / "eval.json").read_text())["step"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def write_report(run_dir: Path, content: dict[str, Any]) -> None:
     """Write `eval.json`."""
     atomic_write(run_dir / "eval.json", json.dumps(content, indent=2) + "\n")

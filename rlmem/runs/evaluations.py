@@ -19,14 +19,14 @@ class Evaluations:
     The training does not notice: its random numbers are those without evaluations.
     """
 
-    def __init__(self, trained: evaluate.Trained) -> None:
-        """`trained` is the run at its first step."""
+    def __init__(self, trained: evaluate.Trained, evaluated: int) -> None:
+        """`trained` is the run at its first step; `evaluated` is the last evaluation before."""
         cfg = trained.cfg
         self.trained = trained
         self.every = interval("eval_every", cfg.get("eval_every"), cfg.total_steps)
         self.max_steps: int = cfg.get("eval_max_steps", playing.MAX_STEPS)
         self.episodes: int = cfg.eval_episodes
-        self.step = trained.step
+        self.step = evaluated
         self.result: dict[str, Any] | None = None
 
     def due(self, step: int) -> bool:

@@ -8,8 +8,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from rlmem.envs.base import Tensors, Transition, VecEnv
+from rlmem.envs.base import Tensors, Transition, VecEnv, load_state, state_of
 from rlmem.errors import UsageError
 from rlmem.runs.stop import Stop
 
@@ -31,6 +32,7 @@ class GuardedEnv:
     def __init__(self, env: VecEnv, stop: Stop) -> None:
         self.env = env
         self.stop = stop
+        self.failed = False  # inside a step
         self.num_envs = env.num_envs
         self.device = env.device
         self.observation_space = env.observation_space
@@ -44,12 +46,24 @@ class GuardedEnv:
     def step(self, action: Tensors) -> Transition:
         """Take one action in each environment."""
         self.stop.enter_env()
+        self.failed = True
         try:
-            return self.env.step(action)
+            step = self.env.step(action)
         except Exception as error:
             raise EnvironmentFailure(error) from error
         finally:
             self.stop.leave_env()
+        self.failed = False
+        return step
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The present episodes; None if they cannot be saved, or a step has failed."""
+        return None if self.failed else state_of(self.env)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the episodes of a `state_dict`; raises the errors of `env`."""
+        with environment_errors():
+            load_state(self.env, state)
 
     def close(self) -> None:
         """Close the environments; errors of that lose nothing and are ignored."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from rlmem.algos import Algorithm
 from rlmem.errors import UsageError
 from rlmem.runs import checkpoint
+from rlmem.runs.resume import Start, settings
 
 # Checkpoints at a percentage of a run may take this fraction of its time, and these seconds.
 MAX_COST = 0.01
@@ -34,26 +34,29 @@ def interval(name: str, every: str | int | None, total_steps: int) -> int | None
 
 
 class Saver:
-    """Saves checkpoints of a run that starts at `step`; `score` is the newest return of episodes.
+    """Saves checkpoints of a run that starts at `start`; `score` is the newest return of episodes.
 
-    `seeds_used` counts the seeds of all environments of the run so far. At a percentage of the
-    run, a checkpoint waits while all of them together would take more than `MAX_COST` of the time.
+    `evaluated` is the step of the last evaluation. `whole` is False inside of an iteration: a state
+    saved there is not one from which a run goes on exactly. At a percentage of the run, a
+    checkpoint waits while all of them together would take more than `MAX_COST` of the time.
     """
 
-    def __init__(
-        self, cfg: DictConfig, run_dir: Path, algo: Algorithm, step: int, seeds_used: int
-    ) -> None:
+    def __init__(self, cfg: DictConfig, run_dir: Path, start: Start) -> None:
         every = cfg.checkpoint_every
         self.every = interval("checkpoint_every", every, cfg.total_steps)
         self.cheap = isinstance(every, str) and "%" in every
         self.keep: int = cfg.checkpoint_keep
         self.run_dir = run_dir
-        self.algo = algo
-        self.score: float | None = None
-        self.saved = step
-        self.seeds_used = seeds_used
+        self.algo = start.algo
+        self.score = start.score
+        self.evaluated = start.evaluated
+        self.whole = True
+        self.saved = start.step
+        self.seeds_used = start.seeds_used
+        self.settings = settings(cfg)
         self._begin_time = time.monotonic()
         self._spent = self._last = 0.0  # seconds of all checkpoints and of the last one
+        self._count = self._bytes = 0  # of all checkpoints; of the last one
 
     def after_iteration(self, step: int) -> Path | None:
         """Save a checkpoint at `step` if one is due; returns its folder, or None."""
@@ -68,8 +71,15 @@ class Saver:
         """Save a checkpoint at `step`, unless there is one; returns its folder, or None."""
         if step == self.saved:
             return None
-        start = time.monotonic()
-        state = {"algo": self.algo.state_dict(), "seeds_used": self.seeds_used}
+        begun = time.monotonic()
+        state = {
+            "algo": self.algo.state_dict(),
+            "seeds_used": self.seeds_used,
+            "settings": self.settings,
+            "whole": self.whole,
+            "evaluated": self.evaluated,
+            "score": self.score,
+        }
         try:
             path = checkpoint.save(
                 self.run_dir, step, self.algo.policy, state, keep=self.keep, score=self.score
@@ -80,9 +90,22 @@ class Saver:
                 + last_checkpoint(self.run_dir)
             ) from error
         self.saved = step
-        self._last = time.monotonic() - start
+        self._last = time.monotonic() - begun
         self._spent += self._last
+        self._count += 1
+        self._bytes = sum(file.stat().st_size for file in path.iterdir())
         return path
+
+    @property
+    def cost(self) -> str | None:
+        """The time and size of the checkpoints in words; None if there were none."""
+        if not self._count:
+            return None
+        share = 100 * self._spent / max(time.monotonic() - self._begin_time, 1e-9)
+        return (
+            f"checkpoints: {self._count}, {self._spent / self._count * 1000:.0f} ms each "
+            f"({share:.1f} % of the time), the last one {self._bytes / 2**20:.1f} MiB"
+        )
 
 
 def last_checkpoint(run_dir: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,10 @@ def iterate(session: Session, end: int) -> None:
     with stop.finishing_iterations():
         while training.step < end and stop.requested is None and not training.stopped:
             try:
+                _evaluate(session)  # a stop may have interrupted the last one
+                saver.whole = False
                 metrics = algo.iterate(training.step / cfg.total_steps)
+                saver.whole = True
                 training.step += algo.steps_per_iteration
                 _after_iteration(session, metrics)
             except LeftIteration:
@@ -80,13 +84,20 @@ def _after_iteration(session: Session, metrics: dict[str, float]) -> None:
     if evaluations.every is None:
         saver.score = metrics.get("episode_return", saver.score)
     _notify(session, lambda callback: callback.on_iteration(training, metrics))
-    if evaluations.due(training.step):
-        with session.logger.paused():
-            result = evaluations.run(training.step, session.stop)
-        saver.score = result["return_mean"]
-        _notify(session, lambda callback: callback.on_evaluation(training, result))
+    _evaluate(session)
     if path := saver.after_iteration(training.step):
         _notify(session, lambda callback: callback.on_checkpoint(training, path))
+
+
+def _evaluate(session: Session) -> None:
+    """Evaluate if it is time."""
+    training, saver, evaluations = session.training, session.saver, session.evaluations
+    if not evaluations.due(training.step):
+        return
+    with session.logger.paused():
+        result = evaluations.run(training.step, session.stop)
+    saver.score, saver.evaluated = result["return_mean"], training.step
+    _notify(session, lambda callback: callback.on_evaluation(training, result))
 
 
 def _notify(session: Session, call: Callable[[Callback], None]) -> None:
@@ -121,8 +132,9 @@ def finish(session: Session, following: str) -> Result:
     """Evaluate the trained policy and print the last line, which ends with `following`."""
     training, evaluations = session.training, session.evaluations
     session.logger.end_progress()
-    result = evaluations.result if evaluations.step == training.step else None
-    if result is None:
+    # A resumed run may have logged the evaluation of this step, without its result.
+    result, logged = evaluations.result, evaluations.step == training.step
+    if result is None or not logged:
         shown = session.cfg.log.get("progress", True)
         with Progress("episodes", evaluations.episodes, shown=shown) as progress:
             try:
@@ -132,9 +144,12 @@ def finish(session: Session, following: str) -> Result:
                 raise report(failure, training.run_dir, context) from failure
         evaluations.write()
         found = result
-        _notify(session, lambda callback: callback.on_evaluation(training, found))
+        if not logged:
+            _notify(session, lambda callback: callback.on_evaluation(training, found))
     else:
         evaluations.write()
+    if (cost := session.saver.cost) is not None:
+        print(cost, file=sys.stderr)
     stopped = "" if training.stopped is None else f", stopped: {training.stopped},"
     session.logger.finish(_outcome(result, training.spec) + stopped, following)
     agent = Agent(training.algo.policy, training.spec, training.device)

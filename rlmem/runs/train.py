@@ -19,13 +19,14 @@ from rlmem.policies import describe_inputs
 from rlmem.runs import callbacks as watchers
 from rlmem.runs import checkpoint, evaluate, folder, task_splits
 from rlmem.runs.agent import AgentSpec
-from rlmem.runs.build import build, policy_arguments, resolve_device
+from rlmem.runs.build import policy_arguments, resolve_device
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.evaluations import Evaluations
-from rlmem.runs.guard import GuardedEnv, closing
+from rlmem.runs.guard import GuardedEnv
 from rlmem.runs.log import RunLogger
 from rlmem.runs.loggers import choice as loggers
 from rlmem.runs.result import Result
+from rlmem.runs.resume import Start, leg_end, start
 from rlmem.runs.saver import Saver, interval
 from rlmem.runs.session import Session, finish, iterate, next_command
 from rlmem.runs.stop import Stop
@@ -83,57 +84,48 @@ def _leg(
             stack.enter_context(folder.lock(checkpoint.require_run(cfg.resume)))
             saved = checkpoint.load(cfg.resume)
             _require_rest(cfg, saved.step)
-        step = saved.step if saved else 0
-        used = saved.seeds_used(cfg.num_envs) if saved else 0
-        made, policy, algo = build(cfg, step, lambda env: GuardedEnv(env, stop), used, env)
-        stack.enter_context(closing(made))
-        if saved:
-            saved.load_weights(policy)
-            saved.load_trainer(algo)
-            checkpoint.set_rng_state(saved.trainer["rng"])
-        _require_learning(cfg, algo, step)
-        spec = AgentSpec.of(made, cfg.algo.name, policy_arguments(cfg))
-        run_dir = _prepare_folder(cfg, unique, step, made, stack)
+        begun = start(cfg, saved, lambda env: GuardedEnv(env, stop), env, stack)
+        _require_learning(cfg, begun.algo, begun.step)
+        spec = AgentSpec.of(begun.env, cfg.algo.name, policy_arguments(cfg))
+        run_dir = _prepare_folder(cfg, unique, begun.step, begun.env, stack)
         spec.write(run_dir)
-        if step == 0 or legs == 1:
-            print(describe_inputs(policy), file=sys.stderr)
-        device = resolve_device(cfg.device)
-        training = Training(run_dir, step, cfg.total_steps, algo, spec, device)
-        trained = evaluate.Trained(run_dir, cfg, policy, step, device, eval_env or env)
-        saver = Saver(cfg, run_dir, algo, step, used + cfg.num_envs)
-        session = _session(cfg, training, trained, saver, watching, stop, stack)
-        iterate(session, leg_end(step, cfg.total_steps, legs))
+        if begun.step == 0 or legs == 1:
+            print(describe_inputs(begun.policy), file=sys.stderr)
+        if begun.line is not None:
+            print(begun.line, file=sys.stderr)
+        session = _session(cfg, begun, run_dir, spec, eval_env or env, watching, stop, stack)
+        training = session.training
+        iterate(session, leg_end(begun.step, cfg.total_steps, legs))
         if training.step < cfg.total_steps and training.stopped is None:
             return None
-        return finish(session, next_command(made, cfg, run_dir))
-
-
-def leg_end(step: int, total_steps: int, legs: int) -> int:
-    """The step at which the leg of a run at `step` ends; the last one ends at `total_steps`."""
-    done = step * legs // total_steps
-    return min(total_steps, -(-(done + 1) * total_steps // legs))
+        return finish(session, next_command(begun.env, cfg, run_dir))
 
 
 def _session(
     cfg: DictConfig,
-    training: Training,
-    trained: evaluate.Trained,
-    saver: Saver,
+    begun: Start,
+    run_dir: Path,
+    spec: AgentSpec,
+    eval_env: Given | None,
     watching: Sequence[Callback],
     stop: Stop,
     stack: ExitStack,
 ) -> Session:
     """The session with its loggers, which `stack` closes."""
-    evaluations = Evaluations(trained)
-    others = loggers.opened(cfg, training.run_dir, training.step, stack)
+    device = resolve_device(cfg.device)
+    training = Training(run_dir, begun.step, cfg.total_steps, begun.algo, spec, device)
+    trained = evaluate.Trained(run_dir, cfg, begun.policy, begun.step, device, eval_env)
+    evaluations = Evaluations(trained, begun.evaluated)
+    others = loggers.opened(cfg, run_dir, begun.step, stack)
     logger = RunLogger(
-        training.run_dir,
+        run_dir,
         cfg.total_steps,
-        start_step=training.step,
+        start_step=begun.step,
         evaluations=evaluations.every is not None,
         progress=cfg.log.get("progress", True),
     )
     stack.enter_context(logger)
+    saver = Saver(cfg, run_dir, begun)
     return Session(cfg, training, saver, evaluations, logger, [logger, *others, *watching], stop)
 
 
@@ -178,8 +170,8 @@ def _check_options(cfg: DictConfig) -> None:
 
 
 def _require_rest(cfg: DictConfig, step: int) -> None:
-    """Raise a `UsageError` if a run at `step` has nothing left to train."""
-    if step >= cfg.total_steps:
+    """Raise a `UsageError` if a run at `step` has nothing left to train or to evaluate."""
+    if step >= cfg.total_steps and evaluate.reported_step(cfg.resume) == step:
         raise UsageError(
             f"{cfg.resume} is finished: it has trained {step:,} steps, and total_steps is "
             f"{cfg.total_steps:,} already; give a larger total_steps"
@@ -195,7 +187,8 @@ def _require_learning(cfg: DictConfig, algo: Algorithm, step: int) -> None:
             f"{iteration:,} steps: give a larger total_steps (num_envs and options of algo set the "
             "size of an iteration)"
         )
-    if isinstance(algo, LearnsLater) and total - step <= algo.steps_until_learning:
+    rest = total - step
+    if isinstance(algo, LearnsLater) and 0 < rest <= algo.steps_until_learning:
         first = step + algo.steps_until_learning
         raise UsageError(
             f"this run would never learn: it ends at total_steps={total:,}, and algo "

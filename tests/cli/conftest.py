@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 
 from rlmem.cli.main import main
 
+USUAL = r"(?:(?:[^\n]+ → |checkpoints: |[^\n]+ goes on at step )[^\n]+\n)*"
+
 
 @pytest.fixture(autouse=True)
 def _temporary_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,13 +36,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
 def error_line(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs the program with bad input; returns its only line of output.
 
-    A training that began has also described its inputs.
+    Trainings also describe their inputs, the cost of their checkpoints, and how they resume.
     """
 
     def run(*arguments: str) -> str:
         assert main(arguments) == 2
         err = capsys.readouterr().err
-        match = re.fullmatch(r"(?:[^\n]+ → [^\n]+\n)*rlmem: ([^\n]+)\n", err)
+        match = re.fullmatch(rf"{USUAL}rlmem: ([^\n]+)\n", err)
         assert match, err
         return match[1]
 

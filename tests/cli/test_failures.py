@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from rlmem.cli.main import main
-from rlmem.runs import checkpoint, train
+from rlmem.runs import checkpoint, resume, train
 from tests.cli.common import SMALL, python
 
 # Fails or hangs in step `at` of each copy.
@@ -179,14 +179,14 @@ def test_the_saved_weights_are_those_of_the_last_iteration(
             weights.append({k: w.clone() for k, w in policies[0].state_dict().items()})
 
     policies = []
-    build = train.build
+    build = resume.build
 
     def remember(*arguments: object):
         env, policy, algorithm = build(*arguments)
         policies.append(policy)
         return env, policy, algorithm
 
-    monkeypatch.setattr(train, "build", remember)
+    monkeypatch.setattr(resume, "build", remember)
     monkeypatch.setattr(train, "RunLogger", Loud)
     options = [each for each in ENV if not each.startswith("algo.")]
     options += ["algo.num_steps=32", f"algo={algo}", "+env.kwargs.mode=raise", "+env.kwargs.at=200"]

@@ -52,7 +52,11 @@ def test_train_evaluate_and_resume(
         r"over 2 episodes after 256 steps \(\d+ s, [\d,]+ steps/s\); next: rlmem play run=a\n",
         out,
     )
-    assert err == "obs: Discrete → one-hot, 4 inputs\n"
+    assert re.fullmatch(
+        r"obs: Discrete → one-hot, 4 inputs\n"
+        r"checkpoints: \d+, \d+ ms each \(\d+\.\d % of the time\), the last one 0\.\d MiB\n",
+        err,
+    )
     assert main(["eval", "run=a", "episodes=3"]) == 0
     printed = json.loads(capsys.readouterr().out)
     written = json.loads(Path("a/eval.json").read_text())

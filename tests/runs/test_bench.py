@@ -21,7 +21,7 @@ from rlmem.runs import bench, bench_results, checkpoint
 from rlmem.runs.bench import Bench
 from rlmem.runs.grid import Cell, cells
 from rlmem.runs.log import RunLogger
-from rlmem.runs.train import leg_end
+from rlmem.runs.resume import leg_end
 from tests.cli.common import ROOT, SMALL
 from tests.runs.run_folders import write_run
 

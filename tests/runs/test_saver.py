@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from rlmem.errors import UsageError
 from rlmem.runs import saver
+from rlmem.runs.resume import Start
 from rlmem.runs.saver import Saver, interval
 
 
@@ -64,20 +65,22 @@ class Nothing:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[int], float]]:
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[list[int], float]]:
     """Plays 100 iterations; returns the steps of checkpoints and their fraction of the time."""
 
     def run_(every: str, iteration: float, cost: float) -> tuple[list[int], float]:
         clock, steps = Clock(), []
 
-        def save(run_dir: Path, step: int, *_: object, **__: object) -> None:
+        def save(run_dir: Path, step: int, *_: object, **__: object) -> Path:
             clock.now += cost
             steps.append(step)
+            return tmp_path
 
         monkeypatch.setattr(saver, "time", clock)
         monkeypatch.setattr("rlmem.runs.checkpoint.save", save)
         cfg = {"checkpoint_every": every, "total_steps": 1000, "checkpoint_keep": 1}
-        found = Saver(OmegaConf.create(cfg), Path(), Nothing(), 0, 0)
+        start = Start(env=None, policy=None, algo=Nothing(), step=0, seeds_used=0)  # type: ignore
+        found = Saver(OmegaConf.create(cfg | {"num_envs": 1, "env": {}}), Path(), start)
         for step in range(10, 1001, 10):
             clock.now += iteration
             found.after_iteration(step)

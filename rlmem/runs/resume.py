@@ -1,0 +1,139 @@
+"""The start of a training, new or from a checkpoint: exactly there, or with new episodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig
+
+from rlmem.algos import Algorithm
+from rlmem.envs.base import CannotContinue, VecEnv
+from rlmem.envs.given import Given
+from rlmem.policies import Policy
+from rlmem.runs import checkpoint
+from rlmem.runs.build import build, options
+from rlmem.runs.checkpoint import Checkpoint
+from rlmem.runs.guard import EnvironmentFailure, closing
+
+# Options of environments that change no episode.
+SAME_EPISODES = ("vectorization", "check_obs", "check_actions")
+NEW_LEG = "a new leg begins"
+
+
+class Start(NamedTuple):
+    """A training before its first iteration.
+
+    `seeds_used` counts the seeds of all its environments so far. `evaluated` is the step of the
+    last evaluation, and `score` the newest return. `line` says how a run resumes.
+    """
+
+    env: VecEnv
+    policy: Policy
+    algo: Algorithm
+    step: int
+    seeds_used: int
+    evaluated: int = 0
+    score: float | None = None
+    line: str | None = None
+
+
+def start(
+    cfg: DictConfig,
+    saved: Checkpoint | None,
+    guard: Callable[[VecEnv], VecEnv],
+    given: Given | None,
+    stack: ExitStack,
+) -> Start:
+    """The training of `cfg`, at the checkpoint `saved` if there is one; `stack` closes it."""
+
+    def made(used: int) -> tuple[VecEnv, Policy, Algorithm]:
+        parts = build(cfg, saved.step if saved else 0, guard, used, given)
+        stack.enter_context(closing(parts[0]))
+        return parts
+
+    if saved is None:
+        return Start(*made(0), 0, cfg.num_envs)
+    used = saved.seeds_used(cfg.num_envs)
+    env, policy, algo = made(used)
+    reason = _difference(cfg, saved.trainer) or _leg_end(cfg, saved.step, algo)
+    if reason is None:
+        try:
+            _load(saved, policy, algo)
+        except (CannotContinue, EnvironmentFailure) as error:
+            reason = str(error)
+            env, policy, algo = made(used)
+    if reason is not None:
+        trainer = dict(saved.trainer)
+        trainer["algo"] = {k: v for k, v in _part(trainer, "algo").items() if k != "place"}
+        _load(saved._replace(trainer=trainer), policy, algo)
+        used += cfg.num_envs
+    trainer = saved.trainer
+    evaluated = trainer.get("evaluated", saved.step)
+    line = _line(cfg, saved, reason)
+    return Start(env, policy, algo, saved.step, used, evaluated, trainer.get("score"), line)
+
+
+def settings(cfg: DictConfig) -> str:
+    """The options that must not change if episodes are to go on, and the number of threads."""
+    env = {key: value for key, value in options(cfg.env).items() if key not in SAME_EPISODES}
+    found = {"num_envs": cfg.num_envs, "env": env, "threads": torch.get_num_threads()}
+    return json.dumps(found, default=str)
+
+
+def leg_end(step: int, total_steps: int, legs: int) -> int:
+    """The step at which the leg of a run at `step` ends; the last one ends at `total_steps`."""
+    done = step * legs // total_steps
+    return min(total_steps, -(-(done + 1) * total_steps // legs))
+
+
+def _load(saved: Checkpoint, policy: Policy, algo: Algorithm) -> None:
+    saved.load_weights(policy)
+    saved.load_trainer(algo)
+    checkpoint.set_rng_state(saved.trainer["rng"])
+
+
+def _difference(cfg: DictConfig, trainer: Mapping[str, Any]) -> str | None:
+    """The reason for new episodes, as far as the checkpoint's values show; None without one."""
+    if "settings" not in trainer:
+        return "the checkpoint is of an older version"
+    if not trainer["whole"]:
+        return "it was stopped inside an iteration"
+    if "place" not in _part(trainer, "algo"):
+        return f"algo {cfg.algo.name} does not save its episodes"
+    before, now = json.loads(trainer["settings"]), json.loads(settings(cfg))
+    if before["num_envs"] != now["num_envs"]:
+        return f"num_envs was {before['num_envs']}"
+    keys = {**before["env"], **now["env"]}
+    for key in keys:
+        if before["env"].get(key) != now["env"].get(key):
+            return f"env.{key} was {before['env'].get(key)}"
+    return None
+
+
+def _leg_end(cfg: DictConfig, step: int, algo: Algorithm) -> str | None:
+    """A reason if `step` ended a leg: the next one begins with new episodes."""
+    legs, last = cfg.get("legs", 1), max(step - algo.steps_per_iteration, 0)
+    ended = step >= leg_end(last, cfg.total_steps, legs)
+    return NEW_LEG if legs > 1 and step < cfg.total_steps and ended else None
+
+
+def _line(cfg: DictConfig, saved: Checkpoint, reason: str | None) -> str | None:
+    """How a run resumes, in one line; None for the legs of a run, which say nothing."""
+    if cfg.get("legs", 1) > 1 and reason in (None, NEW_LEG):
+        return None
+    place = f"{cfg.resume} goes on at step {saved.step:,}"
+    if reason is not None:
+        return f"{place} with new episodes: {reason}"
+    threads, now = json.loads(saved.trainer["settings"])["threads"], torch.get_num_threads()
+    rounded = "" if threads == now else f" (but for rounding: it had {threads} threads, not {now})"
+    return f"{place} exactly where it was{rounded}"
+
+
+def _part(trainer: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of a trainer's state; empty if it has another type."""
+    part = trainer.get(key)
+    return part if isinstance(part, Mapping) else {}

@@ -1,0 +1,103 @@
+"""A resumed run equals one that was never stopped: weights, metrics, evaluations, replay."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlmem.cli.main import main
+from rlmem.runs import checkpoint
+
+TINY = ["threads=1", "num_envs=4", "hidden_size=8", "core=gru", "eval_episodes=3"]
+TINY += ["log.tensorboard=false", "log.progress=false", "checkpoint_keep=99"]
+ON_POLICY = ["algo.num_steps=9", "algo.num_minibatches=2", "total_steps=252"]
+ON_POLICY += ["checkpoint_every=36", "eval_every=72"]
+TIMES = ("seconds", "steps_per_second")
+
+
+@pytest.fixture(autouse=True)
+def _temporary_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*arguments: str) -> None:
+    assert main(["train", *arguments]) == 0
+
+
+def back_to(run: str, copy: str, step: int) -> None:
+    """Copy a run as it was at its checkpoint of `step`, with the files of a later time."""
+    shutil.copytree(run, copy)
+    (Path(copy) / "eval.json").unlink()
+    for later in checkpoint.steps(copy):
+        if later > step:
+            shutil.rmtree(checkpoint.find(copy, later))
+
+
+def rows(run: str, name: str) -> list[dict[str, str]]:
+    """The rows of a file of metrics, without times."""
+    path = Path(run) / name
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_equal(one: Any, other: Any, where: str = "") -> None:
+    """Two trees of tensors and plain values are equal, bit for bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, Tensor):
+        assert one.dtype == other.dtype, where
+        assert torch.equal(one.nan_to_num(), other.nan_to_num()), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, parts in enumerate(zip(one, other, strict=True)):
+            assert_equal(*parts, f"{where}.{index}")
+    else:
+        assert one == other or (one != one and other != other), where
+
+
+def assert_same_runs(run: str, other: str) -> None:
+    for name in ("metrics.csv", "evaluations.csv"):
+        assert rows(run, name) == rows(other, name), name
+    evals = [json.loads((Path(each) / "eval.json").read_text()) for each in (run, other)]
+    assert evals[0] == evals[1]
+    one, two = checkpoint.load(run), checkpoint.load(other)
+    assert one.step == two.step
+    assert_equal(one.weights, two.weights)
+    for each in (one, two):
+        each.trainer["rng"].pop("python")  # the type checks of the tests draw from it
+    assert_equal(one.trainer, two.trainer)
+
+
+def check(*arguments: str, at: int) -> None:
+    """A run of these options equals one that is resumed from its checkpoint at step `at`."""
+    train(*TINY, *arguments, "run_dir=a")
+    back_to("a", "b", at)
+    train("resume=b")
+    assert_same_runs("a", "b")
+
+
+ENVS = {
+    "lockstep": ["env=memory-chain", "env.length=6"],
+    "single": ["env=popgym-noisy-position-only-cartpole"],
+    "trials": ["env=meta-dark-room", "env.episodes=3", "env.length=7"],
+}
+
+
+@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("algo", ["ppo", "pqn"])
+def test_on_policy(algo: str, env: str) -> None:
+    normal = "policy.normalize_obs=true"
+    more = ["algo.normalize_reward=true", "algo.anneal_lr=true", normal]
+    check(f"algo={algo}", *ON_POLICY, *ENVS[env], *more, at=108)
