@@ -12,12 +12,15 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlmem.action_mask import NAME
 from rlmem.envs import refusals
 from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, register
 from rlmem.envs.gym_ids import registered
-from rlmem.envs.info_mask import add_masks, offered_mask, with_mask
+from rlmem.envs.info_mask import add_masks, first_info, mask_space, may_offer_mask, with_mask
+from rlmem.envs.info_privileged import add_privileged, beside, privileged_space
 from rlmem.envs.mask_check import mask_check
 from rlmem.envs.previous_action import PreviousAction
+from rlmem.envs.privileged import PRIVILEGED
 from rlmem.envs.refusals import Refused
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.envs.vector_envs import GivenVectorEnv
@@ -39,8 +42,8 @@ class GymVecEnv:
     of integers, NaN and infinite values, in observations and rewards, and masks without an action.
 
     With `info_mask`, an environment's `info["action_mask"]` becomes a leaf of the observations (see
-    `rlmem.envs.info_mask`). One more copy of the environment is reset to find out whether there is
-    one.
+    `rlmem.envs.info_mask`), and with `info_privileged`, its `info["privileged"]` (see
+    `rlmem.envs.info_privileged`). One more copy of the environment is reset to find them.
     """
 
     single_observation_space: gym.Space
@@ -55,10 +58,10 @@ class GymVecEnv:
         device: torch.device | str = "cpu",
         check_obs: bool = True,
         info_mask: bool = True,
+        info_privileged: bool = True,
     ) -> None:
         if vectorization not in VECTORIZATIONS:
             raise unknown("vectorization", vectorization, VECTORIZATIONS)
-        mask = None
         if isinstance(env_fns, VectorEnv):
             self.num_envs = env_fns.num_envs
             self._read_spaces(env_fns, "single_")
@@ -68,13 +71,9 @@ class GymVecEnv:
             probe = env_fns[0]()
             try:
                 self._read_spaces(probe)
-                mask = offered_mask(probe) if info_mask else None
+                env_fns = self._read_infos(probe, env_fns, info_mask, info_privileged)
             finally:
                 probe.close()
-            if mask is not None:
-                env_fns = add_masks(env_fns, mask)
-                self.single_observation_space = with_mask(self.single_observation_space, mask)
-                self._obs = FlatSpace("obs", self.single_observation_space)
         self.device = torch.device(device)
         self.check_obs = check_obs
         self.observation_space: Spaces = self._obs.spaces
@@ -122,6 +121,27 @@ class GymVecEnv:
         self.single_action_space = _space(env, prefix + "action_space")
         self._obs = FlatSpace("obs", self.single_observation_space)
         self._action = ActionSpace("action", self.single_action_space)
+
+    def _read_infos(
+        self, probe: gym.Env, env_fns: Sequence[EnvFn], mask: bool, privileged: bool
+    ) -> Sequence[EnvFn]:
+        """The environments with their infos' mask and hidden state, if these are to be read."""
+        mask = mask and may_offer_mask(probe)
+        privileged = privileged and not any(
+            PRIVILEGED in key.split(".") for key in self._obs.spaces
+        )
+        info = first_info(probe) if mask or privileged else {}
+        if mask and info.get(NAME) is not None:
+            legal = mask_space(info[NAME])
+            env_fns = add_masks(env_fns, legal)
+            self.single_observation_space = with_mask(self.single_observation_space, legal)
+            self._obs = FlatSpace("obs", self.single_observation_space)
+        if privileged and info.get(PRIVILEGED) is not None:
+            hidden = privileged_space(info[PRIVILEGED])
+            env_fns = add_privileged(env_fns, hidden)
+            # Its leaves are beside those of the observation that an agent gets.
+            self._obs = FlatSpace("", beside(self.single_observation_space, hidden))
+        return env_fns
 
     def _transition(self, step: BatchedStep) -> Transition:
         reward = refusals.as_float32("reward", step.reward, self.check_obs)
@@ -182,6 +202,7 @@ def vectorize(
     previous_action: bool,
     check_obs: bool,
     info_mask: bool = False,
+    info_privileged: bool = False,
 ) -> VecEnv:
     """`num_envs` copies of an environment, optionally with the previous action observed.
 
@@ -189,7 +210,7 @@ def vectorize(
     """
     turns = [env_fn] if callable(env_fn) else env_fn
     env_fns = [turns[i % len(turns)] for i in range(positive("num_envs", num_envs))]
-    env = GymVecEnv(env_fns, vectorization, device, check_obs, info_mask)
+    env = GymVecEnv(env_fns, vectorization, device, check_obs, info_mask, info_privileged)
     return PreviousAction(env) if previous_action else env
 
 
@@ -202,6 +223,7 @@ def make_gym(
     previous_action: bool = False,
     check_obs: bool = True,
     info_mask: bool = True,
+    info_privileged: bool = True,
     kwargs: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> VecEnv:
@@ -212,5 +234,5 @@ def make_gym(
     """
     ids = [id] if isinstance(id, str) or callable(id) else id
     env_fns = [registered(each, max_episode_steps, kwargs or {}) for each in ids]
-    options = (vectorization, device, previous_action, check_obs, info_mask)
+    options = (vectorization, device, previous_action, check_obs, info_mask, info_privileged)
     return vectorize(env_fns, num_envs, *options)

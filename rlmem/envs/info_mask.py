@@ -65,25 +65,25 @@ def merge(obs: Any, mask: Any) -> dict[str, Any]:
     return {**parts, NAME: _legal(mask)}
 
 
-def offered_mask(env: gym.Env) -> Space | None:
-    """The space of an environment's `info["action_mask"]`, from one reset of it.
-
-    None if there is none, if observations have a mask already, or without discrete actions. The
-    global random generators are left as they were.
-    """
+def may_offer_mask(env: gym.Env) -> bool:
+    """Whether a mask in the infos would be used: there are discrete actions, and no other mask."""
     observations = FlatSpace("obs", env.observation_space).spaces
     actions = FlatSpace("action", env.action_space).spaces
-    if any(NAME in key.split(".") for key in observations):
-        return None
-    if not any(isinstance(space, DISCRETE) for space in actions.values()):
-        return None
+    masked = any(NAME in key.split(".") for key in observations)
+    return not masked and any(isinstance(space, DISCRETE) for space in actions.values())
+
+
+def first_info(env: gym.Env) -> Mapping[str, Any]:
+    """The infos of a reset of `env`, which shows what it offers there; nothing if it fails.
+
+    The global random generators are left as they were.
+    """
     with _kept_random_state():
         try:
             _, info = env.reset(seed=0)
         except Exception:
-            return None  # the first true reset says what is wrong
-    mask = info.get(NAME) if isinstance(info, Mapping) else None
-    return None if mask is None else mask_space(mask)
+            return {}  # the first true reset says what is wrong
+    return info if isinstance(info, Mapping) else {}
 
 
 def add_masks(env_fns: Sequence[EnvFn], mask: Space) -> list[EnvFn]:

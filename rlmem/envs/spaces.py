@@ -117,7 +117,10 @@ def _tensor_space(name: str, space: gym.Space) -> tuple[gym.Space, np.ndarray | 
 
 
 class FlatSpace:
-    """A gymnasium space as leaves; `spaces` maps their names to the spaces of the tensors."""
+    """A gymnasium space as leaves; `spaces` maps their names to the spaces of the tensors.
+
+    Without a `name`, the parts of a Dict have their own.
+    """
 
     def __init__(self, name: str, source: gym.Space) -> None:
         self.root = name
@@ -286,7 +289,7 @@ def _walk(
         space.items() if isinstance(space, Dict) else enumerate(space)
     )
     for key, part in parts:
-        yield from _walk(f"{name}.{key}", (*path, key), part)
+        yield from _walk(_below(name, key), (*path, key), part)
 
 
 def _at(tree: Any, path: tuple[Any, ...]) -> Any:
@@ -313,7 +316,11 @@ def _columns(
     if not fits:
         _refuse_parts(name, keys, samples)
     for key, part in zip(keys, parts, strict=True):
-        _columns(f"{name}.{key}", space.spaces[key], part, found)
+        _columns(_below(name, key), space.spaces[key], part, found)
+
+
+def _below(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
 
 
 def _refuse_parts(name: str, keys: Sequence[Any], samples: Sequence[Any]) -> None:

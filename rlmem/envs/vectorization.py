@@ -133,7 +133,7 @@ class AsyncEnvs:
         self._waiting = False  # for results of the processes
         try:
             self._vector = AsyncVectorEnv(
-                [partial(_in_worker, env_fn, os.getpid()) for env_fn in env_fns],
+                [partial(_in_worker, env_fn, space.root, os.getpid()) for env_fn in env_fns],
                 autoreset_mode=AutoresetMode.SAME_STEP,
                 context=method,
             )
@@ -238,9 +238,10 @@ class Worker(gym.Wrapper):
     print the traceback of an error and end the process.
     """
 
-    def __init__(self, env: gym.Env) -> None:
+    def __init__(self, env: gym.Env, root: str) -> None:
+        """`root` is the name of the observations."""
         super().__init__(env)
-        self._space = FlatSpace("obs", env.observation_space)
+        self._space = FlatSpace(root, env.observation_space)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         try:
@@ -272,11 +273,11 @@ class Worker(gym.Wrapper):
         return self._space.nest(column[0] for column in columns.values())
 
 
-def _in_worker(env_fn: EnvFn, main_process: int) -> gym.Env:
+def _in_worker(env_fn: EnvFn, root: str, main_process: int) -> gym.Env:
     if os.getpid() != main_process:
         # The main process handles Ctrl-C and closes the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Worker(env_fn())
+    return Worker(env_fn(), root)
 
 
 VECTORIZATIONS: dict[str, Callable[[Sequence[EnvFn], FlatSpace], BatchedEnvs]] = {

@@ -16,7 +16,7 @@ from rlmem import algos, envs
 from rlmem.algos import Algorithm
 from rlmem.data.recorder import Recorder
 from rlmem.envs.base import VecEnv, find_wrapped
-from rlmem.envs.given import Given
+from rlmem.envs.given import Batch, Given
 from rlmem.envs.seeding import train_seeds
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
@@ -56,10 +56,24 @@ def make_env(
     """
     with environment_errors():
         if given is not None:
-            env = given.make(num_envs, device, options(cfg.env))
+            known = options(cfg.env) if isinstance(given, Batch) else env_options(cfg)
+            env = given.make(num_envs, device, known)
         else:
-            env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **options(cfg.env))
+            env = envs.make(cfg.env.name, num_envs=num_envs, device=device, **env_options(cfg))
     return with_history(env, cfg.algo.name) if "algo" in cfg else env
+
+
+def env_options(cfg: DictConfig) -> dict[str, Any]:
+    """The options of the configured environment, which a class or name takes.
+
+    `info_privileged` is only true with a critic that may read it. Runs of older versions did not.
+    """
+    found = options(cfg.env)
+    if cfg.env.name == "gym":
+        asked = "algo" in cfg and found.get("info_privileged", False)
+        reads = asked and algos.requirements(cfg.algo.name).policy_type.has_privileged_critic
+        found["info_privileged"] = bool(reads)
+    return found
 
 
 def with_history(env: VecEnv, algo: str) -> VecEnv:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlmem import envs
 from rlmem.envs.base import VecEnv
-from rlmem.envs.given import Batch, given, named
+from rlmem.envs.given import Batch, Copies, given, named
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, positive
 from rlmem.runs.agent import Agent
@@ -30,18 +30,21 @@ def evaluate(
     observations are not those of the agent.
     """
     source = None if isinstance(env, str) else given(env)
+    hidden = {"info_privileged": bool(agent.spec.privileged)}
 
     def make(num_envs: int) -> VecEnv:
         if source is not None:
-            return agent.spec.add_history(source.make(num_envs, agent.device, options))
+            given_options = hidden | options if isinstance(source, Copies) else options
+            return agent.spec.add_history(source.make(num_envs, agent.device, given_options))
         name, known = named(env)
-        made = envs.make(name, num_envs=num_envs, device=agent.device, **known, **options)
+        given_options = {**known, **(hidden if name == "gym" else {}), **options}
+        made = envs.make(name, num_envs=num_envs, device=agent.device, **given_options)
         return agent.spec.add_history(made)
 
     probe = make(1)
-    hidden = agent.policy.critic_only
+    critic_only = agent.policy.critic_only
     wanted, found = (
-        {key: space for key, space in each.observation_space.items() if key not in hidden}
+        {key: space for key, space in each.observation_space.items() if key not in critic_only}
         for each in (agent.env.wrapped, probe)
     )
     probe.close()

@@ -113,7 +113,8 @@ def test_a_mask_beside_the_parts_of_a_dict() -> None:
 
 def test_the_search_can_be_turned_off_and_is_not_done_without_need() -> None:
     Says.resets = 0
-    assert list(vector(info_mask=False).observation_space) == ["obs"]
+    off = {"info_privileged": False}
+    assert list(vector(info_mask=False, **off).observation_space) == ["obs"]
     assert Says.resets == 0
     vector()
     assert Says.resets == 1
@@ -125,7 +126,7 @@ def test_the_search_can_be_turned_off_and_is_not_done_without_need() -> None:
             super().__init__("list")
             self.action_space = spaces.Box(-1, 1, (2,))
 
-    assert list(GymVecEnv([Continuous]).observation_space) == ["obs"]
+    assert list(GymVecEnv([Continuous], **off).observation_space) == ["obs"]
     assert Continuous.resets == 0
 
 
