@@ -146,4 +146,4 @@ def test_lists_of_one_kind(
         assert main(["list", kind]) == 0
         listed = re.findall(r"^  (\S+)  +\S", capsys.readouterr().out, re.M)
         assert listed == sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-    assert "unknown list 'core'; did you mean cores?" in error_line("list", "core")
+    assert "unknown list 'core'; did you mean cores or encoders?" in error_line("list", "core")
