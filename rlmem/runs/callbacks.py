@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ class Training:
     """A training in progress, as callbacks see it, after `step` of `total_steps` steps.
 
     `row` is the newest row of `metrics.csv`: `step`, `seconds` of training, `steps_per_second` and
-    the algorithm's metrics. A reason in `stopped` ends the training after the present iteration.
+    the algorithm's metrics. `with training.paused():` leaves the time of a block out of `seconds`.
+    A reason in `stopped` ends the training after the present iteration.
     """
 
     run_dir: Path
@@ -31,6 +33,7 @@ class Training:
     device: torch.device
     stopped: str | None = None
     row: Mapping[str, int | float] = field(default_factory=dict)
+    paused: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def stop(self, reason: str = "by a callback") -> None:
         """End the training after this iteration; it is saved and evaluated as at its end."""

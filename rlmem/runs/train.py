@@ -52,6 +52,7 @@ def train(
     signal (Ctrl-C, SIGTERM, SIGHUP) saves a checkpoint, then raises `Interrupted`.
     """
     _check_options(cfg)
+    loggers.require(cfg, eval_env or env)
     watching = watchers.check(callbacks)
     if cfg.get("eval_every") is not None and isinstance(env, Batch) and eval_env is None:
         raise UsageError(
@@ -116,7 +117,7 @@ def _session(
     training = Training(run_dir, begun.step, cfg.total_steps, begun.algo, spec, device)
     trained = evaluate.Trained(run_dir, cfg, begun.policy, begun.step, device, eval_env)
     evaluations = Evaluations(trained, begun.evaluated)
-    others = loggers.opened(cfg, run_dir, begun.step, stack)
+    others = loggers.opened(trained, stack)
     logger = RunLogger(
         run_dir,
         cfg.total_steps,
@@ -125,6 +126,7 @@ def _session(
         progress=cfg.log.get("progress", True),
     )
     stack.enter_context(logger)
+    training.paused = logger.paused
     saver = Saver(cfg, run_dir, begun)
     return Session(cfg, training, saver, evaluations, logger, [logger, *others, *watching], stop)
 
@@ -158,7 +160,6 @@ def _prepare_folder(
 
 def _check_options(cfg: DictConfig) -> None:
     positive("legs", cfg.get("legs", 1))
-    loggers.require(cfg.log)
     for name in ("total_steps", "eval_episodes", "checkpoint_keep"):
         positive(name, cfg[name])
     for name in ("checkpoint_every", "eval_every"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from rlmem.envs.given import Given
+from rlmem.runs.evaluate import Trained
 from rlmem.runs.loggers.base import Guarded, Logger, Run
 from rlmem.runs.loggers.mlflow_log import MlflowLogger
 from rlmem.runs.loggers.tensorboard_log import TensorBoardLogger
@@ -29,17 +30,25 @@ def asked_for(log: Mapping[str, Any]) -> list[str]:
     return [name for name, (_, before) in KINDS.items() if log.get(name, before)]
 
 
-def require(log: Mapping[str, Any]) -> None:
-    """Raise a `UsageError`, with the extra to install, if the package of a logger is missing."""
-    for name in asked_for(log):
+def require(cfg: DictConfig, env: Given | None) -> None:
+    """Raise a `UsageError` if a package is missing (with its extra), or `env` does not render.
+
+    `env` is the environment of evaluations itself, if Python has given it.
+    """
+    for name in asked_for(cfg.log):
         KINDS[name][0].require()
+    if cfg.log.get("video_every") is not None:
+        from rlmem.runs.loggers.video import VideoLogger
+
+        VideoLogger.require(cfg, env)
 
 
-def opened(cfg: DictConfig, run_dir: Path, step: int, stack: ExitStack) -> list[Guarded]:
-    """The loggers of a run at `step`, which `stack` closes."""
+def opened(trained: Trained, stack: ExitStack) -> list[Guarded]:
+    """The loggers of a run at its first step, which `stack` closes."""
+    cfg = trained.cfg
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    run = Run(run_dir, step, {str(key): value for key, value in plain.items()})
+    run = Run(trained.run_dir, trained.step, {str(key): value for key, value in plain.items()})
     project, uri = cfg.log.get("project", PROJECT), cfg.log.get("mlflow_uri")
 
     def make(name: str) -> Logger:
@@ -48,4 +57,8 @@ def opened(cfg: DictConfig, run_dir: Path, step: int, stack: ExitStack) -> list[
         return MlflowLogger(run, project, uri) if name == "mlflow" else TensorBoardLogger(run)
 
     found = [Guarded(f"log.{name}", partial(make, name)) for name in asked_for(cfg.log)]
+    if cfg.log.get("video_every") is not None:
+        from rlmem.runs.loggers.video import OPTION, VideoLogger
+
+        found.append(Guarded(OPTION, partial(VideoLogger, trained)))
     return [stack.enter_context(each) for each in found]
