@@ -1,10 +1,11 @@
 """Draw docs/learning.png, the picture in the README: learning curves, and a terminal in training.
 
-    python scripts/readme_picture.py [--record DIR]
+    python scripts/readme_picture.py [--record DIR] [--terminal]
 
-Without `--record` the picture is redrawn from docs/results/learning.csv (training returns) and
-docs/results/learning.txt (the terminal). With it, both files are recorded first: `rlmem train` runs
-for every core and seed that has no run folder in DIR yet, and then twice in a pseudo-terminal.
+Without an option the picture is redrawn from docs/results/learning.csv (training returns) and
+docs/results/learning.txt (the terminal). With `--record` both files are recorded first: `rlmem
+train` runs for every core and seed that has no run folder in DIR yet, and then twice in a
+pseudo-terminal; with `--terminal`, only the latter (on an idle machine: it shows the speed).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -45,15 +47,18 @@ SEEDS = (0, 1, 2)
 TRAIN = ("env=popgym-repeat", "threads=1")
 TOTAL_STEPS = 400_000
 COLUMNS = 104  # of the terminal
+KEEP_SPACES = {"drop_whitespace": False, "break_on_hyphens": False}
 REFERENCE = REFERENCES["popgym-repeat"]["easy"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--record", type=Path, metavar="DIR", help="train; run folders go to DIR")
+    parser.add_argument("--terminal", action="store_true", help="train twice for the terminal only")
     args = parser.parse_args()
     if args.record:
         record_curves(args.record)
+    if args.record or args.terminal:
         record_terminal()
     draw()
 
@@ -118,7 +123,7 @@ def draw() -> None:
             curves[row["core"], row["seed"]].append((int(row["steps"]), float(row["return"])))
     plt.rcParams.update({"font.size": 12, "font.family": "DejaVu Sans"})
     figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(11, 7), height_ratios=(3, 1), layout="constrained"
+        2, 1, figsize=(11, 7), height_ratios=(2.8, 1), layout="constrained"
     )
     draw_curves(top, curves)
     draw_terminal(bottom, TERMINAL.read_text().splitlines())
@@ -153,7 +158,8 @@ def draw_curves(axes: Axes, curves: dict[tuple[str, str], list[tuple[int, float]
 
 
 def draw_terminal(axes: Axes, lines: list[str]) -> None:
-    """A terminal's lines: commands, progress and results."""
+    """A terminal's lines, folded between words at its width: commands, progress and results."""
+    lines = [part for line in lines for part in textwrap.wrap(line, COLUMNS, **KEEP_SPACES)]
     axes.set(xlim=(0, COLUMNS + 4), ylim=(len(lines) - 0.25, -0.75), xticks=[], yticks=[])
     axes.set_facecolor("#1e1e2e")
     for spine in axes.spines.values():
