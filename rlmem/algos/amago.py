@@ -41,8 +41,8 @@ from rlmem.algos.popart import PopArt
 from rlmem.algos.schedules import Exploration
 from rlmem.algos.target_network import TargetNetwork
 from rlmem.data.batch import SequenceBatch
-from rlmem.data.replay import replay_options
 from rlmem.data.replay_collector import ReplayCollector
+from rlmem.data.replay_options import replay_options
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError
 from rlmem.policies.action_space import hybrid_unsupported_reason

@@ -25,8 +25,8 @@ from rlmem.algos.base import Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.target_network import TargetNetwork
 from rlmem.data.batch import SequenceBatch
-from rlmem.data.replay import DEFAULTS
 from rlmem.data.replay_collector import ReplayCollector
+from rlmem.data.replay_options import DEFAULTS
 from rlmem.data.returns import n_step_returns, rescale, unrescale
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, fraction, positive

@@ -37,8 +37,8 @@ from rlmem.algos.base import NonFiniteLoss, Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.target_network import TargetNetwork
 from rlmem.data.batch import SequenceBatch
-from rlmem.data.replay import replay_options
 from rlmem.data.replay_collector import ReplayCollector
+from rlmem.data.replay_options import replay_options
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, fraction
 from rlmem.policies import SoftPolicy

@@ -10,14 +10,22 @@ from rlmem import tree
 from rlmem.envs.base import CannotContinue, Tensors, VecEnv, load_state, state_of
 
 
-def save_place(env: VecEnv, obs: Tensors, start: Tensor, memory: Any) -> dict[str, Any]:
-    """The episodes of `env`, its newest observations and starts, and the memory before them."""
-    return {
-        "env": state_of(env),
+def save_place(
+    env: VecEnv, obs: Tensors, start: Tensor, memory: Any, **more: Any
+) -> dict[str, Any]:
+    """`{"place": ...}`: the episodes of `env`, its newest observations and starts, and the memory
+    before them, with further values; an empty dict if the episodes cannot be saved.
+    """
+    state = state_of(env)
+    if state is None:
+        return {}
+    place = {
+        "env": state,
         "obs": {key: leaf.clone() for key, leaf in obs.items()},
         "start": start.clone(),
         "memory": [leaf.clone() for leaf in tree.leaves(memory)],
     }
+    return {"place": place | more}
 
 
 def load_place(

@@ -14,9 +14,8 @@ There are three ways to make rows (`batching`):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from rlmem.data.allocation import allocate
 from rlmem.data.batch import SequenceBatch
 from rlmem.data.priorities import Priorities
+from rlmem.data.replay_options import DEFAULTS, check_options, form_difference
 from rlmem.data.returns import EpisodeSums, summary
 from rlmem.data.segments import Episodes, Segments, pack_random, step_mask
 from rlmem.data.storage import (
@@ -38,35 +38,12 @@ from rlmem.data.storage import (
     numbered,
 )
 from rlmem.data.stored_states import StoredStates
-from rlmem.envs.base import Tensors, Transition, VecEnv
-from rlmem.errors import UsageError, at_least, fraction, positive, unknown
+from rlmem.envs.base import CannotContinue, Tensors, Transition, VecEnv
+from rlmem.errors import unknown
 from rlmem.policies import Policy
 
-BATCHINGS = ("segments", "tape", "trajectory")
 # Steps that are written together: a single write costs as much as several steps.
 CHUNK = 32
-
-# Values with their sources: rlmem/configs/algo/r2d2.yaml.
-DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "capacity": 100_000,
-        "directory": None,
-        "batching": "segments",
-        "batch_size": 32,
-        "length": 40,
-        "burn_in": 20,
-        "stride": 20,
-        "stored_state": True,
-        "alpha": 0.9,
-        "beta": 0.6,
-        "anneal_beta": False,
-    }
-)
-
-
-def replay_options(**changes: Any) -> Mapping[str, Any]:
-    """`DEFAULTS` with some changes."""
-    return MappingProxyType({**DEFAULTS, **changes})
 
 
 class Replay:
@@ -83,7 +60,7 @@ class Replay:
             if name not in DEFAULTS:
                 raise unknown("option of replay", name, DEFAULTS)
         options = {**DEFAULTS, **given}
-        _check_options(options, env.num_envs)
+        check_options(options, env.num_envs)
         self.policy, self.device = policy, env.device
         self.batching: str = options["batching"]
         self.batch_size: int = options["batch_size"]
@@ -203,6 +180,8 @@ class Replay:
             "latest": self.latest,
             "stride": self.segments.stride,
             "per_env": self.segments.per_env,
+            "form": self._form,
+            "sums": self.sums.state_dict(),
         }
         if self.batching != "segments":
             state["episodes"] = self.episodes.state_dict()
@@ -212,20 +191,25 @@ class Replay:
             state["priorities"] = self.priorities.state_dict()
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], continued: bool = False) -> None:
         """Restore a `state_dict`, in a replay to which nothing was added yet.
 
-        The options may differ from those of the saved replay: with another capacity the newest
-        steps are kept, and segments keep their stored states and priorities. Raises `UsageError`
-        if the state cannot have these options. Unfinished episodes are truncated, because
-        environments cannot be saved in mid-episode.
+        With `continued` the episodes go on: the replay is then exactly the saved one. Raises
+        `CannotContinue` if its options were others. Otherwise unfinished episodes are truncated,
+        and the options may differ: with another capacity the newest steps are kept, and segments
+        keep their stored states and priorities. Raises `UsageError` if the state cannot have these
+        options.
         """
         if not state:
             return
+        if continued and (changed := form_difference(state["form"], self._form)):
+            raise CannotContinue(changed)
         storage, empty = self.storage, self.policy.initial_state(1)
         if self.states:
             self.states.require_loadable(state, storage.directory is not None)
         storage.load_state_dict(state["storage"], allocate)
+        if continued and not torch.equal(storage.oldest, state["storage"]["oldest"]):
+            raise CannotContinue("later steps have overwritten some of its replay files")
         self.latest = state["latest"]
         if self.batching == "segments":
             self._load_segments(state, empty)
@@ -235,6 +219,15 @@ class Replay:
             slot = storage.slot(torch.arange(len(storage.head)), storage.oldest)
             whole = (storage.leaves["flags"][slot] & START) != 0
             self.episodes.rebuild(storage.oldest, whole, *storage.finals())
+        if continued:
+            self.sums.load_state_dict(state["sums"])
+        else:
+            self._truncate(empty)
+        self._advance()
+
+    def _truncate(self, empty: Any) -> None:
+        """Truncate unfinished episodes; `empty` is the memory [1, ...] at the start of one."""
+        storage = self.storage
         env = storage.truncate(self.latest)
         final = storage.head[env] - 1
         if self.batching != "segments":
@@ -242,7 +235,19 @@ class Replay:
         elif self.states:
             # The step of a final observation is masked, so this state has no effect but must exist.
             self.states.write_empty(self.segments.beginning_at(env, final), empty)
-        self._advance()
+
+    @property
+    def _form(self) -> dict[str, Any]:
+        """The options that shape the stored data, as plain values."""
+        return {
+            "slots": self.storage.slots,
+            "stride": self.segments.stride,
+            "length": self.steps,
+            "batching": self.batching,
+            "stored_state": self.states is not None,
+            "alpha": self.priorities is not None,
+            "directory": self.storage.directory is not None,
+        }
 
     def _load_segments(self, state: dict[str, Any], empty: Any) -> None:
         """Restore the segments, their stored states and their priorities."""
@@ -307,20 +312,4 @@ class Replay:
             weight=put(weight),
             segment=segment,
             burn_in=self.burn_in,
-        )
-
-
-def _check_options(options: Mapping[str, Any], num_envs: int) -> None:
-    if options["batching"] not in BATCHINGS:
-        raise unknown("batching", options["batching"], BATCHINGS)
-    for name in ("capacity", "batch_size", "length", "stride"):
-        positive(f"replay.{name}", options[name])
-    at_least("replay.burn_in", options["burn_in"], 0)
-    for name in ("alpha", "beta"):
-        fraction(f"replay.{name}", options[name])
-    slots, row = options["capacity"] // num_envs, options["burn_in"] + options["length"] + 1
-    if slots < (least := max(2 * row, options["stride"])):
-        raise UsageError(
-            f"replay.capacity ({options['capacity']}) leaves {slots} steps for each of {num_envs} "
-            f"environments; it must leave at least {least} (two rows of {row}, one stride)"
         )

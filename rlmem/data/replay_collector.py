@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rlmem.data.batch import SequenceBatch
+from rlmem.data.place import load_place, save_place
 from rlmem.data.replay import Replay
 from rlmem.envs.base import VecEnv
 from rlmem.errors import at_least, positive
@@ -102,9 +103,15 @@ class ReplayCollector:
             "replay": self.replay.state_dict(),
             "collected": self.collected,
             "updates": self.updates,
+            **save_place(self.env, self.obs, self.start, self.state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a `state_dict`."""
-        self.replay.load_state_dict(state["replay"])
+        """Restore a `state_dict`; without a place in it, the new episodes stay.
+
+        Raises `CannotContinue` if the environments or the replay cannot go on from the place.
+        """
         self.collected, self.updates = state["collected"], state["updates"]
+        if (place := state.get("place")) is not None:
+            self.obs, self.start, self.state = load_place(place, self.env, self.obs, self.state)
+        self.replay.load_state_dict(state["replay"], continued=place is not None)

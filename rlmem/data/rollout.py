@@ -160,9 +160,8 @@ class Collector:
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a resumed run: the place in the episodes, and their sums."""
-        place = save_place(self.env, self.obs, self.start, self.state)
         sums = {"sums": self.sums.state_dict(), "returns": self.returns.state_dict()}
-        return {"place": {**place, **sums}}
+        return save_place(self.env, self.obs, self.start, self.state, **sums)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`; without a place in it, the new episodes stay.

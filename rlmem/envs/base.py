@@ -90,10 +90,10 @@ def state_of(env: VecEnv) -> dict[str, Any] | None:
     return env.state_dict() if isinstance(env, Continuable) else None
 
 
-def load_state(env: VecEnv, state: dict[str, Any] | None) -> None:
+def load_state(env: VecEnv, state: dict[str, Any]) -> None:
     """Go on in the episodes of a `state_of`; raises `CannotContinue` if that is impossible."""
-    if state is None or not isinstance(env, Continuable):
-        raise CannotContinue("this environment cannot be saved in the middle of an episode")
+    if not isinstance(env, Continuable):
+        raise CannotContinue("the environment is another one")
     env.load_state_dict(state)
 
 

@@ -103,7 +103,7 @@ def _difference(cfg: DictConfig, trainer: Mapping[str, Any]) -> str | None:
     if not trainer["whole"]:
         return "it was stopped inside an iteration"
     if "place" not in _part(trainer, "algo"):
-        return f"algo {cfg.algo.name} does not save its episodes"
+        return "its environment or algorithm cannot be saved in the middle of an episode"
     before, now = json.loads(trainer["settings"]), json.loads(settings(cfg))
     if before["num_envs"] != now["num_envs"]:
         return f"num_envs was {before['num_envs']}"

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from rlmem import algos
-from rlmem.data.replay import BATCHINGS, Replay
+from rlmem.data.replay import Replay
 from rlmem.data.replay_collector import ReplayCollector
+from rlmem.data.replay_options import BATCHINGS
 from rlmem.envs.base import Tensors
 from rlmem.errors import UsageError
 from rlmem.policies import QPolicy

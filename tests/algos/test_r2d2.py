@@ -15,7 +15,7 @@ from rlmem import algos
 from rlmem.algos import NonFiniteLoss
 from rlmem.algos.r2d2 import R2D2, epsilons
 from rlmem.data.batch import SequenceBatch
-from rlmem.data.replay import DEFAULTS
+from rlmem.data.replay_options import DEFAULTS
 from rlmem.errors import UsageError
 from rlmem.policies import QPolicy
 from tests.algos.test_ppo import Echo

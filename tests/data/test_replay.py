@@ -10,7 +10,7 @@ import torch
 
 from rlmem import envs, tree
 from rlmem.data.batch import SequenceBatch
-from rlmem.data.replay import BATCHINGS, DEFAULTS
+from rlmem.data.replay_options import BATCHINGS, DEFAULTS
 from rlmem.errors import UsageError
 from tests.data.counting import Counting
 from tests.data.playing import CUT, LENGTHS, Inner, filled, make, play

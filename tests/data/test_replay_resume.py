@@ -15,7 +15,8 @@ import torch
 
 from rlmem import tree
 from rlmem.data.batch import SequenceBatch
-from rlmem.data.replay import BATCHINGS, Replay
+from rlmem.data.replay import Replay
+from rlmem.data.replay_options import BATCHINGS
 from rlmem.envs.base import Tensors, Transition
 from rlmem.errors import UsageError
 from tests.data.counting import Counting

@@ -18,7 +18,7 @@ from rlmem.runs import checkpoint
 TINY = ["threads=1", "num_envs=4", "hidden_size=8", "core=gru", "eval_episodes=3"]
 TINY += ["log.tensorboard=false", "log.progress=false", "checkpoint_keep=99"]
 ON_POLICY = ["algo.num_steps=9", "algo.num_minibatches=2", "total_steps=252"]
-ON_POLICY += ["checkpoint_every=36", "eval_every=72"]
+ON_POLICY += ["eval_every=72"]
 TIMES = ("seconds", "steps_per_second")
 
 
@@ -82,7 +82,7 @@ def assert_same_runs(run: str, other: str) -> None:
 
 def check(*arguments: str, at: int) -> None:
     """A run of these options equals one that is resumed from its checkpoint at step `at`."""
-    train(*TINY, *arguments, "run_dir=a")
+    train(*TINY, *arguments, f"checkpoint_every={at}", "run_dir=a")
     back_to("a", "b", at)
     train("resume=b")
     assert_same_runs("a", "b")
@@ -101,3 +101,48 @@ def test_on_policy(algo: str, env: str) -> None:
     normal = "policy.normalize_obs=true"
     more = ["algo.normalize_reward=true", "algo.anneal_lr=true", normal]
     check(f"algo={algo}", *ON_POLICY, *ENVS[env], *more, at=108)
+
+
+OFF_POLICY = [
+    "algo.num_steps=5",
+    "algo.num_updates=2",
+    "algo.learning_starts=60",
+    "total_steps=400",
+]
+OFF_POLICY += ["algo.replay.capacity=240", "algo.replay.length=7", "algo.replay.batch_size=4"]
+OFF_POLICY += ["eval_every=160"]
+BATCHINGS = {
+    "segments": ["algo.replay.stored_state=true", "algo.replay.alpha=0.9", "algo.replay.stride=3"],
+    "tape": ["algo.replay.stored_state=false", "algo.replay.burn_in=0"],
+    "trajectory": ["algo.replay.stored_state=false", "algo.replay.burn_in=0"],
+}
+
+
+SOME = [
+    ("sac", "lockstep", "segments"),
+    ("r2d2", "single", "segments"),
+    ("r2d2", "single", "tape"),
+    ("amago", "trials", "trajectory"),
+]
+OTHERS = [
+    (algo, env, batching)
+    for algo, env in (("sac", "single"), ("r2d2", "trials"), ("amago", "lockstep"))
+    for batching in BATCHINGS
+]
+
+
+def check_off_policy(algo: str, env: str, batching: str, *more: str) -> None:
+    how = [f"algo.replay.batching={batching}", *BATCHINGS[batching]]
+    how += ["algo.replay.burn_in=2"] if batching == "segments" else []
+    check(f"algo={algo}", *OFF_POLICY, *ENVS[env], *how, *more, at=280)  # the ring is full
+
+
+@pytest.mark.parametrize(("algo", "env", "batching"), SOME)
+def test_off_policy(algo: str, env: str, batching: str) -> None:
+    check_off_policy(algo, env, batching)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algo", "env", "batching"), OTHERS)
+def test_off_policy_others(algo: str, env: str, batching: str) -> None:
+    check_off_policy(algo, env, batching)
