@@ -72,7 +72,7 @@ class Replay:
         slots = options["capacity"] // env.num_envs // stride * stride
         self.chunk = min(CHUNK, slots // 2)
         directory = None if options["directory"] is None else Path(options["directory"])
-        self.storage = RingStorage(env.num_envs, slots, directory)
+        self.storage = RingStorage(env.num_envs, slots, directory, undoable=True)
         self.keys = tuple(env.observation_space), tuple(env.action_space)
         self.pending: list[PendingStep] = []
         self.latest: dict[str, Tensor] = {}  # the newest observations
@@ -113,6 +113,7 @@ class Replay:
         if self.states:
             if not self.states.leaves:
                 self.states.open(pending[0].state, self.storage.directory, allocate)
+                self.states.undo = self.storage.undo
                 self.storage.watch(self.states.leaves)
             self.states.write([each.state for each in pending], entry, block.ends)
         if self.batching != "segments":
@@ -219,6 +220,8 @@ class Replay:
             slot = storage.slot(torch.arange(len(storage.head)), storage.oldest)
             whole = (storage.leaves["flags"][slot] & START) != 0
             self.episodes.rebuild(storage.oldest, whole, *storage.finals())
+        if storage.undo:
+            storage.undo.begin(storage.undo.number, storage.head)
         if continued:
             self.sums.load_state_dict(state["sums"])
         else:
@@ -258,7 +261,7 @@ class Replay:
             begun = Segments(len(head), self.storage.slots, 1, self.segments.stride)
             begun.advance(head, oldest)
             ids = begun.counterparts(saved)
-            where = self.storage.directory
+            where, self.states.undo = self.storage.directory, self.storage.undo
             self.states.load_state_dict(state["states"], empty, *ids, where, allocate)
             self.storage.watch(self.states.leaves)
         self.segments.advance(head, oldest)

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from rlmem.data import mapped_files
+from rlmem.data.undo import ENTRIES, UndoLog
 from rlmem.envs.base import Tensors, Transition
 from rlmem.errors import UsageError
 
@@ -32,6 +33,7 @@ Allocate = Callable[[dict[str, Tensor], int, Path | None], dict[str, Tensor]]
 # Bits of an entry's flags. LAST marks a final observation.
 START, TERMINATED, TRUNCATED, LAST = 1, 2, 4, 8
 
+UNDO = "undo"  # the folder of the undo log, beside the files
 MAX_RESIDENT = 128 * 2**20
 MADV_DONTNEED = 4
 
@@ -124,18 +126,25 @@ class RingStorage:
     """`num_envs` rings of `slots` entries each; in files if `directory` is given.
 
     `head` is the number of entries of each environment. `written` is the number ever written to
-    its ring: in files it exceeds `head` after an older checkpoint is restored, and entries
-    overwritten since that checkpoint are lost. Entries before `first` were lost in a smaller ring,
-    before the storage was restored with more slots. Without `writable`, files are only read.
+    its ring: in files it exceeds `head` after an older checkpoint is restored without an undo log,
+    and entries overwritten since that checkpoint are lost. Entries before `first` were lost in a
+    smaller ring, before the storage was restored with more slots. Without `writable`, files are
+    only read. Files of an `undoable` storage can return to its last `state_dict`.
     """
 
     def __init__(
-        self, num_envs: int, slots: int, directory: Path | None, writable: bool = True
+        self,
+        num_envs: int,
+        slots: int,
+        directory: Path | None,
+        writable: bool = True,
+        undoable: bool = False,
     ) -> None:
         self.num_envs = num_envs
         self.slots = slots
         self.directory = directory
         self.writable = writable
+        self.undoable = undoable and directory is not None
         self.reserved = 0  # entries of each ring with disk space
         self.rings = torch.arange(num_envs) * slots
         self.head = torch.zeros(num_envs, dtype=torch.int64)
@@ -143,6 +152,7 @@ class RingStorage:
         self.first = torch.zeros_like(self.head)
         self.leaves: dict[str, Tensor] = {}
         self.resident = ResidentMemoryLimit()
+        self.undo: UndoLog | None = None
 
     @property
     def oldest(self) -> Int[Tensor, "N"]:
@@ -164,6 +174,9 @@ class RingStorage:
                 else mapped_files.map_file(numbers, [self.num_envs], torch.int64, self.writable)
             )
             self.watch(self.leaves)
+            if self.undoable and example is not None:
+                self.undo = UndoLog(self.directory / UNDO, self.num_envs, self.slots)
+                self.undo.begin(0, self.head)
 
     def watch(self, leaves: dict[str, Tensor]) -> None:
         """Include these leaves in the limit of resident memory, if they are in files."""
@@ -178,6 +191,8 @@ class RingStorage:
         entry = self.head + torch.arange(steps)[:, None] + ends.cumsum(0) - ends
         slot = self.slot(torch.arange(self.num_envs), entry)
         final = self.slot(torch.arange(self.num_envs), entry + 1)[block.ends]
+        if self.undo:
+            self._keep(entry, block.ends)
         for name, leaf in block.leaves.items():
             stored = self.leaves[name]
             stored[slot] = leaf
@@ -200,14 +215,30 @@ class RingStorage:
         slot = self.slot(env, self.head - 1)
         unfinished = (self.leaves["flags"][slot] & LAST) == 0
         env, slot = env[unfinished], slot[unfinished]
-        self.leaves["flags"][slot] |= TRUNCATED
         final = self.slot(env, self.head[unfinished])
+        if self.undo:
+            self.undo.keep(ENTRIES, self.leaves, torch.cat([slot, final]))
+        self.leaves["flags"][slot] |= TRUNCATED
         for name, stored in self.leaves.items():
             stored[final] = obs[name][unfinished] if name in obs else stored[slot]
         self.leaves["flags"][final] = LAST
         self.leaves["reward"][final] = 0
         self._advance(unfinished.long())
         return env
+
+    def _keep(self, entry: Int[Tensor, "K N"], ends: Bool[Tensor, "K N"]) -> None:
+        """Keep the entries that these, and the final observations at `ends`, overwrite."""
+        assert self.undo is not None
+        if int(entry.max()) + 1 < self.slots:
+            return
+        env = torch.arange(self.num_envs).expand_as(entry)
+        env, entry = (
+            torch.cat([env.flatten(), env[ends]]),
+            torch.cat([entry.flatten(), entry[ends] + 1]),
+        )
+        self.undo.keep(
+            ENTRIES, self.leaves, self.slot(env, entry)[self.undo.overwrites(env, entry)]
+        )
 
     def slot(self, env: Int[Tensor, "..."], entry: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The indices of entries in the leaves; `env` and `entry` are broadcast."""
@@ -234,8 +265,13 @@ class RingStorage:
         return env_of, entry
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers of the entries, and the leaves unless they are in files."""
+        """The numbers of the entries, and the leaves unless they are in files.
+
+        With an undo log, the storage can return to this state later.
+        """
         state: dict[str, Any] = {"head": self.head, "oldest": self.oldest, "leaves": {}}
+        if self.undo:
+            state["undo"] = self.undo.begin(self.undo.number + 1, self.head)
         if self.directory is None:
             # Entry e is in place e % most: no ring is longer, or no entry was overwritten.
             most = int(self.head.max())
@@ -264,7 +300,7 @@ class RingStorage:
             )
         self.open({name: part[0, 0] for name, part in parts.items()} or None, allocate)
         if not parts:
-            self._require_files(head)
+            self._require_files(head, state.get("undo"))
         self.first = state["oldest"].clone()
         self._advance(head)
         for env in range(self.num_envs if parts else 0):
@@ -274,14 +310,22 @@ class RingStorage:
                 self.leaves[name][slot] = part[env, entry % part.shape[1]]
         self.resident.check()
 
-    def _require_files(self, head: Int[Tensor, "N"]) -> None:
-        """Raises a `UsageError` unless the files hold `head` entries in rings of this size."""
+    def _require_files(self, head: Int[Tensor, "N"], name: str | None) -> None:
+        """Raises a `UsageError` unless the files hold `head` entries in rings of this size.
+
+        If their undo log knows the checkpoint `name`, they return to it.
+        """
         entries = {len(leaf) for leaf in self.leaves.values()}
         if entries != {self.num_envs * self.slots}:
             raise UsageError(
                 f"the replay files in {self.directory} have a fixed size: "
                 f"resume with algo.replay.capacity={min(entries)} and the stride of the run"
             )
+        if self.undoable:
+            assert self.directory is not None
+            self.undo = UndoLog(self.directory / UNDO, self.num_envs, self.slots, name)
+            if (self.written >= head).all() and self.undo.undo(ENTRIES, self.leaves):
+                self.written.copy_(head)
         overwritten = self.written - head > self.slots
         if ((self.written < head) | overwritten).any():
             raise UsageError(f"{self.directory} does not hold the replay of this run")

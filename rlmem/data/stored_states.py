@@ -13,6 +13,7 @@ from torch import Tensor
 from rlmem import tree
 from rlmem.data import mapped_files
 from rlmem.data.storage import Allocate
+from rlmem.data.undo import STATES, UndoLog
 from rlmem.errors import UsageError
 
 
@@ -23,6 +24,7 @@ class StoredStates:
         self.number = number
         self.stride = stride
         self.leaves: dict[str, Tensor] = {}
+        self.undo: UndoLog | None = None
         self._folder: Path | None = None
         self._reserved = 0  # states of each environment with disk space
 
@@ -46,7 +48,11 @@ class StoredStates:
             some = [(k, due[k].nonzero()[:, 0]) for k in due.any(1).nonzero()[:, 0].tolist()]
             if not some:
                 continue
-            index = (entry + shift)[due] // self.stride % per_env + per_env * due.nonzero()[:, 1]
+            env = due.nonzero()[:, 1]
+            index = (entry + shift)[due] // self.stride % per_env + per_env * env
+            if self.undo:
+                old = self.undo.overwrites(env, (entry + shift)[due])
+                self.undo.keep(STATES, self.leaves, index[old])
             parts = [
                 {name: leaf[env.to(leaf.device)] for name, leaf in _real(states[k]).items()}
                 for k, env in some
@@ -66,6 +72,8 @@ class StoredStates:
 
     def write_empty(self, segment: Int[Tensor, "M"], empty: Any) -> None:
         """Store the memory `empty` [1, ...] as the first state of some segments."""
+        if self.undo:
+            self.undo.keep(STATES, self.leaves, segment)
         for name, leaf in _real(empty).items():
             self.leaves[name][segment] = leaf.cpu()
 
@@ -104,6 +112,8 @@ class StoredStates:
                 "the stored memory states of this run do not fit its memory core: resume with the "
                 "core options of the run, or with algo.replay.stored_state=false"
             )
+        if self.undo and not parts:
+            self.undo.undo(STATES, self.leaves)
         for name, part in parts.items():
             self.leaves[name][here] = part[there]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from rlmem.cli.main import main
 from rlmem.runs import checkpoint
+from rlmem.runs.log import RunLogger
 
 TINY = ["threads=1", "num_envs=4", "hidden_size=8", "core=gru", "eval_episodes=3"]
 TINY += ["log.tensorboard=false", "log.progress=false", "checkpoint_keep=99"]
@@ -77,6 +79,8 @@ def assert_same_runs(run: str, other: str) -> None:
     assert_equal(one.weights, two.weights)
     for each in (one, two):
         each.trainer["rng"].pop("python")  # the type checks of the tests draw from it
+        replay = each.trainer["algo"].get("replay", {})
+        replay.get("storage", {}).pop("undo", None)  # a random name, and the number of checkpoints
     assert_equal(one.trainer, two.trainer)
 
 
@@ -86,6 +90,30 @@ def check(*arguments: str, at: int) -> None:
     back_to("a", "b", at)
     train("resume=b")
     assert_same_runs("a", "b")
+
+
+class Killed(BaseException):
+    """Ends a process in the middle of its work."""
+
+
+@pytest.fixture
+def train_until(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trains until the iteration that ends at a step, without saving anything there."""
+
+    def run(step: int, *arguments: str) -> None:
+        log = RunLogger.log
+
+        def kill(self: RunLogger, at: int, values: Any) -> None:
+            log(self, at, values)
+            if at >= step:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunLogger, "log", kill)
+            with pytest.raises(Killed):
+                main(["train", *arguments])
+
+    return run
 
 
 ENVS = {
@@ -140,6 +168,27 @@ def check_off_policy(algo: str, env: str, batching: str, *more: str) -> None:
 @pytest.mark.parametrize(("algo", "env", "batching"), SOME)
 def test_off_policy(algo: str, env: str, batching: str) -> None:
     check_off_policy(algo, env, batching)
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "batching"), [("sac", "lockstep", "segments"), ("amago", "trials", "tape")]
+)
+def test_off_policy_in_files(
+    algo: str, env: str, batching: str, train_until: Callable[..., None]
+) -> None:
+    """The files go on after the checkpoint, and overwrite all that it had."""
+    how = [f"algo={algo}", *OFF_POLICY, *ENVS[env], f"algo.replay.batching={batching}"]
+    how += [*BATCHINGS[batching], "checkpoint_every=140"]
+    train(*TINY, *how, "run_dir=a", "algo.replay.directory=files-a")
+    in_files = ["run_dir=b", "algo.replay.directory=files-b"]
+    train_until(260, *TINY, *how, *in_files)
+    train_until(360, "resume=b")
+    train("resume=b")
+    assert_same_runs("a", "b")
+    one, two = (sorted(Path(each).glob("*.memmap")) for each in ("files-a", "files-b"))
+    assert len(one) == len(two) > 3
+    for path, other in zip(one, two, strict=True):
+        assert path.read_bytes() == other.read_bytes(), path
 
 
 @pytest.mark.slow
