@@ -85,6 +85,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def set_aside(path: Path) -> Path:
+    """Give a damaged file (or folder) another name, such as `metrics.damaged.csv`."""
+    aside = path.with_name(f"{path.stem}.damaged{path.suffix}")
+    number = 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.stem}.damaged-{number}{path.suffix}")
+    return path.rename(aside)
+
+
 def remove_partials(folder: Path, older_than: float) -> None:
     """Delete the temporary files of killed processes, last changed before that time."""
     for path in folder.glob(f".*{PARTIAL}*"):

@@ -1,31 +1,32 @@
 """Checkpoints: folders `checkpoints/step-000012345/` of a run, with weights in safetensors.
 
-A checkpoint is written under a temporary name and then renamed: a crash leaves the earlier ones and
-no incomplete one. Loading a checkpoint cannot run code from it.
+A checkpoint is written under a temporary name, flushed to the disk and renamed: a crash leaves the
+earlier ones and no incomplete one. Its manifest has the hashes of its files. A damaged checkpoint
+is named, and the one before it is used. Loading a checkpoint cannot run code from it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from rlmem.algos import Algorithm
 from rlmem.errors import UsageError
 from rlmem.files import atomic_write
+from rlmem.runs import archives, manifest, sealed
+from rlmem.runs import checkpoint_folders as folders
+from rlmem.runs.manifest import Damaged, Manifest
 
 WEIGHTS = "model.safetensors"
 TRAINER = "trainer.pt"
-REPLACED = ".replaced"
+steps = folders.steps
 PLAIN_TYPES = (int, float, bool, str, type(None))
 
 
@@ -36,6 +37,7 @@ class Checkpoint(NamedTuple):
     step: int
     weights: dict[str, Tensor]
     trainer: dict[str, Any]
+    manifest: Manifest | None = None
 
     def load_weights(self, model: nn.Module) -> None:
         """Copy the weights into `model`; a `UsageError` names the first one that does not fit."""
@@ -97,50 +99,70 @@ def save(
     *,
     keep: int = 1,
     score: float | None = None,
+    logs: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the checkpoint of `step`; returns its folder.
 
     `trainer` holds tensors and plain values; the state of the random generators is added as
-    `"rng"`. Deletes older checkpoints except the newest `keep` - 1 and the one with the best
-    `score`. Raises `UsageError` for complex or non-finite weights, and `TypeError` for a value in
-    `trainer` that could not be loaded safely.
+    `"rng"`. `logs` describes the rows of the run's logs. Deletes older checkpoints except the
+    newest `keep` - 1 and the one with the best `score`. Raises `UsageError` for complex or
+    non-finite weights, and `TypeError` for a value in `trainer` that could not be loaded safely.
     """
     weights = finite_weights(model)
     state = {**trainer, "rng": rng_state()}
     _check_loadable(state, "trainer")
-    folder = Path(run_dir) / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / _folder_name(step)
+    run = Path(run_dir)
+    folder = folders.own_folder(run)
+    identity = _identity(run)
+    target = folder / folders.folder_name(step)
     partial = folder / f"{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    folders.discard(partial)
     partial.mkdir()
-    save_file(weights, partial / WEIGHTS)
-    torch.save(state, partial / TRAINER)
-    for file in (partial / WEIGHTS, partial / TRAINER):
-        _sync(file)
-    _replace(partial, target)
-    scores = _scores(run_dir)
+    files = {}
+    for name, write in (
+        (WEIGHTS, lambda file: file.write(safetensors.save(weights))),
+        (TRAINER, lambda file: torch.save(state, file)),
+    ):
+        with sealed.HashedFile(partial / name) as file:
+            write(file)
+        files[name] = file.description
+    content = Manifest(identity, step, score, files, manifest.copies(run), dict(logs or {}))
+    content.write(partial)
+    folders.replace(partial, target)
+    scores = _scores(run)
     scores.pop(step, None)
     if score is not None:
         scores[step] = score
-    _write_scores(run_dir, scores)
-    _prune(run_dir, keep)
+    _write_index(run, identity, scores)
+    _prune(run, keep)
     return target
 
 
-def load(run_dir: str | Path, which: str | int = "last") -> Checkpoint:
-    """Load the `"last"` or `"best"` checkpoint of a run, or that of a step, onto the CPU."""
-    path = find(run_dir, which)
-    try:
-        weights = load_file(path / WEIGHTS)
-        trainer = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format raises its own types for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(
-            f"cannot read the checkpoint {path}: {reason} (checkpoint=STEP selects another one: "
-            f"{', '.join(map(str, steps(run_dir)))})"
-        ) from error
-    return Checkpoint(path, _step(path), weights, trainer)
+def load(run_dir: str | Path, which: str | int = "last", trainer: bool = True) -> Checkpoint:
+    """Load the `"last"` or `"best"` checkpoint of a run, or that of a step, onto the CPU.
+
+    If the last or best one is damaged, a line on stderr names it, and the one before it is loaded.
+    Without `trainer` only the weights are loaded. Raises `UsageError` if none can be loaded.
+    """
+    find(run_dir, which)
+    run = Path(run_dir)
+    present = steps(run)
+    identity = manifest.run_id(run, [folders.of_step(run, step) for step in present])
+    damaged: list[str] = []
+    for step in _candidates(run, which):
+        path = folders.of_step(run, step)
+        try:
+            found = _read(path, step, identity, trainer)
+        except Damaged as error:
+            damaged.append(f"{path}: {error}")
+            continue
+        for each in damaged:
+            manifest.note(f"cannot read the checkpoint {each}; using that of step {step:,}")
+        return found
+    raise UsageError(
+        f"cannot read the checkpoint {'; '.join(damaged)} (checkpoint=STEP selects another one: "
+        f"{', '.join(map(str, present))})"
+    )
 
 
 def find(run_dir: str | Path, which: str | int = "last") -> Path:
@@ -150,14 +172,14 @@ def find(run_dir: str | Path, which: str | int = "last") -> Path:
     if not present:
         raise UsageError(f"{run} has no checkpoint yet")
     if which == "last":
-        return _folder(run, present[-1])
+        return folders.of_step(run, present[-1])
     if which == "best":
         step = best(run)
         if step is None:
             raise UsageError(f"no checkpoint of {run} has a score: use checkpoint=last")
-        return _folder(run, step)
+        return folders.of_step(run, step)
     if str(which).isdigit() and int(which) in present:
-        return _folder(run, int(which))
+        return folders.of_step(run, int(which))
     raise UsageError(
         f"{run} has no checkpoint {which!r} (known: last, best, {', '.join(map(str, present))})"
     )
@@ -166,26 +188,31 @@ def find(run_dir: str | Path, which: str | int = "last") -> Path:
 def last(run_dir: str | Path) -> Path | None:
     """The folder of the newest checkpoint, or None."""
     present = steps(run_dir)
-    return _folder(run_dir, present[-1]) if present else None
+    return folders.of_step(run_dir, present[-1]) if present else None
 
 
 def best(run_dir: str | Path) -> int | None:
     """The step of the checkpoint with the best score (the earliest on a tie), or None."""
-    scores = _scores(run_dir)
-    return max(sorted(scores), key=scores.__getitem__, default=None)
-
-
-def steps(run_dir: str | Path) -> list[int]:
-    """The steps of all checkpoints, in order."""
-    folder = Path(run_dir) / "checkpoints"
-    return sorted({_step(path) for path in folder.glob("step-*") if path.suffix in ("", REPLACED)})
+    return next(iter(_by_score(run_dir)), None)
 
 
 def discard_after(run_dir: str | Path, step: int) -> None:
-    """Delete the checkpoints after `step`, before training resumes from there."""
-    for later in [s for s in steps(run_dir) if s > step]:
-        _remove(run_dir, later)
-    _write_scores(run_dir, {s: score for s, score in _scores(run_dir).items() if s <= step})
+    """Delete the checkpoints after `step`, before training resumes from there.
+
+    Damaged ones are kept under another name, which is passed over.
+    """
+    run = Path(run_dir)
+    identity = manifest.run_id(run, [folders.of_step(run, s) for s in steps(run)])
+    for later in [s for s in steps(run) if s > step]:
+        path = folders.of_step(run, later)
+        try:
+            manifest.check(path, later, identity)
+        except Damaged:
+            folders.set_aside(path)
+        folders.remove(run, later)
+    if steps(run):
+        scores = {s: score for s, score in _scores(run).items() if s <= step}
+        _write_index(run, _identity(run), scores)
 
 
 def rng_state() -> dict[str, Any]:
@@ -242,69 +269,77 @@ def _check_loadable(value: Any, where: str) -> None:
         )
 
 
-def _replace(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target`; a crash in between keeps the old one under another name."""
-    old = target.with_name(target.name + REPLACED)
-    if target.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-    os.replace(partial, target)
-    _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+def _read(path: Path, step: int, identity: str | None, trainer: bool) -> Checkpoint:
+    """The checkpoint in a folder; `Damaged` if a file is torn, changed or cannot be read."""
+    found = manifest.check(path, step, identity)
+    try:
+        archives.check_safetensors(path / WEIGHTS)
+        weights = safetensors.load_file(path / WEIGHTS)
+        state = {}
+        if trainer:
+            archives.check_torch(path / TRAINER)
+            state = torch.load(path / TRAINER, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"{TRAINER} holds no dict")
+    except Exception as error:  # each format raises its own types for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Damaged(reason) from error
+    return Checkpoint(path, step, weights, state, found)
 
 
-def _remove(run_dir: str | Path, step: int) -> None:
-    for suffix in ("", REPLACED):
-        path = Path(run_dir) / "checkpoints" / (_folder_name(step) + suffix)
-        shutil.rmtree(path, ignore_errors=True)
+def _candidates(run: Path, which: str | int) -> list[int]:
+    """The steps to load, in order."""
+    if which == "last":
+        return steps(run)[::-1]
+    return _by_score(run) if which == "best" else [int(which)]
 
 
-def _folder(run_dir: str | Path, step: int) -> Path:
-    path = Path(run_dir) / "checkpoints" / _folder_name(step)
-    old = path.with_name(path.name + REPLACED)
-    return old if old.exists() and not path.exists() else path
+def _by_score(run_dir: str | Path) -> list[int]:
+    """The steps with a score, best first, the earliest on a tie."""
+    scores = _scores(run_dir)
+    return sorted(scores, key=lambda step: (-scores[step], step))
 
 
-def _prune(run_dir: str | Path, keep: int) -> None:
-    present = steps(run_dir)
-    kept = {*present[-max(keep, 1) :], best(run_dir)}
+def _identity(run: Path) -> str:
+    """The identity of a run; a run of an older version gets one, with manifests."""
+    present = steps(run)
+    found = manifest.run_id(run, [folders.of_step(run, step) for step in present])
+    if found is not None:
+        return found
+    new, scores = manifest.new_id(), _scores(run)
+    for step in present:
+        path = folders.of_step(run, step)
+        files = {f.name: sealed.describe(f) for f in path.iterdir() if f.name in (WEIGHTS, TRAINER)}
+        Manifest(new, step, scores.get(step), files, {}, {}).write(path)
+    _write_index(run, new, scores)
+    return new
+
+
+def _prune(run: Path, keep: int) -> None:
+    present = steps(run)
+    kept = {*present[-max(keep, 1) :], best(run)}
     for step in present:
         if step not in kept:
-            _remove(run_dir, step)
-    scores = _scores(run_dir)
-    _write_scores(run_dir, {step: score for step, score in scores.items() if step in kept})
+            folders.remove(run, step)
+    scores = {step: score for step, score in _scores(run).items() if step in kept}
+    _write_index(run, _identity(run), scores)
 
 
 def _scores(run_dir: str | Path) -> dict[int, float]:
-    """Scores of the existing checkpoints, by step."""
-    index = Path(run_dir) / "checkpoints" / "index.json"
-    if not index.exists():
-        return {}
-    present = steps(run_dir)
+    """Scores of the existing checkpoints, by step; without an index, those in the manifests."""
+    run = Path(run_dir)
+    present = steps(run)
     try:
-        scores = json.loads(index.read_text())["scores"]
-        return {int(step): float(s) for step, s in scores.items() if int(step) in present}
-    except (ValueError, KeyError, AttributeError) as error:
-        raise UsageError(f"{index} is damaged; delete it to continue without scores") from error
+        found = manifest.index(run).get("scores")
+    except Damaged as error:
+        manifest.note(f"{run / 'checkpoints'}: {error}; using the scores in the manifests")
+        found = None
+    if found is None:
+        known = {step: manifest.readable(folders.of_step(run, step)) for step in present}
+        found = {step: each.score for step, each in known.items() if each is not None}
+    return {step: score for step, score in found.items() if step in present and score is not None}
 
 
-def _write_scores(run_dir: str | Path, scores: Mapping[int, float]) -> None:
-    index = Path(run_dir) / "checkpoints" / "index.json"
-    atomic_write(index, json.dumps({"scores": scores}, indent=2) + "\n")
-
-
-def _sync(path: Path) -> None:
-    """Wait until the file or folder is written to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _folder_name(step: int) -> str:
-    return f"step-{step:09d}"
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removeprefix("step-").partition(".")[0])
+def _write_index(run: Path, identity: str, scores: Mapping[int, float]) -> None:
+    content = {"run": identity, "scores": {str(step): score for step, score in scores.items()}}
+    atomic_write(run / "checkpoints" / manifest.INDEX, sealed.seal(content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rlmem.errors import UsageError
-from rlmem.files import replacing
+from rlmem.files import read_text, replacing, set_aside, sync
+from rlmem.runs import manifest, sealed
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.progress import Progress
 
@@ -25,16 +26,32 @@ class MetricsFile:
     rows always have the same columns. `append` flushes its row.
     """
 
-    def __init__(self, path: Path, last_step: int) -> None:
-        """Open `path` to append rows after `last_step`; drops existing rows of later steps."""
+    def __init__(self, path: Path, last_step: int, wanted: Mapping[str, Any] | None = None) -> None:
+        """Open `path` to append rows after `last_step`; drops existing rows of later steps.
+
+        `wanted` is the `describe()` at that step. A line on stderr says if the rows are other ones;
+        a file that is not a table is kept under another name.
+        """
         self.path = path
         self.columns: list[str] = []
         rows: list[dict[str, str]] = []
-        if path.exists():
-            self.columns, rows = self._read()
+        if os.path.lexists(path):
+            self.columns, rows = self._read_checked()
             rows = [row for row in rows if int(row["step"]) <= last_step]
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
+        self._digest, self._rows = sealed.digest_rows(rows), len(rows)
+        if wanted is not None and self.describe() != wanted:
+            manifest.note(
+                f"{path} is not the one of step {last_step:,}: it has {len(rows):,} rows of "
+                f"{wanted['rows']:,}, or one was changed"
+            )
         self._write(rows)
+
+    def describe(self) -> dict[str, Any]:
+        """The number of rows and their hash, for a checkpoint; everything is on the disk then."""
+        if hasattr(self, "_file"):
+            sync(self.path)
+        return {"rows": self._rows, sealed.SEAL: self._digest.hexdigest()}
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write a row."""
@@ -45,20 +62,32 @@ class MetricsFile:
             self._write(rows)
         self._writer.writerow(row)
         self._file.flush()
+        # As the file has them.
+        text = {key: str(row[key]) for key in self.columns if row.get(key) is not None}
+        sealed.digest_rows([text], self._digest)
+        self._rows += 1
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
+    def _read_checked(self) -> tuple[list[str], list[dict[str, str]]]:
+        """Columns and rows of a table of unknown origin; rows that are no numbers are dropped."""
+        try:
+            columns, rows = self._read()
+            if columns and not {"step", "seconds"} <= set(columns):
+                raise ValueError("it has no column 'step'")
+        except (OSError, ValueError, csv.Error) as error:
+            aside = set_aside(self.path)
+            manifest.note(f"{self.path} cannot be read: {error}; it is now {aside.name}")
+            return [], []
+        return columns, [row for row in rows if _is_whole(row)]
+
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        with self.path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            # A killed process may leave an incomplete last row; its missing cells are None.
-            rows = [row for row in reader if None not in row.values()]
-        if columns and columns[0] != "step":
-            raise UsageError(f"{self.path} has no column 'step': it is not a metrics file")
-        return columns, rows
+        reader = csv.DictReader(read_text(self.path).splitlines())
+        # A killed process may leave an incomplete last row; its missing cells are None.
+        rows = [row for row in reader if None not in row.values() and None not in row]
+        return list(reader.fieldnames or []), rows
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         with replacing(self.path) as partial, partial.open("w", newline="") as file:
@@ -73,8 +102,8 @@ class MetricsFile:
 class RunLogger(Callback):
     """Context manager that logs the metrics of a run to its folder, and shows its progress.
 
-    `start_step` > 0 resumes a run: metrics of later steps are dropped. With `evaluations`, the
-    evaluations are logged too.
+    `start_step` > 0 resumes a run: metrics of later steps are dropped, and `logs` are those that
+    its checkpoint describes. With `evaluations`, the evaluations are logged too.
     """
 
     def __init__(
@@ -83,6 +112,7 @@ class RunLogger(Callback):
         total_steps: int,
         *,
         start_step: int = 0,
+        logs: Mapping[str, Any] | None = None,
         evaluations: bool = False,
         progress: bool = True,
     ) -> None:
@@ -91,11 +121,14 @@ class RunLogger(Callback):
         self.total_steps = total_steps
         self.start_step = self.step = start_step
         self._open = ExitStack()
-        self._metrics = MetricsFile(self.run_dir / METRICS, start_step)
+        logs = logs or {}
+        self._metrics = MetricsFile(self.run_dir / METRICS, start_step, logs.get(METRICS))
         self._open.callback(self._metrics.close)
         self._evaluations: MetricsFile | None = None
         if evaluations or (self.run_dir / EVALUATIONS).exists():
-            self._evaluations = MetricsFile(self.run_dir / EVALUATIONS, start_step)
+            self._evaluations = MetricsFile(
+                self.run_dir / EVALUATIONS, start_step, logs.get(EVALUATIONS)
+            )
             self._open.callback(self._evaluations.close)
         self._row: dict[str, int | float] = {}
         self._return = "return -"
@@ -113,6 +146,11 @@ class RunLogger(Callback):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def describe(self) -> dict[str, Any]:
+        """The rows of all logs, for the manifest of a checkpoint."""
+        files = {METRICS: self._metrics, EVALUATIONS: self._evaluations}
+        return {name: file.describe() for name, file in files.items() if file is not None}
 
     def on_iteration(self, training: Training, metrics: Mapping[str, float]) -> None:
         """Write a row of metrics, which is `training.row` then."""
@@ -190,6 +228,14 @@ def numbers(result: Mapping[str, Any]) -> dict[str, int | float]:
     """The numbers that an evaluation has measured."""
     kept = {key: value for key, value in result.items() if _is_number(value)}
     return {key: value for key, value in kept.items() if key not in ("step", "seed")}
+
+
+def _is_whole(row: Mapping[str, str]) -> bool:
+    """Whether a row has a step and a time."""
+    try:
+        return int(row["step"]) >= 0 and float(row["seconds"]) >= 0
+    except ValueError:
+        return False
 
 
 def _is_number(value: Any) -> bool:

@@ -28,7 +28,8 @@ class Start(NamedTuple):
     """A training before its first iteration.
 
     `seeds_used` counts the seeds of all its environments so far. `evaluated` is the step of the
-    last evaluation, and `score` the newest return. `line` says how a run resumes.
+    last evaluation, and `score` the newest return. `line` says how a run resumes, and `logs` are
+    those that its checkpoint describes.
     """
 
     env: VecEnv
@@ -39,6 +40,7 @@ class Start(NamedTuple):
     evaluated: int = 0
     score: float | None = None
     line: str | None = None
+    logs: Mapping[str, Any] | None = None
 
 
 def start(
@@ -74,7 +76,9 @@ def start(
     trainer = saved.trainer
     evaluated = trainer.get("evaluated", saved.step)
     line = _line(cfg, saved, reason)
-    return Start(env, policy, algo, saved.step, used, evaluated, trainer.get("score"), line)
+    logs = saved.manifest.logs if saved.manifest else None
+    score = trainer.get("score")
+    return Start(env, policy, algo, saved.step, used, evaluated, score, line, logs)
 
 
 def settings(cfg: DictConfig) -> str:

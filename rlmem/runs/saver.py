@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -54,6 +56,7 @@ class Saver:
         self.saved = start.step
         self.seeds_used = start.seeds_used
         self.settings = settings(cfg)
+        self.describe_logs: Callable[[], Mapping[str, Any]] = dict
         self._begin_time = time.monotonic()
         self._spent = self._last = 0.0  # seconds of all checkpoints and of the last one
         self._count = self._bytes = 0  # of all checkpoints; of the last one
@@ -82,11 +85,17 @@ class Saver:
         }
         try:
             path = checkpoint.save(
-                self.run_dir, step, self.algo.policy, state, keep=self.keep, score=self.score
+                self.run_dir,
+                step,
+                self.algo.policy,
+                state,
+                keep=self.keep,
+                score=self.score,
+                logs=self.describe_logs(),
             )
         except OSError as error:
             raise UsageError(
-                f"cannot save a checkpoint at step {step:,}: {error.strerror}; "
+                f"cannot save a checkpoint at step {step:,}: {error.strerror or error}; "
                 + last_checkpoint(self.run_dir)
             ) from error
         self.saved = step

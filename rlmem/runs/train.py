@@ -122,12 +122,14 @@ def _session(
         run_dir,
         cfg.total_steps,
         start_step=begun.step,
+        logs=begun.logs,
         evaluations=evaluations.every is not None,
         progress=cfg.log.get("progress", True),
     )
     stack.enter_context(logger)
     training.paused = logger.paused
     saver = Saver(cfg, run_dir, begun)
+    saver.describe_logs = logger.describe
     return Session(cfg, training, saver, evaluations, logger, [logger, *others, *watching], stop)
 
 
