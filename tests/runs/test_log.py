@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rlmem.errors import UsageError
 from rlmem.runs.log import RunLogger
 
 
@@ -83,11 +83,49 @@ def test_resuming_drops_an_incomplete_row(tmp_path: Path) -> None:
     assert float(_column(tmp_path, "seconds")[-1]) >= 1.5
 
 
-def test_a_file_without_metrics_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text("name,age\nx,3\n")
-    with pytest.raises(UsageError, match=r"metrics.csv has no column 'step'"):
-        RunLogger(tmp_path, 10)
-    assert (tmp_path / "metrics.csv").read_text() == "name,age\nx,3\n"
+@pytest.mark.parametrize("content", [b"name,age\nx,3\n", b"\xff\xfe\x00", None])
+def test_a_file_without_metrics_is_set_aside(
+    tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "metrics.csv"
+    (tmp_path / "metrics.damaged.csv").write_text("an older one")
+    file.mkdir() if content is None else file.write_bytes(content)
+    with RunLogger(tmp_path, 10) as logger:
+        logger.log(10, {"loss": 1})
+    assert _column(tmp_path, "step") == ["10"]
+    aside = tmp_path / "metrics.damaged-2.csv"
+    assert aside.is_dir() if content is None else aside.read_bytes() == content
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("; it is now metrics.damaged-2.csv")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda text: text, False),
+        (lambda text: text + "40,3,1.0,9.0,\n", False),  # after the checkpoint
+        (lambda text: text.replace("2.5", "2.6"), True),
+        (lambda text: "".join(text.splitlines(True)[:-1]), True),
+        (lambda text: text.replace("\n20,", "\nx0,"), True),
+        (lambda text: "", True),
+    ],
+)
+def test_rows_other_than_those_of_the_checkpoint_are_named(
+    tmp_path: Path, change: Callable[[str], str], named: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunLogger(tmp_path, 40) as logger:
+        logger.log(10, {"loss": 2.5})
+        logger.log(20, {"loss": 3, "entropy": 0.1})
+        logs = logger.describe()
+    assert logs["metrics.csv"]["rows"] == 2
+    # Metrics that are new after the checkpoint add a column to all rows.
+    with RunLogger(tmp_path, 40, start_step=20, logs=logs) as logger:
+        logger.log(30, {"loss": 4, "other": 1})
+    file = tmp_path / "metrics.csv"
+    file.write_text(change(file.read_text().rpartition("30,")[0]))
+    with RunLogger(tmp_path, 40, start_step=20, logs=logs):
+        pass
+    assert ("metrics.csv is not the one of step 20" in capsys.readouterr().err) == named
 
 
 def test_only_one_file_is_written(tmp_path: Path) -> None:
