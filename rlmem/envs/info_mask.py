@@ -7,18 +7,16 @@ wrapper `InfoMask` makes it a part of the observation, so that it is stored and 
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.spaces import Box, Dict, Space, Tuple
 
 from rlmem.action_mask import DISCRETE, NAME
+from rlmem.envs.seeding import kept_random_state
 from rlmem.envs.spaces import FlatSpace
 from rlmem.envs.vectorization import EnvFn
 from rlmem.errors import UsageError
@@ -78,7 +76,7 @@ def first_info(env: gym.Env) -> Mapping[str, Any]:
 
     The global random generators are left as they were.
     """
-    with _kept_random_state():
+    with kept_random_state():
         try:
             _, info = env.reset(seed=0)
         except Exception:
@@ -118,14 +116,3 @@ def _zeros(mask: Space) -> Any:
     if isinstance(mask, Tuple):
         return tuple(_zeros(part) for part in mask)
     return np.zeros(mask.shape or (), np.uint8)
-
-
-@contextmanager
-def _kept_random_state() -> Iterator[None]:
-    python, numpy, ours = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_rng_state(ours)

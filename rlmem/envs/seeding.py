@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
+import torch
 
 from rlmem.errors import UsageError
 
@@ -42,3 +47,15 @@ def _seeds(seed: int, n: int, odd: int) -> list[int]:
         words = sequence.generate_state(drawn, np.uint32) >> (32 - SEED_BITS)
         found = list(dict.fromkeys((words & ~np.uint32(1) | np.uint32(odd)).tolist()))
     return found[:n]
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Restore the global random generators of Python, NumPy and torch's CPU after the block."""
+    python, numpy, ours = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(ours)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from rlmem.envs.seeding import kept_random_state
 from rlmem.files import atomic_write
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.records import flat
@@ -68,7 +69,8 @@ class Logger(Callback):
 class Guarded(Callback):
     """A logger whose errors do not end the training: one line on stderr, then it goes on without.
 
-    A context manager, which closes the logger. `option` is its name on the command line.
+    The global random generators stay as they were, since other packages draw from them. A context
+    manager, which closes the logger. `option` is its name on the command line.
     """
 
     def __init__(self, option: str, make: Callable[[], Logger]) -> None:
@@ -110,13 +112,17 @@ class Guarded(Callback):
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            first = (str(error).strip().splitlines() or ["no message"])[0][:MAX_LENGTH]
-            reason = f"{type(error).__name__}: {first}"
-            print(f"{self.option} failed, and is off now: {reason}", file=sys.stderr)
-            failing, self._logger = self._logger, None
-            if failing is not None:
-                with suppress(Exception):
-                    failing.close(failed=True)
+        with kept_random_state():
+            try:
+                yield
+            except Exception as error:
+                self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        first = (str(error).strip().splitlines() or ["no message"])[0][:MAX_LENGTH]
+        reason = f"{type(error).__name__}: {first}"
+        print(f"{self.option} failed, and is off now: {reason}", file=sys.stderr)
+        failing, self._logger = self._logger, None
+        if failing is not None:
+            with suppress(Exception):
+                failing.close(failed=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import rlmem
 from rlmem.cli.main import main
@@ -55,6 +58,7 @@ class Recorder(Logger):
 
     def _call(self, name: str, step: Any) -> None:
         self.calls.append((name, step))
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002 (as other packages do)
         if name == self.at and step in (256, False):
             raise OSError(28, "No space left on device")
 
@@ -81,6 +85,11 @@ CALLS = [
 ]
 
 
+def random_states() -> tuple[Any, ...]:
+    numpy = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return random.getstate(), numpy["pos"], numpy["key"].tolist(), torch.get_rng_state().tolist()
+
+
 LINE = "log.mine failed, and is off now: OSError: [Errno 28] No space left on device"
 
 
@@ -89,6 +98,7 @@ def test_an_error_is_one_line(at: str, capsys: pytest.CaptureFixture[str]) -> No
     recorder = Recorder(at)
     training = object.__new__(rlmem.Training)  # only its step counts here
     training.row = {}
+    before = random_states()
     with Guarded("log.mine", lambda: recorder) as guarded:
         for name, training.step in CALLS[:-1]:
             calls: dict[str, Any] = {"iteration": {}, "evaluation": {}, "checkpoint": Path()}
@@ -100,6 +110,7 @@ def test_an_error_is_one_line(at: str, capsys: pytest.CaptureFixture[str]) -> No
         wanted = [*CALLS, ("close", True)]
     assert recorder.calls == wanted
     assert capsys.readouterr().err.splitlines() == ([] if at == "nowhere" else [LINE])
+    assert before == random_states()
 
 
 def test_the_training_goes_on_after_an_error(
@@ -107,7 +118,7 @@ def test_the_training_goes_on_after_an_error(
 ) -> None:
     recorders = [Recorder("iteration"), Recorder("nowhere")]
 
-    def opened(cfg: object, run_dir: Path, step: int, stack: Any) -> list[Guarded]:
+    def opened(trained: object, stack: Any) -> list[Guarded]:
         guarded = [Guarded("log.mine", lambda each=each: each) for each in recorders]
         return [stack.enter_context(each) for each in guarded]
 
