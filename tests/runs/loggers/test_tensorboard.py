@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.api_pb2 import ListSessionGroupsRequest
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.list_session_groups import Handler
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data as begin
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -138,6 +146,15 @@ def plugin(run: str) -> dict[str, bytes]:
     return dict(events(run).PluginTagToContent("hparams"))
 
 
+def hparams_tab(folder: str) -> list[Any]:
+    """The rows of TensorBoard's tab for the runs in a folder, from its own backend."""
+    runs = EventMultiplexer().AddRunsFromDirectory(folder).Reload()
+    provider = MultiplexerDataProvider(runs, folder)
+    plugin = Context(TBContext(logdir=folder, data_provider=provider))
+    asked = ListSessionGroupsRequest(slice_size=10, allowed_statuses=[0, 1, 2, 3])
+    return [*Handler(RequestContext(), plugin, "id", asked).run().session_groups]
+
+
 def test_hyper_parameters_with_the_final_return() -> None:
     log = {"log": {"progress": False}}
     result = rlmem.train("popgym-repeat", run_dir="a", **SIZES, **log)
@@ -150,9 +167,13 @@ def test_hyper_parameters_with_the_final_return() -> None:
     assert not {key for key in values if key.startswith(("run_dir", "resume", "record", "log"))}
     listed = HParamsPluginData.FromString(found["_hparams_/experiment"]).experiment
     assert {each.name for each in listed.hparam_infos} == set(values)
-    # The tab shows the newest scalar of these tags, also without `eval_every`.
-    assert "eval/return_mean" in {each.name.tag for each in listed.metric_infos}
     assert curves("a")["eval/return_mean"] == {512: float32(result.return_mean)}
+    # What the tab shows: the final return, also without `eval_every`.
+    (group,) = hparams_tab("a")
+    shown = {each.name.tag: each.value for each in group.metric_values}
+    assert shown["eval/return_mean"] == float32(result.return_mean)
+    assert shown["episode/return"] == float32(result.metrics["episode_return"][-1])
+    assert group.hparams["core.name"].string_value == "gru"
 
 
 PARTS = ("experiment", "session_start_info", "session_end_info")
