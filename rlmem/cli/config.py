@@ -54,7 +54,7 @@ def prepare_train(cfg: DictConfig) -> DictConfig:
     overrides = _check_values(cfg, "train")
     for name in ("checkpoint_every", "eval_every"):
         interval(name, cfg[name], cfg.total_steps)
-    interval("log.video_every", cfg.log.video_every, cfg.total_steps)
+    interval("log.video_every", cfg.log.get("video_every"), cfg.total_steps)
     if cfg.resume is not None:
         return _resumed_config(cfg, overrides)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
