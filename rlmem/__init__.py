@@ -8,6 +8,12 @@
 Nothing is imported before its first use.
 """
 
+import sys
+
+# `python -m rlmem` puts the current folder, maybe a stranger's, before the standard library.
+if sys.orig_argv[1:3] == ["-m", "rlmem"] and sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    del sys.path[0]
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -16,25 +16,28 @@ PARTIAL = ".partial"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path`; it replaces `path` at the end of the block.
 
-    After an exception or a crash `path` is unchanged; afterwards its new content is on the disk.
+    After an exception or a crash `path` is unchanged; afterwards its new content is on the disk,
+    unless `flush` is False (then a crash of the whole machine may leave an empty file).
     Two processes may write the same file at once. If `path` is a link, the link is replaced.
     """
     partial = _partial(path)
     try:
         yield partial
-        sync(partial)
+        if flush:
+            sync(partial)
         partial.replace(path)
-        sync(path.parent)
+        if flush:
+            sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, text: str) -> None:
+def atomic_write(path: Path, text: str, flush: bool = True) -> None:
     """Write `text` to `path`; a reader sees either the old content or all of the new one."""
-    with replacing(path) as partial:
+    with replacing(path, flush) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

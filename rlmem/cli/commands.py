@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlmem.cli import third_party
 from rlmem.cli.config import (
+    AUTO,
     has_own_folder,
     prepare_eval,
     prepare_export,
@@ -47,7 +48,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
     if "--multirun" in flags and body in (_show, _check):
         raise UsageError(f"rlmem {command} takes one value for each option, without -m")
     check(overrides)
-    overrides = with_saved_groups(command, readable(overrides))
+    overrides = with_saved_groups(command, readable(overrides, command in WITH_ENV))
     failures: list[Exception] = []
     finished: list[str] = []
 
@@ -89,13 +90,20 @@ def _print_comparison(finished: Sequence[str]) -> None:
 
 
 def _train(cfg: DictConfig) -> float:
+    auto = cfg.resume == AUTO
     cfg = prepare_train(cfg)
-    from rlmem.runs import train
+    from rlmem.runs import checkpoint, train, trust
+    from rlmem.runs.build import plain
 
+    if auto and cfg.resume is not None:
+        step = max(checkpoint.steps(cfg.resume), default=0)
+        if train.is_finished(cfg, step):  # a cluster may start a finished job again
+            print(f"{cfg.resume} is finished: it has trained {step:,} steps", file=sys.stderr)
+            return float("nan")
     try:
         return train.run(cfg, unique=not has_own_folder(cfg))
     except KeyboardInterrupt as interrupt:
-        again = f"rlmem train resume={cfg.run_dir}"
+        again = f"rlmem train resume={cfg.run_dir}{trust.option(plain(cfg))}"
         interrupt.args = (interrupt_message(cfg.run_dir, cfg.total_steps, again),)
         raise
 
@@ -141,7 +149,7 @@ def _export(cfg: DictConfig) -> None:
     cfg = prepare_export(cfg)
     from rlmem.runs.agent import load
 
-    load(cfg.run, "cpu", cfg.checkpoint).export(cfg.to, cfg.deterministic, cfg.batch)
+    load(cfg.run, "cpu", cfg.checkpoint, cfg.trust).export(cfg.to, cfg.deterministic, cfg.batch)
     print(f"wrote {cfg.to} ({Path(cfg.to).stat().st_size / 1e6:.2f} MB)")
 
 
@@ -154,6 +162,10 @@ COMMANDS: dict[str, tuple[Callable[[DictConfig], float | None], str]] = {
     "show": (_show, "train"),
     "check": (_check, "train"),
 }
+
+
+# The commands that take all options of an environment.
+WITH_ENV = ("train", "play", "show", "check")
 
 
 def interrupt_message(run_dir: str, total_steps: int, again: str) -> str:

@@ -34,6 +34,10 @@ POSITIVE_INTEGERS = (
     "checkpoint_keep",
     "batch",
 )
+# The value of `resume` that goes on with the run in `run_dir`, if there is one.
+AUTO = "auto"
+# Groups of options that a resumed run has in its configuration already.
+SETS = {"tuned", "experiment"}
 TYPE_NAMES = {
     bool: "true or false",
     int: "an integer",
@@ -43,10 +47,11 @@ TYPE_NAMES = {
 }
 
 
-def prepare_train(cfg: DictConfig) -> DictConfig:
+def prepare_train(cfg: DictConfig, env_given: bool = False) -> DictConfig:
     """The checked configuration of `rlmem train`, with the run folder in `run_dir`.
 
-    With `resume` it is that run's configuration, changed by the given options.
+    With `resume` it is that run's configuration, changed by the given options; `resume=auto`
+    resumes the run in `run_dir` if there is one. With `env_given` Python gives the environment.
     """
     from rlmem.runs import folder
     from rlmem.runs.saver import interval
@@ -55,12 +60,21 @@ def prepare_train(cfg: DictConfig) -> DictConfig:
     for name in ("checkpoint_every", "eval_every"):
         interval(name, cfg[name], cfg.total_steps)
     interval("log.video_every", cfg.log.get("video_every"), cfg.total_steps)
-    if cfg.resume is not None:
-        return _resumed_config(cfg, overrides)
+    if cfg.resume not in (None, AUTO):
+        return _resumed_config(cfg, overrides, env_given)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         if any(override.startswith("run_dir=") for override in overrides):
             raise UsageError("run_dir is one folder for many runs: with -m use hydra.sweep.dir")
         cfg.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
+    if cfg.resume == AUTO:
+        if not has_own_folder(cfg):
+            raise UsageError("resume=auto needs run_dir=..., the folder of the run to go on with")
+        if (Path(cfg.run_dir) / folder.CONFIG).exists():
+            cfg.resume = cfg.run_dir
+            return _resumed_config(cfg, overrides, env_given)
+        cfg.resume = None
+    if cfg.checkpoint != "last":
+        raise UsageError(f"checkpoint={cfg.checkpoint} needs resume=RUN")
     if has_own_folder(cfg) and (Path(cfg.run_dir) / folder.CONFIG).exists():
         raise UsageError(folder.taken(cfg.run_dir))
     return cfg
@@ -70,7 +84,7 @@ def has_own_folder(cfg: DictConfig) -> bool:
     """Whether the user has chosen the run folder; the default one may get another name."""
     job = HydraConfig.get()
     given = any(override.lstrip("+").startswith("run_dir=") for override in job.overrides.task)
-    return given or job.mode == RunMode.MULTIRUN or cfg.resume is not None
+    return given or job.mode == RunMode.MULTIRUN or cfg.resume not in (None, AUTO)
 
 
 def prepare_eval(cfg: DictConfig) -> DictConfig:
@@ -103,12 +117,14 @@ def prepare_play(cfg: DictConfig) -> DictConfig:
     """
     overrides = _check_values(cfg, "play")
     if cfg.run is not None:
-        from rlmem.runs.build import load_config
+        from rlmem.runs import trust
+        from rlmem.runs.build import load_config, plain
 
         saved = load_config(cfg.run)
         env_overrides = [o for o in overrides if o.lstrip("+").startswith("env")]
         _apply_overrides(saved, cfg, env_overrides, cfg.run)
         cfg.env = saved.env
+        trust.require_code(plain(saved), cfg.run, cfg.trust, _single(env_overrides))
     return cfg
 
 
@@ -126,7 +142,8 @@ def _check_values(cfg: DictConfig, command: str) -> list[str]:
     job = HydraConfig.get()
     # Unresolved: an override that contains an interpolation stays as it was written.
     overrides = OmegaConf.to_container(job.overrides.task, resolve=False)
-    deciding = [f"{group}={job.runtime.choices[group]}" for group in GROUPS if group in cfg]
+    chosen = job.runtime.choices
+    deciding = [f"{group}={chosen[group]}" for group in GROUPS if group in chosen]
     deciding += [o for o in job.overrides.hydra if o.startswith("hydra.searchpath=")]
     defaults = dict(leaves(compose(command, deciding)))
     assert isinstance(overrides, list)
@@ -181,21 +198,33 @@ def with_saved_groups(command: str, overrides: Sequence[str]) -> list[str]:
     from rlmem.runs.build import load_config
 
     option, groups = {"train": ("resume", GROUPS), "play": ("run", ("env",))}.get(command, ("", ()))
-    run = next((_folder(o) for o in overrides if o.lstrip("+").startswith(f"{option}=")), None)
+    run = _given_path(overrides, option)
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    if run == AUTO and command == "train":
+        # The same command goes on: its sets of options are in the run's configuration already.
+        run = _given_path(overrides, "run_dir")
+        if run is None or not (Path(run) / "config.yaml").exists():
+            return list(overrides)
+        given -= SETS
+        overrides = [o for o in overrides if o.partition("=")[0].lstrip("+") not in SETS]
     if run is None:
         return list(overrides)
     saved = load_config(run)
-    given = {override.partition("=")[0].lstrip("+") for override in overrides}
-    if command == "train" and (whole := given & {"tuned", "experiment"}):
+    if command == "train" and (whole := given & SETS):
         raise UsageError(f"{whole.pop()}: a resumed run has its own settings; give single options")
     members = []
     for group in groups:
         name = saved[group].get("name")
-        needed = any(key.startswith(f"{group}.") for key in given)
+        needed = name is not None and any(key.startswith(f"{group}.") for key in given)
         # Members of other packages and folders may be missing now; few commands need them.
         if group not in given and (needed or (CONFIGS / group / f"{name}.yaml").exists()):
             members.append(f"{group}={name}")
     return [*members, *overrides]
+
+
+def _given_path(overrides: Sequence[str], option: str) -> str | None:
+    """The path that `overrides` give to an option; None without one."""
+    return next((_folder(o) for o in overrides if o.lstrip("+").startswith(f"{option}=")), None)
 
 
 def _folder(override: str) -> str | None:
@@ -208,17 +237,29 @@ def _folder(override: str) -> str | None:
     return None if value is None else os.path.expanduser(str(value))
 
 
-def _resumed_config(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    from rlmem.runs.build import load_config
+def _resumed_config(cfg: DictConfig, overrides: Sequence[str], env_given: bool) -> DictConfig:
+    from rlmem.runs import trust
+    from rlmem.runs.build import load_config, plain
 
     saved = load_config(cfg.resume)
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+")
-        if key == "run_dir":
-            raise UsageError("a resumed run keeps its own folder: give resume or run_dir, not both")
-    _apply_overrides(saved, cfg, overrides, cfg.resume)
+    keys = [override.partition("=")[0].lstrip("+") for override in overrides]
+    if "run_dir" in keys and cfg.resume != cfg.run_dir:
+        raise UsageError("a resumed run keeps its own folder: give resume or run_dir, not both")
+    kept = [o for o, key in zip(overrides, keys, strict=True) if key not in SETS]
+    _apply_overrides(saved, cfg, kept, cfg.resume)
+    given = _single(overrides)
+    code_given = [*given, "env"] if env_given else given
+    trust.require_code(plain(saved), cfg.resume, cfg.trust, code_given)
+    trust.require_places(plain(saved), cfg.resume, cfg.trust, given)
     saved.run_dir = saved.resume = cfg.resume
+    saved.checkpoint, saved.trust = cfg.checkpoint, False
     return saved
+
+
+def _single(overrides: Sequence[str]) -> list[str]:
+    """The keys of single options; `with_saved_groups` has added those of groups."""
+    keys = (override.partition("=")[0].lstrip("+") for override in overrides)
+    return [key for key in keys if key not in GROUPS]
 
 
 def _apply_overrides(

@@ -77,7 +77,7 @@ def train(
     flat = flatten(chosen | options)
     source = _given(env, flat)
     eval_source = None if eval_env is None else _eval_source(eval_env)
-    cfg, unique = _configuration(_overrides(flat))
+    cfg, unique = _configuration(_overrides(flat), source is not None)
     if isinstance(source, Batch) and resume is None:
         cfg.env = {"name": cfg.env.name, "id": cfg.env.id}
     try:
@@ -191,7 +191,7 @@ def _overrides(flat: Mapping[str, Any]) -> list[str]:
     return overrides
 
 
-def _configuration(overrides: Sequence[str]) -> tuple[DictConfig, bool]:
+def _configuration(overrides: Sequence[str], env_given: bool) -> tuple[DictConfig, bool]:
     """The checked configuration, and whether its run folder may get another name."""
     with _composing, _own_hydra():
         try:
@@ -202,7 +202,7 @@ def _configuration(overrides: Sequence[str]) -> tuple[DictConfig, bool]:
             HydraConfig.instance().set_config(cfg)
             with read_write(cfg), open_dict(cfg):
                 del cfg["hydra"]
-            cfg = prepare_train(cfg)
+            cfg = prepare_train(cfg, env_given)
         except (HydraException, OmegaConfBaseException) as error:
             raise to_usage_error(error, "train", overrides) from error
         return cfg, not has_own_folder(cfg)

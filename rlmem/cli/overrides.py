@@ -50,14 +50,23 @@ def check(overrides: Sequence[str]) -> None:
             raise UsageError(f"{key} is empty: give a folder")
 
 
-def readable(overrides: Sequence[str]) -> list[str]:
+def readable(overrides: Sequence[str], with_env: bool = True) -> list[str]:
     """The overrides, with quotes around paths and around text that Hydra's grammar refuses.
 
     `~` at the start of a path is expanded. A comma still separates the values of a sweep, and
     brackets a list. `env=FILE.py:NAME`, `env=MODULE:NAME` and ids of Gymnasium (`env=CartPole-v1`)
-    become `env=gym` with that id; `env.kwargs` and `policy.encoder_options` take any key.
+    become `env=gym` with that id, unless the command is not `with_env`; `env.kwargs` and
+    `policy.encoder_options` take any key.
     """
+    if not with_env:
+        overrides = [_place(override) for override in overrides]
     return [_readable(each) for override in overrides for each in _gymnasium(override)]
+
+
+def _place(override: str) -> str:
+    """`env=FILE.py:NAME` as the option `environment`: `env` is a group for Hydra."""
+    key, _, value = override.partition("=")
+    return f"environment={quote(value)}" if key == "env" else override
 
 
 def _gymnasium(override: str) -> list[str]:

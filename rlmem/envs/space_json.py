@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,11 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 
 from rlmem.errors import UsageError
 from rlmem.unit_box import UnitBox
+
+# Exceptions of Gymnasium and NumPy for impossible spaces.
+FAULTS = (LookupError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError)
+# The most numbers in a part of a saved space: one image has less than a million.
+MAX_NUMBERS = 2**24
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
@@ -38,13 +44,15 @@ def space_from_json(data: Any) -> Space:
     """The space that `space_to_json` wrote; a `UsageError` for other data."""
     try:
         return _read(data)
-    except (KeyError, TypeError, ValueError, AssertionError) as error:
+    except FAULTS as error:
         raise UsageError(f"not a saved space: {str(data)[:80]}") from error
 
 
 def _read(data: dict[str, Any]) -> Space:
     if "box" in data:
         shape, dtype = tuple(data["box"]), np.dtype(data["dtype"])
+        if math.prod(shape) > MAX_NUMBERS or dtype.kind not in "fiub":
+            raise ValueError(f"a box of shape {shape} and type {dtype}")
         low, high = (np.array(_from_text(data[key]), dtype) for key in ("low", "high"))
         kind = UnitBox if data.get("unit") else Box
         return kind(np.broadcast_to(low, shape), np.broadcast_to(high, shape), shape, dtype.type)
@@ -53,6 +61,8 @@ def _read(data: dict[str, Any]) -> Space:
     if "multi_discrete" in data:
         return MultiDiscrete(np.array(data["multi_discrete"]), start=np.array(data["start"]))
     if "multi_binary" in data:
+        if np.prod(data["multi_binary"], dtype=float) > MAX_NUMBERS:
+            raise ValueError("too many numbers")
         return MultiBinary(data["multi_binary"])
     if "tuple" in data:
         return Tuple([_read(part) for part in data["tuple"]])

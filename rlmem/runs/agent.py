@@ -27,6 +27,10 @@ from rlmem.files import replacing
 from rlmem.policies import Policy
 from rlmem.runs import checkpoint as checkpoints
 from rlmem.runs.agent_spec import FILE, AgentSpec, InputEnv
+from rlmem.runs.archives import check_safetensors
+from rlmem.runs.run_files import sealed_text
+from rlmem.runs.size_limit import limited
+from rlmem.runs.trust import require_code
 
 
 @runtime_checkable
@@ -189,20 +193,28 @@ class Agent:
         export(self, path, deterministic, batch)
 
 
-def load(source: str | Path, device: str = "cpu", checkpoint: str | int = "last") -> Agent:
+def load(
+    source: str | Path,
+    device: str = "cpu",
+    checkpoint: str | int = "last",
+    trust: bool = False,
+) -> Agent:
     """The agent in a run folder, or in a file that `Agent.save` wrote.
 
-    `checkpoint` is "last", "best" or a step of a run. Raises `UsageError` if there is no agent, or
-    it is damaged.
+    `checkpoint` is "last", "best" or a step of a run. Raises `UsageError` if there is no agent, it
+    is damaged, or it names code to import (an encoder of your own) and `trust` is not given.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        found = checkpoints.load(path, checkpoint)
-        spec_file = path / FILE
-        if not spec_file.is_file():
+        found = checkpoints.load(path, checkpoint, trainer=False)
+        where = str(path / FILE)
+        text = sealed_text(path, FILE, lambda text: AgentSpec.from_json(text, where))
+        if text is None:
             raise UsageError(f"{path} has no {FILE}: it is of an older rlmem")
-        spec = AgentSpec.from_json(spec_file.read_text(), str(spec_file))
-        policy = spec.make_policy()
+        spec = AgentSpec.from_json(text, where)
+        require_code(spec.policy_arguments, path, trust)
+        with limited(None if trust else found.weights, path):
+            policy = spec.make_policy()
         found.load_weights(policy)
         return Agent(policy, spec, torch.device(device))
     if not path.is_file():
@@ -210,17 +222,20 @@ def load(source: str | Path, device: str = "cpu", checkpoint: str | int = "last"
     if checkpoint != "last":
         raise UsageError(f"{path} is a file with one agent: it has no checkpoint {checkpoint!r}")
     spec, weights = _read_file(path)
-    policy = spec.make_policy()
+    require_code(spec.policy_arguments, path, trust)
+    with limited(None if trust else weights, path):
+        policy = spec.make_policy()
     checkpoints.Checkpoint(path, 0, weights, {}).load_weights(policy)
     return Agent(policy, spec, torch.device(device))
 
 
 def _read_file(path: Path) -> tuple[AgentSpec, dict[str, Tensor]]:
     try:
+        check_safetensors(path)
         with safe_open(path, "pt") as file:
             text = (file.metadata() or {}).get("agent")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise UsageError(f"{path} is not an agent file: {error}") from error
     if text is None:
         raise UsageError(f"{path} is not an agent file: its header has no 'agent'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from rlmem.files import atomic_write
 from rlmem.policies import Policy
 from rlmem.policies.encoders.choice import encoder_name
 from rlmem.policies.privileged import critic_only_leaves
+from rlmem.runs.sealed import seal, unseal
 
 FILE = "agent.json"
 FORMAT = 1
@@ -79,7 +79,7 @@ class AgentSpec:
 
     def to_json(self) -> str:
         """The spec as text."""
-        return json.dumps(
+        return seal(
             {
                 "format": FORMAT,
                 "rlmem": __version__,
@@ -90,15 +90,14 @@ class AgentSpec:
                 "action_space": space_to_json(self.action_space),
                 "history": None if self.history is None else dict(self.history),
                 "privileged": [[key, space_to_json(s)] for key, s in self.privileged.items()],
-            },
-            indent=1,
-        )
+            }
+        ).rstrip()
 
     @classmethod
     def from_json(cls, text: str, where: str) -> AgentSpec:
         """The spec in `text`; a `UsageError` names the place `where` if it is damaged."""
         try:
-            data = json.loads(text)
+            data = unseal(text)
             if data["format"] != FORMAT:
                 raise UsageError(f"{where} has format {data['format']}, and this rlmem {FORMAT}")
             obs, action = (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from rlmem import algos, envs
 from rlmem.algos import Algorithm
@@ -21,8 +23,9 @@ from rlmem.envs.seeding import train_seeds
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
 from rlmem.policies import Policy
-from rlmem.runs import checkpoint
+from rlmem.runs import checkpoint, run_files, trust
 from rlmem.runs.guard import environment_errors
+from rlmem.runs.size_limit import limited
 
 
 def resolve_device(name: str) -> torch.device:
@@ -42,9 +45,14 @@ def resolve_device(name: str) -> torch.device:
 
 def options(node: DictConfig) -> dict[str, Any]:
     """The keyword arguments in a configuration group: all keys except `name`."""
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "name"}
+    return {key: value for key, value in plain(node).items() if key != "name"}
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A configuration as nested dicts."""
+    found = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def make_env(
@@ -113,17 +121,20 @@ def build(
     guard: Callable[[VecEnv], VecEnv] = lambda env: env,
     seeds_used: int = 0,
     given: Given | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[VecEnv, Policy, Algorithm]:
     """Environment, policy and algorithm of a configuration, for a run at `step`.
 
     `given` is the environment itself (see `make_env`). `guard` may wrap the environment in which
     the algorithm acts. The environments get the `num_envs` seeds after the first `seeds_used`, so
-    that a resumed run has new episodes.
+    that a resumed run has new episodes. With `weights` of a checkpoint, a policy that is much
+    larger is a `UsageError`.
     """
     device = resolve_device(cfg.device)
     seed_everything(cfg.seed)
     env = make_env(cfg, positive("num_envs", cfg.num_envs), device, given)
-    policy = make_policy(cfg, env).to(device)
+    with limited(weights, cfg.run_dir):
+        policy = make_policy(cfg, env).to(device)
     env = guard(env)
     seeds = train_seeds(cfg.seed, cfg.num_envs, seeds_used)
     recorder = None
@@ -153,11 +164,25 @@ def seed_everything(seed: int) -> None:
 
 def load_config(run_dir: str | Path) -> DictConfig:
     """The configuration of a run folder; a `UsageError` if the folder holds no run."""
-    path = checkpoint.require_run(run_dir) / "config.yaml"
+    run = checkpoint.require_run(run_dir)
+    path = run / run_files.CONFIG
+    text = run_files.config_text(run)
     try:
-        cfg = OmegaConf.load(path)
+        cfg = OmegaConf.create(text)
     except Exception as error:  # YAML and OmegaConf raise their own types
         raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(cfg, DictConfig) or not {"env", "core", "algo", "policy"} <= set(cfg):
+    groups = ("env", "core", "algo", "policy", "log")
+    if not isinstance(cfg, DictConfig) or not all(
+        isinstance(cfg.get(group), DictConfig) for group in groups
+    ):
         raise UsageError(f"{path} is not the configuration of a run")
+    for key in trust.WRITTEN:
+        if (place := OmegaConf.select(cfg, key)) is not None:
+            OmegaConf.update(cfg, key, _moved(str(place), str(cfg.get("run_dir")), run))
     return cfg
+
+
+def _moved(place: str, before: str, run: Path) -> str:
+    """A path of a run that was in the folder `before`; one inside it moves with the run."""
+    inner = os.path.relpath(os.path.abspath(place), os.path.abspath(before))
+    return place if inner.split(os.sep)[0] == os.pardir else str(run / inner)

@@ -86,7 +86,7 @@ def require_run(run_dir: str | Path) -> Path:
     path = Path(run_dir)
     if not path.is_dir():
         raise UsageError(f"{path} is not a run folder: it does not exist")
-    if not (path / "config.yaml").is_file():
+    if not (path / "config.yaml").is_file() and not steps(path):
         raise UsageError(f"{path} is not a run folder: it has no config.yaml")
     return path
 
@@ -133,8 +133,13 @@ def save(
     scores.pop(step, None)
     if score is not None:
         scores[step] = score
-    _write_index(run, identity, scores)
-    _prune(run, keep)
+    best_step = _by_score(scores)[:1]
+    present = steps(run)
+    kept = {*present[-max(keep, 1) :], *best_step}
+    _write_index(run, identity, {s: score for s, score in scores.items() if s in kept})
+    for each in present:
+        if each not in kept:
+            folders.remove(run, each)
     return target
 
 
@@ -193,7 +198,7 @@ def last(run_dir: str | Path) -> Path | None:
 
 def best(run_dir: str | Path) -> int | None:
     """The step of the checkpoint with the best score (the earliest on a tie), or None."""
-    return next(iter(_by_score(run_dir)), None)
+    return next(iter(_by_score(_scores(run_dir))), None)
 
 
 def discard_after(run_dir: str | Path, step: int) -> None:
@@ -291,12 +296,11 @@ def _candidates(run: Path, which: str | int) -> list[int]:
     """The steps to load, in order."""
     if which == "last":
         return steps(run)[::-1]
-    return _by_score(run) if which == "best" else [int(which)]
+    return _by_score(_scores(run)) if which == "best" else [int(which)]
 
 
-def _by_score(run_dir: str | Path) -> list[int]:
+def _by_score(scores: Mapping[int, float]) -> list[int]:
     """The steps with a score, best first, the earliest on a tie."""
-    scores = _scores(run_dir)
     return sorted(scores, key=lambda step: (-scores[step], step))
 
 
@@ -313,16 +317,6 @@ def _identity(run: Path) -> str:
         Manifest(new, step, scores.get(step), files, {}, {}).write(path)
     _write_index(run, new, scores)
     return new
-
-
-def _prune(run: Path, keep: int) -> None:
-    present = steps(run)
-    kept = {*present[-max(keep, 1) :], best(run)}
-    for step in present:
-        if step not in kept:
-            folders.remove(run, step)
-    scores = {step: score for step, score in _scores(run).items() if step in kept}
-    _write_index(run, _identity(run), scores)
 
 
 def _scores(run_dir: str | Path) -> dict[int, float]:
@@ -342,4 +336,5 @@ def _scores(run_dir: str | Path) -> dict[int, float]:
 
 def _write_index(run: Path, identity: str, scores: Mapping[int, float]) -> None:
     content = {"run": identity, "scores": {str(step): score for step, score in scores.items()}}
-    atomic_write(run / "checkpoints" / manifest.INDEX, sealed.seal(content))
+    # Not flushed: without an index, the manifests tell the same.
+    atomic_write(run / "checkpoints" / manifest.INDEX, sealed.seal(content), flush=False)

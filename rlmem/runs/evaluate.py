@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +12,15 @@ from omegaconf import DictConfig
 from rlmem.envs.base import VecEnv
 from rlmem.envs.given import Batch, Given
 from rlmem.envs.seeding import eval_seeds
+from rlmem.errors import UsageError
 from rlmem.files import atomic_write
 from rlmem.policies import Policy
-from rlmem.runs import build, checkpoint
+from rlmem.runs import build, checkpoint, sealed, trust
 from rlmem.runs.folder import require_usable
 from rlmem.runs.playing import CHUNK, MAX_STEPS, Watch, play, summary
 from rlmem.runs.progress import Progress
 from rlmem.runs.scores import memory_score
+from rlmem.runs.size_limit import limited
 
 
 class Trained(NamedTuple):
@@ -40,21 +41,38 @@ class Trained(NamedTuple):
         return build.make_env(self.cfg, num_envs, self.device, self.given)
 
 
-def load(run_dir: str | Path, which: str | int = "last", device: str | None = None) -> Trained:
-    """The agent of a run folder, on `device` (None: the run's device)."""
+def load(
+    run_dir: str | Path,
+    which: str | int = "last",
+    device: str | None = None,
+    trusted: bool = False,
+    env: str | None = None,
+) -> Trained:
+    """The agent of a run folder, on `device` (None: the run's device).
+
+    `env` is the place of its environment, if that is code which the user names. Raises `UsageError`
+    for code that only the folder names, unless it is `trusted`.
+    """
     cfg = build.load_config(run_dir)
+    if env is not None:
+        if cfg.env.name != "gym":
+            raise UsageError(f"env={env}: {run_dir} was trained with env={cfg.env.name}")
+        cfg.env.id = env
+    trust.require_code(build.plain(cfg), run_dir, trusted, ["env"] if env else [])
     run_device = build.resolve_device(device or cfg.device)
-    env = build.make_env(cfg, 1, run_device)
-    policy = build.make_policy(cfg, env).to(run_device)
-    env.close()
-    loaded = checkpoint.load(run_dir, which)
+    loaded = checkpoint.load(run_dir, which, trainer=False)
+    with limited(None if trusted else loaded.weights, run_dir):
+        made = build.make_env(cfg, 1, run_device)
+        policy = build.make_policy(cfg, made).to(run_device)
+        policy.initial_state(1)
+        made.close()
     loaded.load_weights(policy)
     return Trained(Path(run_dir), cfg, policy, loaded.step, run_device)
 
 
 def run(cfg: DictConfig) -> dict[str, Any]:
     """Evaluate a checkpoint of a run; writes `eval.json` into its folder."""
-    trained = load(cfg.run, cfg.checkpoint, cfg.device)
+    trained = load(cfg.run, cfg.checkpoint, cfg.device, cfg.trust, cfg.environment)
     seed = trained.cfg.seed if cfg.seed is None else cfg.seed
     deterministic = True if cfg.deterministic is None else cfg.deterministic
     settings = {"step": trained.step, "seed": seed, "deterministic": deterministic}
@@ -115,11 +133,11 @@ def report(env: DictConfig, settings: dict[str, Any], returns: list[float]) -> d
 def reported_step(run_dir: str | Path) -> int | None:
     """The step of the evaluation in `eval.json`; None without a readable one."""
     try:
-        return int(json.loads((Path(run_dir) / "eval.json").read_text())["step"])
+        return int(sealed.read(Path(run_dir) / "eval.json")["step"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def write_report(run_dir: Path, content: dict[str, Any]) -> None:
     """Write `eval.json`."""
-    atomic_write(run_dir / "eval.json", json.dumps(content, indent=2) + "\n")
+    atomic_write(run_dir / "eval.json", sealed.seal(content, indent=2))

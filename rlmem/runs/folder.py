@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -12,9 +13,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from rlmem.errors import UsageError
-from rlmem.files import atomic_write
+from rlmem.files import atomic_write, create_exclusively, remove_partials
+from rlmem.runs import run_files
 
-CONFIG = "config.yaml"
+CONFIG = run_files.CONFIG
+# Seconds after which a temporary file is certainly that of a killed process.
+OLD = 3600.0
 
 
 def claim(cfg: DictConfig, unique: bool = False) -> Path:
@@ -26,7 +30,7 @@ def claim(cfg: DictConfig, unique: bool = False) -> Path:
     wanted = Path(cfg.run_dir)
     for number in count(1):
         cfg.run_dir = str(wanted if number == 1 else _numbered(wanted, number))
-        if _claim(Path(cfg.run_dir), OmegaConf.to_yaml(cfg, resolve=True), unique):
+        if _claim(Path(cfg.run_dir), _sealed(cfg), unique):
             return Path(cfg.run_dir)
         if not unique:
             raise UsageError(taken(cfg.run_dir))
@@ -66,6 +70,8 @@ def lock(run_dir: str | Path) -> Iterator[None]:
             raise UsageError(f"another process trains {run_dir}: wait until it ends") from None
         except OSError:  # a file system without locks
             pass
+        for place in (Path(run_dir), Path(run_dir) / "checkpoints"):
+            remove_partials(place, time.time() - OLD)
         yield
     finally:
         os.close(handle)
@@ -77,12 +83,16 @@ def update_config(cfg: DictConfig, step: int) -> None:
     If it has changed, the one before is kept as `config-000012345.yaml`.
     """
     path = Path(cfg.run_dir) / CONFIG
-    before = path.read_text(encoding="utf-8")
+    before = run_files.config_text(path.parent)
     kept = path.with_name(f"config-{step:09d}.yaml")
     # At the same step the first one counts: later ones have trained nothing that is left.
     if not kept.exists() and _content(OmegaConf.create(before)) != _content(cfg):
         atomic_write(kept, before)
-    atomic_write(path, OmegaConf.to_yaml(cfg, resolve=True))
+    atomic_write(path, _sealed(cfg))
+
+
+def _sealed(cfg: DictConfig) -> str:
+    return run_files.seal_config(OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def require_usable(name: str, path: str | Path) -> Path:
@@ -110,9 +120,8 @@ def _claim(path: Path, config: str, unique: bool) -> bool:
                 return False
             path.mkdir(exist_ok=True)  # raises if it is a file
         try:
-            # Exclusive creation: of several processes only one gets here without an error.
-            with (path / CONFIG).open("x", encoding="utf-8") as file:
-                file.write(config)
+            # Exclusive and whole: of several processes only one gets here without an error.
+            create_exclusively(path / CONFIG, config)
         except FileExistsError:
             return False
     return True
@@ -135,4 +144,4 @@ def _content(cfg: object) -> dict[object, object]:
     """The configuration without its place."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    return {key: value for key, value in plain.items() if key not in ("run_dir", "resume")}
+    return {key: value for key, value in plain.items() if key not in run_files.PLACES}

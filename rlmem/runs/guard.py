@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 import traceback
@@ -116,7 +117,9 @@ def report(failure: EnvironmentFailure, folder: Path | None, context: str = "") 
         folder = Path(tempfile.mkdtemp(prefix="rlmem-"))
     path = folder / FILE
     try:
-        with path.open("a", encoding="utf-8") as file:
+        # No link is followed.
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with os.fdopen(handle, "a", encoding="utf-8") as file:
             file.write(text)
         place = f"traceback: {path}"
     except OSError as error:

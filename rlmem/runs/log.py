@@ -41,10 +41,7 @@ class MetricsFile:
         self.seconds = float(rows[-1]["seconds"]) if rows else 0.0
         self._digest, self._rows = sealed.digest_rows(rows), len(rows)
         if wanted is not None and self.describe() != wanted:
-            manifest.note(
-                f"{path} is not the one of step {last_step:,}: it has {len(rows):,} rows of "
-                f"{wanted['rows']:,}, or one was changed"
-            )
+            manifest.note_log(path, last_step, len(rows), wanted)
         self._write(rows)
 
     def describe(self) -> dict[str, Any]:

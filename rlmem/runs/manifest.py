@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlmem import __version__
-from rlmem.files import atomic_write, read_text
-from rlmem.runs import sealed
+from rlmem.files import read_text
+from rlmem.runs import checkpoint_folders, sealed
 
 FILE = "manifest.json"
 INDEX = "index.json"
@@ -48,8 +48,9 @@ class Manifest(NamedTuple):
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of a checkpoint."""
-        text = sealed.seal({"format": FORMAT, "rlmem": __version__, **self._asdict()})
-        atomic_write(folder / FILE, text)
+        content = {"format": FORMAT, "rlmem": __version__, **self._asdict()}
+        with sealed.HashedFile(folder / FILE) as file:
+            file.write(sealed.seal(content).encode())
 
 
 def read(folder: Path) -> Manifest | None:
@@ -119,6 +120,28 @@ def index(run_dir: Path) -> dict[str, Any]:
         return {**content, "scores": scores}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{INDEX}: {_reason(error)}") from error
+
+
+def check_log(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Print a line on stderr if the rows of a log are not those at the newest checkpoint."""
+    run = path.parent
+    present = checkpoint_folders.steps(run)
+    found = readable(checkpoint_folders.of_step(run, present[-1])) if present else None
+    wanted = found.logs.get(path.name) if found is not None else None
+    if found is None or wanted is None:
+        return
+    kept = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= found.step]
+    digest = sealed.digest_rows(kept).hexdigest()
+    if {"rows": len(kept), sealed.SEAL: digest} != wanted:
+        note_log(path, found.step, len(kept), wanted)
+
+
+def note_log(path: Path, step: int, rows: int, wanted: Mapping[str, Any]) -> None:
+    """Print that a log is not the one of a checkpoint."""
+    note(
+        f"{path} is not the one of step {step:,}: it has {rows:,} rows of {wanted['rows']:,}, or "
+        "one was changed"
+    )
 
 
 def new_id() -> str:

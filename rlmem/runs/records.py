@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rlmem.errors import UsageError
+from rlmem.files import read_text
+from rlmem.runs import manifest, run_files, sealed
 from rlmem.runs.scores import REFERENCES, Reference
 
 # Steps of a rollout in POPGym's benchmark: 64 environments x 1024 steps.
 EPOCH_STEPS = 65_536
 TAIL_BYTES = 8192
-# LibYAML's loader is ten times faster, where it is built.
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Curve(NamedTuple):
@@ -112,7 +110,10 @@ def read(path: Path) -> Record:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration of a run folder, nested; a `UsageError` if it is not one."""
-    config = _read_yaml(path / "config.yaml")
+    try:
+        config = run_files.plain_yaml(run_files.config_text(path))
+    except ValueError as error:
+        raise UsageError(f"cannot read {path / 'config.yaml'}: {error}") from error
     if not isinstance(config, dict) or not {"env", "core", "algo"} <= set(config):
         raise UsageError(f"{path / 'config.yaml'} is not the configuration of a run")
     return config
@@ -145,27 +146,40 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _read_metrics(path: Path) -> tuple[int, float, Curve]:
-    """The last step, the seconds of training, and the curve; a torn last row is left out."""
+    """The last step, the seconds of training, and the curve; a torn last row is left out.
+
+    A line on stderr says if the rows are not those that the newest checkpoint has described.
+    """
     rows: list[tuple[float, float, float]] = []
     steps, seconds = 0, 0.0
-    if path.exists():
-        with path.open(newline="") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            column = {name: index for index, name in enumerate(header)}
-            if header and not {"step", "seconds"} <= set(column):
-                raise UsageError(f"{path} is not a metrics file: it has no column 'step'")
-            at, time = column.get("step", 0), column.get("seconds", 0)
-            result, count = column.get("episode_return"), column.get("episodes")
-            for row in reader:
-                if len(row) != len(header):
-                    continue
-                steps, seconds = int(row[at]), float(row[time])
-                if result is not None and row[result]:
-                    ended = float(row[count]) if count is not None and row[count] else 1.0
-                    rows.append((steps, float(row[result]), ended))
-    table = np.array(rows, dtype=float).reshape(-1, 3)
-    return steps, seconds, Curve(table[:, 0].astype(np.int64), table[:, 1], table[:, 2])
+    table, header = _table(path)
+    if header and not {"step", "seconds"} <= set(header):
+        raise UsageError(f"{path} is not a metrics file: it has no column 'step'")
+    if header:
+        manifest.check_log(path, (dict(zip(header, row, strict=True)) for row in table))
+    for cells in table:
+        row = dict(zip(header, cells, strict=True))
+        try:
+            steps, seconds = int(row["step"]), float(row["seconds"])
+            if row.get("episode_return"):
+                ended = float(row.get("episodes") or 1)
+                rows.append((steps, float(row["episode_return"]), ended))
+        except ValueError as error:
+            raise UsageError(f"{path} is damaged: {error}") from error
+    found = np.array(rows, dtype=float).reshape(-1, 3)
+    return steps, seconds, Curve(found[:, 0].astype(np.int64), found[:, 1], found[:, 2])
+
+
+def _table(path: Path) -> tuple[list[list[str]], list[str]]:
+    """The whole rows of a table, and its header; both empty without a file."""
+    if not path.exists():
+        return [], []
+    try:
+        lines = list(csv.reader(read_text(path).splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    header = lines[0] if lines else []
+    return [row for row in lines[1:] if len(row) == len(header)], header
 
 
 def newest(path: Path) -> tuple[int, str, float]:
@@ -185,17 +199,10 @@ def newest(path: Path) -> tuple[int, str, float]:
     return int(whole[-1]["step"]), value, float(whole[-1]["steps_per_second"] or 0)
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), LOADER)
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-
-
 def _read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return sealed.read(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error

@@ -53,7 +53,8 @@ def start(
     """The training of `cfg`, at the checkpoint `saved` if there is one; `stack` closes it."""
 
     def made(used: int) -> tuple[VecEnv, Policy, Algorithm]:
-        parts = build(cfg, saved.step if saved else 0, guard, used, given)
+        step, weights = (saved.step, saved.weights) if saved else (0, None)
+        parts = build(cfg, step, guard, used, given, weights)
         stack.enter_context(closing(parts[0]))
         return parts
 

@@ -16,7 +16,7 @@ from rlmem.runs.resume import Start, settings
 
 # Checkpoints at a percentage of a run may take this fraction of its time, and these seconds.
 MAX_COST = 0.01
-FREE_SECONDS = 0.3
+FREE_SECONDS = 1.0
 
 
 def interval(name: str, every: str | int | None, total_steps: int) -> int | None:

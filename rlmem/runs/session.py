@@ -16,7 +16,9 @@ from rlmem.envs.base import VecEnv
 from rlmem.envs.gym_ids import OBJECT
 from rlmem.envs.meta.splits import TRAIN, splits_of
 from rlmem.errors import UsageError
+from rlmem.runs import trust
 from rlmem.runs.agent import Agent, AgentSpec
+from rlmem.runs.build import plain
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.evaluations import Evaluations
 from rlmem.runs.guard import EnvironmentFailure, report
@@ -170,7 +172,7 @@ def _outcome(result: dict[str, Any], spec: AgentSpec) -> str:
 
 def next_command(env: VecEnv, cfg: DictConfig, run_dir: Path) -> str:
     """A command for the trained agent."""
-    run = shlex.quote(str(run_dir))
+    run = shlex.quote(str(run_dir)) + trust.option(plain(cfg))
     splits = splits_of(env)
     if heldout := [name for name in (splits.names() if splits else []) if name != TRAIN]:
         return f"rlmem eval run={run} split={heldout[0]}"

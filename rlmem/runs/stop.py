@@ -1,4 +1,4 @@
-"""Stops a run by a signal: Ctrl-C, SIGTERM (sent by clusters) or SIGHUP (a closed terminal).
+"""Stops a run by a signal: Ctrl-C, SIGTERM and SIGUSR1 (sent by clusters), SIGHUP (a terminal).
 
 The first signal lets the current iteration finish. An iteration that takes longer than `PATIENCE`
 is left where weights, optimizer and replay are consistent: in a step of the environment, or after
@@ -18,7 +18,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 # Seconds that an iteration may take after a signal; clusters kill 30 seconds after theirs.
 PATIENCE = 10.0
 SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
 ]
 
 

@@ -11,6 +11,7 @@ from rlmem.envs.base import VecEnv
 from rlmem.envs.meta.splits import Splits, splits_of
 from rlmem.errors import UsageError
 from rlmem.files import atomic_write
+from rlmem.runs import run_files, sealed
 
 FILE = "tasks.json"
 
@@ -28,7 +29,7 @@ def write(run_dir: Path, env: VecEnv) -> None:
         check(run_dir, env)
         return
     content = {"fingerprint": splits.fingerprint(), "splits": splits.data()}
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
+    atomic_write(path, sealed.seal(content))
 
 
 def check(run_dir: Path, env: VecEnv) -> Splits:
@@ -37,21 +38,27 @@ def check(run_dir: Path, env: VecEnv) -> Splits:
     path = run_dir / FILE
     if splits is None:
         raise UsageError(f"the environment of {run_dir} has no task splits")
-    if not path.exists():
-        raise UsageError(f"{path} is missing: cannot tell which tasks the run was trained on")
     try:
-        content = json.loads(path.read_text())
-        fingerprint, definition = content["fingerprint"], content["splits"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path} is damaged: cannot tell which tasks the run was trained on"
-        ) from error
+        text = run_files.sealed_text(run_dir, FILE, _definition)
+    except UsageError as error:
+        raise UsageError(f"{error}: cannot tell which tasks the run was trained on") from error
+    if text is None:
+        raise UsageError(f"{path} is missing: cannot tell which tasks the run was trained on")
+    fingerprint, definition = _definition(text)
     if fingerprint != splits.fingerprint():
         raise UsageError(
             f"{run_dir} was trained with another definition of the splits "
             f"({difference(definition, splits.data())}): held-out tasks may have been trained on"
         )
     return splits
+
+
+def _definition(text: str) -> tuple[str, Mapping[str, Any]]:
+    """The fingerprint and the definition of the splits in a file."""
+    content = sealed.unseal(text)
+    if not all(isinstance(each, Mapping | None) for each in dict(content["splits"]).values()):
+        raise ValueError("a split is no object")
+    return str(content["fingerprint"]), content["splits"]
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,7 @@ from rlmem.runs.resume import Start, leg_end, start
 from rlmem.runs.saver import Saver, interval
 from rlmem.runs.session import Session, finish, iterate, next_command
 from rlmem.runs.stop import Stop
+from rlmem.runs.trust import is_inside
 
 
 def run(cfg: DictConfig, unique: bool = False) -> float:
@@ -63,7 +65,7 @@ def train(
         raise UsageError("legs need new environments: give env as a name, class or function")
     while (result := _leg(cfg, unique, env, eval_env, watching)) is None:
         # The next leg begins as a resumed run does: a run killed in it repeats it exactly.
-        cfg.resume = cfg.run_dir
+        cfg.resume, cfg.checkpoint = cfg.run_dir, "last"
     return result
 
 
@@ -83,8 +85,7 @@ def _leg(
         saved = None
         if cfg.resume is not None:
             stack.enter_context(folder.lock(checkpoint.require_run(cfg.resume)))
-            saved = checkpoint.load(cfg.resume)
-            _require_rest(cfg, saved.step)
+            saved = _saved(cfg)
         begun = start(cfg, saved, lambda env: GuardedEnv(env, stop), env, stack)
         _require_learning(cfg, begun.algo, begun.step)
         spec = AgentSpec.of(begun.env, cfg.algo.name, policy_arguments(cfg))
@@ -100,6 +101,29 @@ def _leg(
         if training.step < cfg.total_steps and training.stopped is None:
             return None
         return finish(session, next_command(begun.env, cfg, run_dir))
+
+
+def _saved(cfg: DictConfig) -> checkpoint.Checkpoint | None:
+    """The checkpoint from which a run resumes; None if it was killed before its first one."""
+    which = cfg.get("checkpoint", "last")
+    if which == "last" and not checkpoint.steps(cfg.resume):
+        print(f"{cfg.resume} has no checkpoint yet: it starts over", file=sys.stderr)
+        replay = OmegaConf.select(cfg, "algo.replay.directory")
+        if replay is not None and is_inside(replay, cfg.resume):
+            shutil.rmtree(replay, ignore_errors=True)
+        return None
+    saved = checkpoint.load(cfg.resume, which)
+    if is_finished(cfg, saved.step):
+        raise UsageError(
+            f"{cfg.resume} is finished: it has trained {saved.step:,} steps, and total_steps is "
+            f"{cfg.total_steps:,} already; give a larger total_steps"
+        )
+    return saved
+
+
+def is_finished(cfg: DictConfig, step: int) -> bool:
+    """Whether a run at `step` has nothing left to train or to evaluate."""
+    return bool(step >= cfg.total_steps and evaluate.reported_step(cfg.resume) == step)
 
 
 def _session(
@@ -170,15 +194,6 @@ def _check_options(cfg: DictConfig) -> None:
     for name in ("record", "algo.replay.directory"):
         if (place := OmegaConf.select(cfg, name)) is not None:
             folder.require_usable(name, place)
-
-
-def _require_rest(cfg: DictConfig, step: int) -> None:
-    """Raise a `UsageError` if a run at `step` has nothing left to train or to evaluate."""
-    if step >= cfg.total_steps and evaluate.reported_step(cfg.resume) == step:
-        raise UsageError(
-            f"{cfg.resume} is finished: it has trained {step:,} steps, and total_steps is "
-            f"{cfg.total_steps:,} already; give a larger total_steps"
-        )
 
 
 def _require_learning(cfg: DictConfig, algo: Algorithm, step: int) -> None:

@@ -100,11 +100,11 @@ def test_a_signal_saves_a_checkpoint_that_can_be_resumed(number: int, code: int)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
     saved = checkpoint.last("a")
-    assert err.endswith(f"saved {saved}; resume with: rlmem train resume=a\n")
+    assert err.endswith(f"saved {saved}; resume with: rlmem train resume=a trust=true\n")
     last_row = Path("a/metrics.csv").read_text().splitlines()[-1]
     step = checkpoint.steps("a")[-1]
     assert step == int(last_row.split(",")[0])
-    assert main(["train", "resume=a", f"total_steps={step + 128}"]) == 0
+    assert main(["train", "resume=a", "trust=true", f"total_steps={step + 128}"]) == 0
     assert checkpoint.steps("a")[-1] == step + 128
 
 
@@ -122,7 +122,7 @@ def test_a_hanging_environment_is_left(vectorization: str) -> None:
     assert process.returncode == 143
     # Step 80 of a copy is in the third iteration of 32 steps.
     assert checkpoint.steps("a")[-1] == 2 * 128
-    assert err.endswith("step-000000256; resume with: rlmem train resume=a\n")
+    assert err.endswith("step-000000256; resume with: rlmem train resume=a trust=true\n")
 
 
 def test_a_second_signal_stops_at_once() -> None:
@@ -162,7 +162,7 @@ def test_an_error_of_the_environment_saves_the_last_iteration(
     assert "Traceback" not in err
     assert "Traceback" in Path("a/error.txt").read_text()
     assert checkpoint.steps("a")[-1] == 256
-    assert main(["train", "resume=a", "env.kwargs.mode=ok"]) == 0
+    assert main(["train", "resume=a", "trust=true", "env.kwargs.mode=ok"]) == 0
     assert checkpoint.steps("a")[-1] == 1024
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rlmem.errors import UsageError
 from rlmem.runs import saver
 from rlmem.runs.resume import Start
-from rlmem.runs.saver import Saver, interval
+from rlmem.runs.saver import FREE_SECONDS, Saver, interval
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_checkpoints_at_a_percentage_are_cheap(
     steps, fraction = run("10%", iteration, cost)
     # The first one is measured; later ones wait until they are cheap.
     assert steps[0] == 100
-    assert fraction <= 0.01 + (0.3 + cost * (len(steps) == 1)) / (100 * iteration)
+    assert fraction <= 0.01 + (FREE_SECONDS + cost * (len(steps) == 1)) / (100 * iteration)
 
 
 def test_a_number_of_steps_is_exact_at_any_cost(run: Callable[..., Any]) -> None:

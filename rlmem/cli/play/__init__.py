@@ -16,6 +16,7 @@ from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, unknown
 from rlmem.runs import build, checkpoint
 from rlmem.runs.guard import closing, environment_errors
+from rlmem.runs.size_limit import limited
 
 # Values of the option `player`.
 PLAYERS = ("agent", "random", "human")
@@ -59,8 +60,11 @@ def _action_source(
         return HumanActions(env, describer)
     if name == "random":
         return RandomActions(env, seed)
-    policy = build.make_policy(build.load_config(cfg.run), env)
-    checkpoint.load(Path(cfg.run), cfg.checkpoint).load_weights(policy)
+    loaded = checkpoint.load(Path(cfg.run), cfg.checkpoint, trainer=False)
+    with limited(None if cfg.trust else loaded.weights, cfg.run):
+        policy = build.make_policy(build.load_config(cfg.run), env)
+        policy.initial_state(1)
+    loaded.load_weights(policy)
     return PolicyActions(policy, cfg.deterministic)
 
 
