@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 import rlmem
+from rlmem.runs.loggers.base import Run
+from rlmem.runs.loggers.mlflow_log import MlflowLogger
 from rlmem.runs.records import flat
 from tests.runs.loggers.common import OFF, SIZES, Curves, logged
 
 pytest.importorskip("mlflow")
-# Its own calls of other packages.
-pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +42,7 @@ def curves(client: Any, run: Any) -> Curves:
     return found
 
 
+@pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # MLflow's own call
 @pytest.mark.parametrize(
     "uri",
     [
@@ -72,6 +73,29 @@ def test_numbers_and_configuration_also_after_resuming(uri: str, tmp_path: Path)
     found = curves(client, run)
     assert list(found["policy_loss"]) == [128, 256, 384, 512]
     assert found == logged(Path("a"))
+
+
+def test_rows_are_sent_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    clock = [1000.0]
+    monkeypatch.setattr("rlmem.runs.loggers.mlflow_log.time.time", lambda: clock[-1])
+    uri = f"file:{tmp_path}/store"
+    logger = MlflowLogger(Run(tmp_path, 0, {}), "memory", uri)
+    client, id = MlflowClient(tracking_uri=uri), Run(tmp_path, 0, {}).saved_id("mlflow")
+    training = object.__new__(rlmem.Training)  # only its numbers count here
+    stored = []
+    for training.step, now in ((1, 1000.0), (2, 1001.0), (3, 1002.5), (4, 1002.6)):
+        clock.append(now)
+        training.row = {"step": training.step, **{f"m{i}": i / 8 for i in range(600)}}
+        logger.on_iteration(training, {})
+        stored.append([each.step for each in client.get_metric_history(id, "m599")])
+    assert stored == [[1], [1], [1, 2, 3], [1, 2, 3]]
+    logger.close(failed=False)
+    history = client.get_metric_history(id, "m0")
+    assert [(each.step, each.timestamp) for each in history] == [
+        *((1, 1_000_000), (2, 1_001_000), (3, 1_002_500), (4, 1_002_600))
+    ]
 
 
 class Failing(rlmem.Callback):
