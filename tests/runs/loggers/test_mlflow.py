@@ -67,7 +67,8 @@ def test_numbers_and_configuration_also_after_resuming(uri: str, tmp_path: Path)
     shown = {k: v for k, v in config.items() if k not in ("run_dir", "resume", "record", "log")}
     assert run.data.params == {key: str(value) for key, value in flat(shown)}
 
-    rlmem.train(resume="a", total_steps=512)
+    # The place is outside of the run folder, so it is trusted or given again.
+    rlmem.train(resume="a", total_steps=512, trust=True)
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("a", "FINISHED")
     found = curves(client, run)
