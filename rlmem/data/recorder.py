@@ -22,7 +22,7 @@ from rlmem.data.dataset import (
 )
 from rlmem.data.replay import CHUNK
 from rlmem.data.storage import PendingStep, RingStorage, StepBlock
-from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv
+from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, load_state, state_of
 from rlmem.files import atomic_write
 
 
@@ -72,6 +72,29 @@ class RunWriter:
         if self.written > self.storage.slots // 2:
             raise ValueError(f"{self.path} has space for {self.storage.slots // 2} steps only")
         self.storage.write(block)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place of the next step: the run's folder, and the entries in its rings."""
+        if self.path is None:
+            return {}
+        return {"run": self.path.name, "written": self.written, "head": self.storage.head.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the run of a `state_dict`, over later steps.
+
+        If that is gone, too small or another one, the next steps go to a new run.
+        """
+        found = read_abouts(self.folder).get(self.folder / state["run"]) if state else None
+        if found is None or any(found.get(key) != value for key, value in self.about.items()):
+            return
+        slots, written, head = found["slots"], state["written"], state["head"]
+        if written + (self.steps or 0) > slots // 2:
+            return
+        self.path, self.about["slots"], self.written = self.folder / state["run"], slots, written
+        self.storage = RingStorage(self.num_envs, slots, self.path / STORAGE)
+        place = {"head": head, "oldest": torch.zeros_like(head), "leaves": {}}
+        self.storage.load_state_dict(place, allocate)
+        self.storage.written.copy_(head)
 
     def write_about(self) -> None:
         """Update `about.json` with the number of written steps."""
@@ -133,6 +156,21 @@ class Recorder:
         if len(self.pending) == CHUNK:
             self.flush()
         return step
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The present episodes, and the place in the dataset; None if those cannot be saved."""
+        if (state := state_of(self.env)) is None:
+            return None
+        self.flush()
+        latest = {"obs": self.obs, "start": self.start}
+        return {"env": state, "writer": self.writer.state_dict(), **latest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on in the episodes and in the run of a `state_dict`; raises the errors of `env`."""
+        load_state(self.env, state["env"])
+        self.obs = {key: leaf.to(self.device) for key, leaf in state["obs"].items()}
+        self.start = state["start"].to(self.device)
+        self.writer.load_state_dict(state["writer"])
 
     def flush(self) -> None:
         """Write the pending steps."""

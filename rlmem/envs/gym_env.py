@@ -9,12 +9,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rlmem.action_mask import NAME
 from rlmem.envs import refusals
-from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, register
+from rlmem.envs.base import CannotContinue, Spaces, Tensors, Transition, VecEnv, register
+from rlmem.envs.episode_history import History, RepeatsEpisodes, Start
 from rlmem.envs.gym_ids import registered
 from rlmem.envs.info_mask import add_masks, first_info, mask_space, may_offer_mask, with_mask
 from rlmem.envs.info_privileged import add_privileged, beside, privileged_space
@@ -24,7 +26,13 @@ from rlmem.envs.privileged import PRIVILEGED
 from rlmem.envs.refusals import Refused
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.envs.vector_envs import GivenVectorEnv
-from rlmem.envs.vectorization import VECTORIZATIONS, BatchedEnvs, BatchedStep, Columns, EnvFn
+from rlmem.envs.vectorization import (
+    VECTORIZATIONS,
+    BatchedEnvs,
+    BatchedStep,
+    Columns,
+    EnvFn,
+)
 from rlmem.errors import UsageError, positive, unknown
 
 
@@ -85,6 +93,8 @@ class GymVecEnv:
             else VECTORIZATIONS[vectorization](env_fns, self._obs)
         )
         self._steps: int | None = None  # since the last reset; None before the first one
+        self._history = History(self.num_envs)
+        self._latest: Tensors = {}  # the newest observations
 
     def reset(self, seed: int | Sequence[int] | None = None) -> Tensors:
         """Start a new episode in every environment. An int seeds environment i with `seed + i`."""
@@ -99,6 +109,7 @@ class GymVecEnv:
         except Refused as error:
             raise error.at(error.row, 0) from None
         self._steps = 0
+        self._history, self._latest = History(self.num_envs), obs
         return obs
 
     def step(self, action: Tensors) -> Transition:
@@ -108,9 +119,59 @@ class GymVecEnv:
         actions = self._action.write(action, self.num_envs)
         self._steps += 1
         try:
-            return self._transition(self.envs.step(actions))
+            batch = self.envs.step(actions)
+            step = self._transition(batch)
         except Refused as error:
             raise error.at(error.row, self._steps) from None
+        self._history.add(actions, batch.reward, batch.terminated | batch.truncated)
+        self._latest = step.obs
+        return step
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The starts, actions and rewards of the present episodes, and the newest observations.
+
+        None before the first `reset`, and if the episodes cannot be repeated: those of a
+        `VectorEnv`, too long ones, and those of an environment without a seed.
+        """
+        if self._steps is None or not isinstance(self.envs, RepeatsEpisodes):
+            return None
+        starts = self.envs.starts()
+        if not self._history.is_complete or not all(start.is_known for start in starts):
+            return None
+        actions = [
+            list(self._action.leaf_batches(each).values()) for each, _ in self._history.steps
+        ]
+        return {
+            "steps": self._steps,
+            "starts": [start.text() for start in starts],
+            "begun": (self._history.begun - self._history.first).tolist(),
+            "actions": [torch.from_numpy(np.stack(leaf)) for leaf in zip(*actions, strict=True)],
+            "rewards": [torch.from_numpy(reward).clone() for _, reward in self._history.steps],
+            "obs": {key: leaf.clone() for key, leaf in self._latest.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Play the episodes of a `state_dict` again; `CannotContinue` if that does not succeed."""
+        if len(state["starts"]) != self.num_envs or not isinstance(self.envs, RepeatsEpisodes):
+            raise CannotContinue("the environments are others")
+        self._history = history = History(self.num_envs)
+        history.begun[:] = state["begun"]
+        leaves = zip(*[leaf.numpy() for leaf in state["actions"]], strict=True)
+        batches = [self._action.nest(iter(each)) for each in leaves]
+        history.steps.extend(zip(batches, [r.numpy() for r in state["rewards"]], strict=True))
+        history.end = len(history.steps)
+        space = batch_space(self.single_action_space, self.num_envs)
+        rows = [list(iterate(space, batch)) for batch in batches]
+        actions = [[row[env] for row in rows[n:]] for env, n in enumerate(state["begun"])]
+        starts = [Start.from_text(text) for text in state["starts"]]
+        columns, rewards = self.envs.play_again(starts, actions)
+        self._steps, self._latest = state["steps"], self._tensors(columns)
+        for env in range(self.num_envs):
+            same = [float(reward) for reward in rewards[env]] == history.rewards(env)
+            for key, leaf in state["obs"].items():
+                same &= torch.equal(self._latest[key][env].cpu(), leaf[env].cpu())
+            if not same:
+                raise CannotContinue(f"environment {env} did not repeat its episode")
 
     def close(self) -> None:
         """Close the environments and their processes."""

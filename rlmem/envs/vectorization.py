@@ -19,6 +19,7 @@ from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 
 from rlmem.envs import refusals
+from rlmem.envs.episode_history import Start, play_again
 from rlmem.envs.refusals import Refused
 from rlmem.envs.spaces import FlatSpace
 
@@ -64,10 +65,13 @@ class SyncEnvs:
         self._vector = SyncVectorEnv(env_fns, autoreset_mode=AutoresetMode.SAME_STEP)
         self.envs = self._vector.envs
         self._space = space
+        self._starts: list[Start] = []
 
     def reset(self, seeds: Sequence[int | None]) -> Columns:
         """The first observations of new episodes."""
         rows: list[Any] = []
+        before: list[Start | None] = [*self._starts] if self._starts else [None for _ in self.envs]
+        self._starts = [Start.of(*each) for each in zip(self.envs, seeds, before, strict=True)]
         try:
             for env, seed in zip(self.envs, seeds, strict=True):
                 rows.append(env.reset(seed=seed, options=None)[0])
@@ -93,7 +97,9 @@ class SyncEnvs:
                     goes_on = True
                 if not goes_on:
                     # The environment may reuse the array for its next observation.
-                    finals[len(rows)] = copy.deepcopy(obs)
+                    row = len(rows)
+                    finals[row] = copy.deepcopy(obs)
+                    self._starts[row] = Start.of(env, None, self._starts[row])
                     obs, _ = env.reset()
                 rows.append(obs)
                 rewards.append(reward)
@@ -109,6 +115,18 @@ class SyncEnvs:
             obs=self._space.columns(rows),
             final_obs=_finals(self._space, finals),
         )
+
+    def starts(self) -> Sequence[Start]:
+        """The start of each present episode."""
+        return self._starts
+
+    def play_again(
+        self, starts: Sequence[Start], actions: Sequence[Sequence[Any]]
+    ) -> tuple[Columns, list[list[Any]]]:
+        """Repeat an episode in each environment; returns last observations and all rewards."""
+        self._starts = list(starts)
+        played = [play_again(*each) for each in zip(self.envs, starts, actions, strict=True)]
+        return self._space.columns([obs for obs, _ in played]), [rewards for _, rewards in played]
 
     def close(self) -> None:
         """Close the environments."""
@@ -165,6 +183,26 @@ class AsyncEnvs:
         finals = {row: info["final_obs"][row] for row in ended}
         leaves = self._space.leaf_batches(obs)
         return BatchedStep(leaves, reward, terminated, truncated, _finals(self._space, finals))
+
+    def starts(self) -> Sequence[Start]:
+        """The start of each present episode."""
+        return self._vector.get_attr("start")
+
+    def play_again(
+        self, starts: Sequence[Start], actions: Sequence[Sequence[Any]]
+    ) -> tuple[Columns, list[list[Any]]]:
+        """Repeat an episode in each environment; returns last observations and all rewards."""
+        self._vector.set_attr("episode", list(zip(starts, actions, strict=True)))
+        self._waiting = True
+        try:
+            played = self._vector.call("play_again")
+        except (EOFError, ConnectionError) as error:
+            self._raise_death(error)
+        self._waiting = False
+        for row, each in enumerate(played):
+            if isinstance(each, Failure):
+                each.throw(row)
+        return self._space.columns([obs for obs, _ in played]), [rewards for _, rewards in played]
 
     def close(self) -> None:
         """Close the environments and end their processes, at once after an interrupted call."""
@@ -242,6 +280,8 @@ class Worker(gym.Wrapper):
         """`root` is the name of the observations."""
         super().__init__(env)
         self._space = FlatSpace(root, env.observation_space)
+        self.start: Start | None = None
+        self.episode: tuple[Start, Sequence[Any]] | None = None  # for `play_again`
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         try:
@@ -259,10 +299,21 @@ class Worker(gym.Wrapper):
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         try:
+            self.start = Start.of(self.env, options.get("seed"), self.start)
             obs, _ = self.env.reset(**options)
             return self._exact(obs), {}
         except Exception as error:
             return self.observation_space.sample(), {"failure": Failure(error)}
+
+    def play_again(self) -> tuple[Any, list[Any]] | Failure:
+        """Repeat the episode `episode`; returns its last observation and its rewards."""
+        assert self.episode is not None
+        try:
+            self.start = self.episode[0]
+            obs, rewards = play_again(self.env, *self.episode)
+            return self._exact(obs), rewards
+        except Exception as error:
+            return Failure(error)
 
     def _exact(self, obs: Any) -> Any:
         """A copy of an observation in the shapes and dtypes of its space.

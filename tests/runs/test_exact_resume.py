@@ -119,12 +119,15 @@ def train_until(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 ENVS = {
     "lockstep": ["env=memory-chain", "env.length=6"],
     "single": ["env=popgym-noisy-position-only-cartpole"],
+    "gymnasium": ["env=gym", "env.id=CartPole-v1"],
     "trials": ["env=meta-dark-room", "env.episodes=3", "env.length=7"],
 }
 
 
-@pytest.mark.parametrize("env", ENVS)
-@pytest.mark.parametrize("algo", ["ppo", "pqn"])
+@pytest.mark.parametrize(
+    ("algo", "env"),
+    [("ppo", "single"), ("ppo", "trials"), ("pqn", "lockstep"), ("pqn", "gymnasium")],
+)
 def test_on_policy(algo: str, env: str) -> None:
     normal = "policy.normalize_obs=true"
     more = ["algo.normalize_reward=true", "algo.anneal_lr=true", normal]
@@ -189,6 +192,30 @@ def test_off_policy_in_files(
     assert len(one) == len(two) > 3
     for path, other in zip(one, two, strict=True):
         assert path.read_bytes() == other.read_bytes(), path
+
+
+def test_recorded_steps(train_until: Callable[..., None]) -> None:
+    """The recording goes on in its place, over the steps after the checkpoint."""
+    how = ["algo=ppo", *ON_POLICY, *ENVS["single"], "checkpoint_every=72"]
+    train(*TINY, *how, "run_dir=a", "record=data-a")
+    train_until(180, *TINY, *how, "run_dir=b", "record=data-b")
+    train("resume=b")
+    assert_same_runs("a", "b")
+    one, two = (sorted(Path(each).rglob("*.*")) for each in ("data-a", "data-b"))
+    assert [path.name for path in one] == [path.name for path in two]
+    assert len(one) >= 5
+    for path, other in zip(one, two, strict=True):
+        assert path.read_bytes() == other.read_bytes(), path
+    # A longer run does not fit, and records the rest in a run of its own.
+    train("resume=b", "total_steps=360")
+    assert sorted(path.name for path in Path("data-b").iterdir()) == ["000", "001"]
+
+
+@pytest.mark.parametrize("algo", ["dt", "ad"])
+def test_offline(algo: str) -> None:
+    train(*TINY, "algo=ppo", *ON_POLICY, *ENVS["lockstep"], "run_dir=source", "record=data")
+    few = ["algo.batch_size=3", "algo.length=8", "algo.num_updates=2", "total_steps=480"]
+    check(f"algo={algo}", *ENVS["lockstep"], *few, "algo.dataset=data", "eval_every=144", at=192)
 
 
 @pytest.mark.slow

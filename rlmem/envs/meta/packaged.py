@@ -85,6 +85,18 @@ class TaskedSimulator(gym.Wrapper[Array, Array, Array, Array]):
         self.ended = terminated or truncated
         return obs, reward, terminated, truncated, {}
 
+    def between_episodes(self) -> dict[str, Any]:
+        """The values from which the next `reset` follows."""
+        assert self.key is not None
+        numbers = {"trial": self.trial, "episode": self.episode, "ended": self.ended}
+        return {"key": int(self.key), **numbers}
+
+    def set_between_episodes(self, values: dict[str, Any]) -> None:
+        """Restore the values of `between_episodes`."""
+        self.key, self.trial = torch.tensor([values["key"]]), values["trial"]
+        self._draw()
+        self.episode, self.ended = values["episode"], values["ended"]
+
     def _draw(self) -> None:
         assert self.key is not None
         self.episode = 0
