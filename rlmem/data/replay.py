@@ -14,7 +14,7 @@ There are three ways to make rows (`batching`):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from rlmem.data.batch import SequenceBatch
 from rlmem.data.priorities import Priorities
 from rlmem.data.replay_options import DEFAULTS, check_options, form_difference
 from rlmem.data.returns import EpisodeSums, summary
+from rlmem.data.ring_digest import RingDigest
 from rlmem.data.segments import Episodes, Segments, pack_random, step_mask
 from rlmem.data.storage import (
     LAST,
@@ -73,6 +74,7 @@ class Replay:
         self.chunk = min(CHUNK, slots // 2)
         directory = None if options["directory"] is None else Path(options["directory"])
         self.storage = RingStorage(env.num_envs, slots, directory, undoable=True)
+        self.digests = RingDigest(slots), RingDigest(slots // stride)
         self.keys = tuple(env.observation_space), tuple(env.action_space)
         self.pending: list[PendingStep] = []
         self.latest: dict[str, Tensor] = {}  # the newest observations
@@ -184,6 +186,8 @@ class Replay:
             "form": self._form,
             "sums": self.sums.state_dict(),
         }
+        if self.storage.directory:
+            state["digests"] = [digest.state(*rings) for digest, *rings in self._rings()]
         if self.batching != "segments":
             state["episodes"] = self.episodes.state_dict()
         if self.states:
@@ -220,6 +224,11 @@ class Replay:
             slot = storage.slot(torch.arange(len(storage.head)), storage.oldest)
             whole = (storage.leaves["flags"][slot] & START) != 0
             self.episodes.rebuild(storage.oldest, whole, *storage.finals())
+        if storage.directory:
+            for saved, (digest, leaves, oldest, _) in zip(
+                state.get("digests", ()), self._rings(), strict=False
+            ):
+                digest.check(saved, leaves, oldest, storage.directory)
         if storage.undo:
             storage.undo.begin(storage.undo.number, storage.head)
         if continued:
@@ -227,6 +236,14 @@ class Replay:
         else:
             self._truncate(empty)
         self._advance()
+
+    def _rings(self) -> Iterator[tuple[RingDigest, dict[str, Tensor], Tensor, Tensor]]:
+        """The digests of entries and stored states, their leaves, and the range that is stored."""
+        storage, stride = self.storage, self.segments.stride
+        yield self.digests[0], storage.leaves, storage.oldest, storage.head
+        if self.states and self.states.leaves:
+            first, end = (-(-each // stride) for each in (storage.oldest, storage.head))
+            yield self.digests[1], self.states.leaves, first, end
 
     def _truncate(self, empty: Any) -> None:
         """Truncate unfinished episodes; `empty` is the memory [1, ...] at the start of one."""

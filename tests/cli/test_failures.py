@@ -202,17 +202,22 @@ def test_the_saved_weights_are_those_of_the_last_iteration(
 
 
 def test_an_error_in_the_evaluation_keeps_the_trained_agent(
-    error_line: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # Each copy takes 256 steps in training, and each copy of an evaluation 10.
     assert main(["train", *ENV, "env.vectorization=sync"]) == 0
     capsys.readouterr()
     config = Path("a/config.yaml")
     config.write_text(config.read_text().replace("kwargs: {}", "kwargs: {mode: raise, at: 7}"))
-    line = error_line("eval", "run=a", "episodes=1")
+
+    def last_line(*arguments: str) -> str:
+        assert main([*arguments, "trust=true"]) == 2
+        return capsys.readouterr().err.splitlines()[-1].removeprefix("rlmem: ")
+
+    line = last_line("eval", "run=a", "episodes=1")
     assert line == "the environment failed: ValueError: the robot fell; traceback: a/error.txt"
     assert checkpoint.steps("a")[-1] == 1024
-    line = error_line("play", "run=a")
+    line = last_line("play", "run=a")
     assert line.startswith("the environment failed: ValueError: the robot fell; traceback: a/error")
 
 

@@ -185,8 +185,8 @@ def test_off_policy_in_files(
     train(*TINY, *how, "run_dir=a", "algo.replay.directory=files-a")
     in_files = ["run_dir=b", "algo.replay.directory=files-b"]
     train_until(260, *TINY, *how, *in_files)
-    train_until(360, "resume=b")
-    train("resume=b")
+    train_until(360, "resume=b", in_files[1])
+    train("resume=b", in_files[1])
     assert_same_runs("a", "b")
     one, two = (sorted(Path(each).glob("*.memmap")) for each in ("files-a", "files-b"))
     assert len(one) == len(two) > 3

@@ -127,7 +127,7 @@ def replay(run: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("algo", "in_files"), [("sac", True), ("r2d2", False), ("amago", False)])
 def test_each_batching_can_follow_another(algo: str, in_files: bool) -> None:
-    place = "algo.replay.directory=" + ("files" if in_files else "null")
+    place = "algo.replay.directory=" + ("a/files" if in_files else "null")
     train(f"algo={algo}", *SMALL, *OFF_POLICY, "total_steps=256", "run_dir=a", place,
           "algo.replay.capacity=4000", "algo.replay.length=10", "algo.replay.burn_in=0",
           "algo.replay.batching=tape", "algo.replay.stored_state=false")  # fmt: skip
