@@ -162,10 +162,10 @@ def judge(outcomes: Sequence[Outcome], file: str, same: bool) -> str:
         return "checkpoint before used"
     if place in text and "using its copy" in text:
         return "copy used"
-    if place in text and any("rlmem: " in each.text for each in outcomes):
-        return "named, refused" if any(each.code for each in outcomes) else "named, went on"
-    if "is damaged" in text or "cannot read" in text:
-        return "named, refused"
+    if any(each.code for each in outcomes):
+        return "refused in a line"
+    if place in text and "rlmem: " in text:
+        return "named, went on"
     return "no effect" if same else "silent"
 
 

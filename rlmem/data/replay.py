@@ -187,7 +187,9 @@ class Replay:
             "sums": self.sums.state_dict(),
         }
         if self.storage.directory:
-            state["digests"] = [digest.state(*rings) for digest, *rings in self._rings()]
+            state["digests"] = [
+                digest.state(leaves, oldest, head) for digest, leaves, oldest, head in self._rings()
+            ]
         if self.batching != "segments":
             state["episodes"] = self.episodes.state_dict()
         if self.states:
