@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 
 class UsageError(ValueError):
     """Bad input; the command line prints the message as one line and exits with code 2."""
+
+
+@contextmanager
+def reading(path: object) -> Iterator[None]:
+    """Turn errors of reading a file, or of its content, into a `UsageError` of one line."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        text = str(error).partition("\n")[0]
+        kind = "it has no" if isinstance(error, KeyError) else "it is damaged:"
+        raise UsageError(f"cannot read {path}: {kind} {text}") from error
 
 
 def unknown(kind: str, name: object, options: Iterable[str]) -> UsageError:

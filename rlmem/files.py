@@ -65,11 +65,12 @@ def read_text(path: Path, limit: int = MAX_TEXT) -> str:
     Opening a pipe would wait for its writer, and a device may have no end.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        reason = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
+        raise OSError(reason, "not a plain file", str(path))
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            reason = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
-            raise OSError(reason, "not a plain file", str(path))
         if found.st_size > limit:
             raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
         return file.read().decode("utf-8")

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from rlmem.errors import UsageError, unknown
+from rlmem.options import check, declared_types, like
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,7 +74,11 @@ class Registry(Generic[T]):
         return options_of(entry.factory) if entry.options is None else dict(entry.options)
 
     def make(self, name: str, /, **kwargs: Any) -> T:
-        """Call the factory of that name; a `UsageError` for a keyword that it does not take."""
+        """Call the factory of that name.
+
+        Raises `UsageError` for a keyword that it does not take, and for a value of another type or
+        out of its range.
+        """
         factory, allowed = self.get(name), self.options(name)
         for key in kwargs:
             if key not in allowed:
@@ -81,6 +86,8 @@ class Registry(Generic[T]):
         missing = [k for k, default in allowed.items() if default is REQUIRED and k not in kwargs]
         if missing:
             raise UsageError(f"{self.kind} {name!r} needs {', '.join(missing)}")
+        declared = {**like(allowed), **declared_types(factory)}
+        check(f"option of {self.kind} {name!r}: ", kwargs, declared)
         return factory(**kwargs)
 
     def _entry(self, name: str) -> Entry:

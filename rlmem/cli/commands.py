@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,11 +51,16 @@ def run(command: str, arguments: Sequence[str]) -> int:
     check(overrides)
     overrides = with_saved_groups(command, readable(overrides, command in WITH_ENV))
     failures: list[Exception] = []
+    begun: list[DictConfig] = []
     finished: list[str] = []
 
     def job(cfg: DictConfig) -> float | None:
+        from rlmem.runs import memory
+
+        begun.append(cfg)
         try:
-            result = body(cfg)
+            with memory.errors():
+                result = body(cfg)
             finished.append(cfg.get("run_dir", ""))
             return result
         except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
@@ -70,11 +76,22 @@ def run(command: str, arguments: Sequence[str]) -> int:
     sweep = _sweep_folder(config, flags, read)
     with sweep as folder, _hydra_process([f"rlmem {command}", *flags, *overrides, *folder]):
         try:
-            program()
+            # Hydra's own message would be a second line.
+            with redirect_stderr(StringIO()) if "--package" in flags else nullcontext():
+                program()
         except (HydraException, OmegaConfBaseException) as error:
             raise to_usage_error(error, config, read) from error
         except OSError as error:
             raise file_error(error) from error
+        except SystemExit as exit:
+            if exit.code:
+                place = flags[flags.index("--package") + 1]
+                raise UsageError(f"--package: the configuration has no part {place!r}") from exit
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # Hydra has not read the options to the end.
+            if begun or isinstance(error, UsageError):
+                raise
+            raise to_usage_error(error, config, read) from error
     if command == "train":
         _print_comparison(finished)
     return 2 if failures else 0
@@ -203,6 +220,10 @@ def file_error(error: OSError) -> UsageError:
     return UsageError(f"{error.filename}: {error.strerror}")
 
 
+# Arguments of Hydra's flag --info.
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -215,12 +236,14 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--multirun", "-m", action="store_true")
     mode.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
-    mode.add_argument("--info", "-i", nargs="?", const="all")
+    mode.add_argument("--info", "-i", nargs="?", const="all", choices=INFO)
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--package", "-p")
     parser.add_argument("--config-dir", "-cd")
     given = vars(parser.parse_intermixed_args(arguments))
     overrides = given.pop("overrides")
+    if not given["cfg"] and (alone := next((n for n in ("resolve", "package") if given[n]), None)):
+        raise UsageError(f"--{alone} needs --cfg job")
     flags: list[str] = []
     for name, value in given.items():
         flag = "--" + name.replace("_", "-")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,36 +14,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlmem.cli import values
 from rlmem.cli.help import CONFIGS
 from rlmem.cli.hydra_errors import GROUPS, compose, leaves, to_usage_error
 from rlmem.cli.overrides import expand_paths
 from rlmem.errors import UsageError, unknown
 
-POSITIVE_INTEGERS = (
-    "total_steps",
-    "num_envs",
-    "hidden_size",
-    "layers",
-    "eval_episodes",
-    "eval_max_steps",
-    "episodes",
-    "trials",
-    "trial_episodes",
-    "threads",
-    "checkpoint_keep",
-    "batch",
-)
 # The value of `resume` that goes on with the run in `run_dir`, if there is one.
 AUTO = "auto"
 # Groups of options that a resumed run has in its configuration already.
 SETS = {"tuned", "experiment"}
-TYPE_NAMES = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    str: "text",
-    list: "a list",
-}
 
 
 def prepare_train(cfg: DictConfig, env_given: bool = False) -> DictConfig:
@@ -136,8 +115,7 @@ def prepare_show(cfg: DictConfig) -> None:
 def _check_values(cfg: DictConfig, command: str) -> list[str]:
     """Resolve `cfg` in place and check every value against the type of its default.
 
-    The defaults define the types, so no separate schema is needed. A number is converted to the
-    type of its default: 1 to 1.0, 1e6 to an integer, any number to text. Returns the overrides.
+    The defaults define the types, so no separate schema is needed. Returns the overrides.
     """
     job = HydraConfig.get()
     # Unresolved: an override that contains an interpolation stays as it was written.
@@ -154,10 +132,8 @@ def _check_values(cfg: DictConfig, command: str) -> list[str]:
     except OmegaConfBaseException as error:
         raise to_usage_error(error, command, overrides) from error
     expand_paths(cfg)
-    for key, value in leaves(cfg):
-        converted = _check_type(key, value, defaults.get(key))
-        if converted is not value:
-            OmegaConf.update(cfg, key, converted)
+    members = {group: str(job.runtime.choices[group]) for group in GROUPS if group in cfg}
+    values.check(cfg, defaults, values.nullable(command, members))
     return overrides
 
 
@@ -166,27 +142,6 @@ def _require_tuned(name: str) -> None:
     names = GlobalHydra.instance().config_loader().get_group_options("tuned")
     if name not in names:
         raise unknown("tuned", name, names)
-
-
-def _check_type(key: str, value: Any, default: Any) -> Any:
-    """`value` converted to the type of `default`; a `UsageError` if it cannot be or is too low."""
-    wanted = int if key in (*POSITIVE_INTEGERS, "seed") else type(default)
-    if isinstance(value, float) and wanted is int and value.is_integer():
-        value = int(value)
-    elif isinstance(value, int) and wanted is float and not isinstance(value, bool):
-        value = float(value)
-    elif isinstance(value, int | float) and (wanted is str or key in ("run", "resume", "to")):
-        value = str(value)
-    if value is None and (default is None or key not in POSITIVE_INTEGERS):
-        return None
-    if wanted in TYPE_NAMES and type(value) is not wanted:
-        given = "null" if value is None else repr(value)
-        raise UsageError(f"{key} must be {TYPE_NAMES[wanted]}, not {given}")
-    if key in POSITIVE_INTEGERS and value < 1:
-        raise UsageError(f"{key} must be at least 1, not {value}")
-    if wanted is int and value < 0 <= (default or 0):
-        raise UsageError(f"{key} must not be negative, not {value}")
-    return value
 
 
 def with_saved_groups(command: str, overrides: Sequence[str]) -> list[str]:

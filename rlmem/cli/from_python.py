@@ -31,6 +31,7 @@ from rlmem.cli.hydra_errors import GROUPS, to_usage_error
 from rlmem.cli.overrides import check, is_gymnasium_id, quote, readable
 from rlmem.envs.given import Batch, Given, given
 from rlmem.imports import being_imported
+from rlmem.runs import memory
 from rlmem.runs import train as training
 from rlmem.runs.result import Result
 
@@ -81,7 +82,8 @@ def train(
     if isinstance(source, Batch) and resume is None:
         cfg.env = {"name": cfg.env.name, "id": cfg.env.id}
     try:
-        return training.train(cfg, unique, source, eval_source, callbacks)
+        with memory.errors():
+            return training.train(cfg, unique, source, eval_source, callbacks)
     except KeyboardInterrupt as interrupt:
         again = f"rlmem.train(resume={str(cfg.run_dir)!r})"
         interrupt.args = (interrupt_message(cfg.run_dir, cfg.total_steps, again),)

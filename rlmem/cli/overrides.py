@@ -37,6 +37,10 @@ def check(overrides: Sequence[str]) -> None:
             raise UsageError(f"{override}: an option cannot be removed, only changed")
         key, equals, value = override.partition("=")
         key = key.lstrip("+")
+        if not key:
+            raise UsageError(f"cannot read {override!r}: write options as key=value")
+        if key in (*GROUPS, "tuned", "experiment") and _is_number(value):
+            raise UsageError(f"{key} must be a name, not {value} (rlmem list shows the names)")
         if key == "tuned" and value in ("", "null"):
             raise UsageError("tuned needs a name (tuned=none: plain defaults of the groups)")
         if key in GROUPS and equals and value in ("", "null"):
@@ -48,6 +52,12 @@ def check(overrides: Sequence[str]) -> None:
             )
         if key in PATHS and equals and not value:
             raise UsageError(f"{key} is empty: give a folder")
+
+
+def _is_number(text: str) -> bool:
+    """Whether Hydra reads one of the values of a sweep as a number or a flag."""
+    number = r"(?i)[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)|true|false"
+    return any(re.fullmatch(number, each.strip()) for each in text.split(","))
 
 
 def readable(overrides: Sequence[str], with_env: bool = True) -> list[str]:

@@ -20,6 +20,7 @@ from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError
 from rlmem.files import atomic_write
+from rlmem.options import check_call
 from rlmem.policies import Policy
 from rlmem.policies.encoders.choice import encoder_name
 from rlmem.policies.privileged import critic_only_leaves
@@ -121,10 +122,10 @@ class AgentSpec:
     def make_policy(self) -> Policy:
         """A policy with fresh weights."""
         env = InputEnv(self)
-        needs = algos.requirements(self.algo)
-        return needs.policy_type(
-            env.wrapped.observation_space, env.wrapped.action_space, **self.policy_arguments
-        )
+        policy_type = algos.requirements(self.algo).policy_type
+        spaces = env.wrapped.observation_space, env.wrapped.action_space
+        check_call("policy", policy_type, self.policy_arguments)
+        return policy_type(*spaces, **self.policy_arguments)
 
 
 class InputEnv:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from rlmem import algos, envs
@@ -22,10 +23,20 @@ from rlmem.envs.given import Batch, Given
 from rlmem.envs.seeding import train_seeds
 from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
+from rlmem.options import check_call, check_range, check_type
 from rlmem.policies import Policy
-from rlmem.runs import checkpoint, run_files, trust
+from rlmem.runs import checkpoint, memory, run_files, trust
 from rlmem.runs.guard import environment_errors
 from rlmem.runs.size_limit import limited
+
+# Keys that all versions have written, and their types.
+SAVED: dict[str, Any] = {
+    **dict.fromkeys(("env", "core", "algo", "policy", "log"), dict),
+    **dict.fromkeys(("seed", "total_steps", "num_envs", "hidden_size", "layers"), int),
+    **dict.fromkeys(("eval_episodes", "checkpoint_keep"), int),
+    "device": str,
+    "threads": int | None,
+}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -95,9 +106,12 @@ def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:
 
     Raises `UsageError`, with the algorithms that fit, if the algorithm does not fit the actions.
     """
+    memory.require(cfg, env.device)
     algos.require_supported(cfg.algo.name, env.action_space)
     policy_type = algos.requirements(cfg.algo.name).policy_type
-    return policy_type(env.observation_space, env.action_space, **policy_arguments(cfg))
+    arguments = policy_arguments(cfg)
+    check_call("policy", policy_type, arguments)
+    return policy_type(env.observation_space, env.action_space, **arguments)
 
 
 def policy_arguments(cfg: DictConfig) -> dict[str, Any]:
@@ -131,6 +145,7 @@ def build(
     larger is a `UsageError`.
     """
     device = resolve_device(cfg.device)
+    memory.require(cfg, device)
     seed_everything(cfg.seed)
     env = make_env(cfg, positive("num_envs", cfg.num_envs), device, given)
     with limited(weights, cfg.run_dir):
@@ -156,7 +171,9 @@ def _dataset_metadata(cfg: DictConfig) -> dict[str, Any]:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global random generators of Python, NumPy and torch."""
+    """Seed the global generators of Python, NumPy and torch; a `UsageError` if out of range."""
+    check_type("seed", seed, int)
+    check_range("seed", seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (third-party environments may use it)
     torch.manual_seed(seed)
@@ -179,6 +196,7 @@ def load_config(run_dir: str | Path) -> DictConfig:
     for key in trust.WRITTEN:
         if (place := OmegaConf.select(cfg, key)) is not None:
             OmegaConf.update(cfg, key, _moved(str(place), str(cfg.get("run_dir")), run))
+    _check_saved(cfg, path)
     return cfg
 
 
@@ -186,3 +204,19 @@ def _moved(place: str, before: str, run: Path) -> str:
     """A path of a run that was in the folder `before`; one inside it moves with the run."""
     inner = os.path.relpath(os.path.abspath(place), os.path.abspath(before))
     return place if inner.split(os.sep)[0] == os.pardir else str(run / inner)
+
+
+def _check_saved(cfg: DictConfig, path: Path) -> None:
+    """Raise a `UsageError` for a missing key of a run's configuration, or one of another type."""
+    if missing := [key for key in SAVED if key not in cfg]:
+        raise UsageError(f"{path} is cut or of another version: it has no {', '.join(missing)}")
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    for key, kind in SAVED.items():
+        check_type(f"{path}: {key}", plain[key], kind)
+        check_range(f"{path}: {key}", plain[key])
+    for group in ("env", "core", "algo"):
+        check_type(f"{path}: {group}.name", plain[group].get("name"), str)

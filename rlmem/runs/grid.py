@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
-from rlmem.errors import UsageError, unknown
+from rlmem.errors import UsageError, reading, unknown
 
 BENCHMARKS = Path(__file__).parents[1] / "configs" / "bench"
 # Options that every name has, in this order; others only if their line has several values.
@@ -42,7 +42,9 @@ def load(name: str) -> Benchmark:
     if not path.is_file():
         raise unknown("benchmark", name, [file.stem for file in BENCHMARKS.glob("*.yaml")])
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with reading(path):
+            text = path.read_text(encoding="utf-8")
+        found = yaml.safe_load(text)
         lines = [str(line).split() for line in found["cells"]]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise UsageError(f"{path} has no list `cells` of options: {error}") from error

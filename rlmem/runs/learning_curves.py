@@ -63,7 +63,8 @@ def draw(groups: Sequence[Group], path: Path) -> Path:
             panels[each.env].append(each)
     colors = _colors([each.label for each in groups])
     figure, axes = _figure(len(panels), len(colors))
-    for axis, (env, members) in zip(axes, panels.items(), strict=True):
+    # Without any episode there is one empty panel.
+    for axis, (env, members) in zip(axes, panels.items(), strict=False):
         _panel(axis, env, members, colors)
     return _save(figure, path)
 

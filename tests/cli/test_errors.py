@@ -176,7 +176,7 @@ def test_bad_options_of_eval(arguments: str, message: str, error_line: Callable[
         ("play --help core=gru", "unknown key 'core'"),
         ("train --shell-completion install=bash", "unrecognized arguments: --shell-completion"),
         ("core=ffm", "unknown command 'core=ffm'"),
-        ("list core", "unknown list 'core'; did you mean cores? (known: algos, cores, envs"),
+        ("list core", "unknown list 'core'; did you mean cores"),
         ("show -m env=a,b", "rlmem show takes one value for each option, without -m"),
     ],
 )

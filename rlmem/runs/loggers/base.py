@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from rlmem.envs.seeding import kept_random_state
+from rlmem.errors import reading
 from rlmem.files import atomic_write
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.records import flat
@@ -56,7 +57,8 @@ class Run(NamedTuple):
 
     def _ids(self) -> dict[str, str]:
         path = self.run_dir / IDS
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        with reading(path):
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 class Logger(Callback):
