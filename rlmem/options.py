@@ -75,15 +75,23 @@ RANGES: dict[str, Range] = {
     **_named(
         NOT_NEGATIVE,
         "ent_coef vf_coef critic_coef online_coef offline_coef epsilon_alpha noise alpha "
-        "learning_starts burn_in",
+        "learning_starts",
     ),
     **_named(
         COUNT,
-        "total_steps num_envs hidden_size layers eval_episodes eval_max_steps episodes trials "
-        "trial_episodes checkpoint_keep batch legs num_steps num_epochs num_minibatches "
-        "num_updates batch_size length capacity stride n_step num_critics num_critics_td "
-        "target_period episode_stride encoder_layers max_episode_steps max_steps",
+        "total_steps num_envs hidden_size eval_episodes eval_max_steps episodes trials "
+        "trial_episodes checkpoint_keep batch legs capacity target_period max_episode_steps "
+        "max_steps",
     ),
+    # More of them would take longer than anybody waits.
+    **_named(Range(1, 1000), "layers householder_steps depth blocks frames num_critics"),
+    **_named(Range(0, 1000), "encoder_layers head_layers muon_steps"),
+    **_named(
+        Range(1, 1_000_000),
+        "num_steps num_epochs num_minibatches num_updates batch_size length stride n_step "
+        "num_critics_td episode_stride corridor_length",
+    ),
+    **_named(Range(0, 1_000_000), "delay burn_in"),
     "max_grad_norm": Range(0, above=True, infinite=True),
     "seed": Range(0, LARGEST),
     "threads": Range(1, 1024),

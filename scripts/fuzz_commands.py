@@ -18,7 +18,6 @@ import contextlib
 import io
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -85,14 +84,14 @@ def run(arguments: list[str], seconds: int) -> Outcome:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    lines = [line for line in err.getvalue().splitlines() if line.startswith("rlmem: ")]
-    rest = err.getvalue()
-    if "Traceback" in rest:
-        return Outcome(code, "traceback", rest[-300:])
+    text = err.getvalue().strip()
+    if "Traceback" in text:
+        return Outcome(code, "traceback", text[-300:])
     if code not in ALLOWED:
         return Outcome(code, "exit code", str(code))
-    if code == 2 and len(lines) != 1 and not re.search(r"-m|--multirun", " ".join(arguments)):
-        return Outcome(code, "lines", rest[-300:])
+    # Notes may come before the error.
+    if code == 2 and not text.split("\n")[-1].startswith("rlmem: "):
+        return Outcome(code, "lines", text[-300:])
     return Outcome(code, "", "")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from rlmem.algos.nonfinite import Experience, nonfinite_input
+from rlmem.algos.nonfinite import Experience, large_input, nonfinite_input
 from rlmem.envs.base import Spaces
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic, Policy
@@ -19,14 +19,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 class NonFiniteLoss(ArithmeticError):
     """A loss or gradient is NaN or infinite; the weights are those before that update.
 
-    The message ends with the first input of `batch` that is not finite, if there is one;
-    `finite_inputs` is whether there is none.
+    The message ends with the first input of `batch` that is not finite, or else with a reward that
+    is very large, if there is one; `finite_inputs` and `large_rewards` tell them apart.
     """
 
     def __init__(self, message: str, batch: Experience | None = None) -> None:
         found = None if batch is None else nonfinite_input(batch)
-        super().__init__(message if found is None else f"{message}: {found}")
-        self.finite_inputs = found is None
+        large = None if batch is None or found else large_input(batch)
+        super().__init__(": ".join(filter(None, [message, found or large])))
+        self.finite_inputs, self.large_rewards = found is None, large is not None
 
 
 @runtime_checkable

@@ -85,13 +85,17 @@ class ClippedAdam:
         """
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
-        norms = [nn.utils.clip_grad_norm_(group, self.max_grad_norm) for group in self.groups]
+        grads = [[p.grad for p in group if p.grad is not None] for group in self.groups]
+        norms = [nn.utils.get_total_norm(each) for each in grads]
         norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
         if not torch.isfinite(norm):
             raise NonFiniteLoss(
                 f"the loss is {loss.item():g} with a gradient of norm {norm.item():g} in {where}",
                 batch,
             )
+        # After the check: gradients that are not finite tell their layer.
+        for group, each in zip(self.groups, norms, strict=True):
+            nn.utils.clip_grads_with_norm_(group, self.max_grad_norm, each)
         self.adam.step()
         return norm
 
@@ -102,6 +106,8 @@ class ClippedAdam:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`; a `UsageError` if it is of other parameters."""
         self.adam.load_state_dict(state)
+        if not self.anneal_lr:
+            self.anneal(0.0)  # the step size is an option, and may have changed
         for parameter, moments in self.adam.state.items():
             if moments["exp_avg"].shape != parameter.shape:
                 raise UsageError(

@@ -187,7 +187,8 @@ def load_config(run_dir: str | Path) -> DictConfig:
     try:
         cfg = OmegaConf.create(text)
     except Exception as error:  # YAML and OmegaConf raise their own types
-        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UsageError(f"cannot read {path}: {reason}") from error
     groups = ("env", "core", "algo", "policy", "log")
     if not isinstance(cfg, DictConfig) or not all(
         isinstance(cfg.get(group), DictConfig) for group in groups

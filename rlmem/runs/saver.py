@@ -63,12 +63,14 @@ class Saver:
 
     def after_iteration(self, step: int) -> Path | None:
         """Save a checkpoint at `step` if one is due; returns its folder, or None."""
+        return self.save(step) if self.due(step) else None
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for a checkpoint at `step`."""
         if self.every is None or step - self.saved < self.every:
-            return None
+            return False
         allowed = MAX_COST * (time.monotonic() - self._begin_time) + FREE_SECONDS
-        if not self.cheap or self._spent + self._last <= allowed:
-            return self.save(step)
-        return None
+        return not self.cheap or self._spent + self._last <= allowed
 
     def save(self, step: int) -> Path | None:
         """Save a checkpoint at `step`, unless there is one; returns its folder, or None."""

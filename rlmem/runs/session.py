@@ -23,6 +23,7 @@ from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.evaluations import Evaluations
 from rlmem.runs.guard import EnvironmentFailure, report
 from rlmem.runs.log import RunLogger
+from rlmem.runs.nonfinite import NumberGuard
 from rlmem.runs.progress import Progress
 from rlmem.runs.result import Result
 from rlmem.runs.saver import Saver, last_checkpoint
@@ -46,6 +47,7 @@ def iterate(session: Session, end: int) -> None:
     """Iterate until step `end` or a stop; saves checkpoints on the way and at the end."""
     cfg, training, saver, stop = session.cfg, session.training, session.saver, session.stop
     algo, run_dir = training.algo, training.run_dir
+    guard = NumberGuard(cfg.get("on_nonfinite", "stop"))
     with stop.finishing_iterations():
         while training.step < end and stop.requested is None and not training.stopped:
             try:
@@ -53,22 +55,27 @@ def iterate(session: Session, end: int) -> None:
                 saver.whole = False
                 metrics = algo.iterate(training.step / cfg.total_steps)
                 saver.whole = True
+                guard.check(algo, metrics)
+                if saver.due(training.step + algo.steps_per_iteration):
+                    guard.check_weights(algo)
                 training.step += algo.steps_per_iteration
                 _after_iteration(session, metrics)
             except LeftIteration:
                 stop.left()
                 break
             except NonFiniteLoss as error:
-                raise UsageError(
-                    f"training stopped at step {training.step:,}: {error}; "
-                    + last_checkpoint(run_dir)
-                    + (" (a smaller algo.learning_rate may help)" if error.finite_inputs else "")
-                ) from error
+                guard.handle(error, training)
+                saver.whole = True
+                training.step += algo.steps_per_iteration
             except UsageError as error:
                 # A signal to a whole group of processes also ends those of the environment.
                 if stop.requested is None:
                     raise _save_and_report(error, saver, training.step) from error
                 break
+        try:
+            guard.check_weights(algo)
+        except NonFiniteLoss as error:
+            guard.handle(error, training)
         _save(session)
     if stop.requested is not None:
         raise Interrupted(stop.requested)

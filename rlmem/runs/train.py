@@ -18,7 +18,7 @@ from rlmem.envs.given import Batch, Given
 from rlmem.errors import UsageError, positive
 from rlmem.policies import describe_inputs
 from rlmem.runs import callbacks as watchers
-from rlmem.runs import checkpoint, evaluate, folder, task_splits
+from rlmem.runs import checkpoint, evaluate, folder, nonfinite, task_splits
 from rlmem.runs.agent import AgentSpec
 from rlmem.runs.build import policy_arguments, resolve_device
 from rlmem.runs.callbacks import Callback, Training
@@ -26,6 +26,7 @@ from rlmem.runs.evaluations import Evaluations
 from rlmem.runs.guard import GuardedEnv
 from rlmem.runs.log import RunLogger
 from rlmem.runs.loggers import choice as loggers
+from rlmem.runs.nonfinite import NotFinite
 from rlmem.runs.result import Result
 from rlmem.runs.resume import Start, leg_end, start
 from rlmem.runs.saver import Saver, interval
@@ -63,10 +64,18 @@ def train(
         )
     if cfg.get("legs", 1) > 1 and isinstance(env, Batch):
         raise UsageError("legs need new environments: give env as a name, class or function")
-    while (result := _leg(cfg, unique, env, eval_env, watching)) is None:
+    if nonfinite.check(cfg.get("on_nonfinite", "stop")) == "rollback" and isinstance(env, Batch):
+        raise UsageError("a rollback needs new environments: give env as a name, class or function")
+    rollbacks = 0
+    while True:
+        try:
+            if (result := _leg(cfg, unique, env, eval_env, watching)) is not None:
+                return result
+        except NotFinite as failure:
+            nonfinite.roll_back(cfg, failure, rollbacks)
+            rollbacks += 1
         # The next leg begins as a resumed run does: a run killed in it repeats it exactly.
         cfg.resume, cfg.checkpoint = cfg.run_dir, "last"
-    return result
 
 
 def _leg(
