@@ -49,7 +49,8 @@ MAY_IMPORT = {
     "torchrl": TOOLS | {"cores", "envs"},
     "gym": TOOLS | {"envs"},
     "runs": TOOLS | {"policies", "envs", "data", "algos"},
-    "cli": TOOLS | {"policies", "envs", "runs"},
+    "diagnose": TOOLS | {"cores", "runs"},
+    "cli": TOOLS | {"policies", "envs", "runs", "diagnose"},
     "testing": TOOLS | {"cores"},
 }
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "write an agent's step for ONNX or torch (rlmem export run=<dir> to=agent.onnx)",
     "bench": "train and evaluate a grid of runs (rlmem bench popgym, or cores=[...] envs=[...])",
     "compare": "compare runs: table and learning curves (rlmem compare <dir> ... by=core)",
+    "diagnose": "test memory cores: capacity, duration, rewriting (rlmem diagnose core=gru,s5)",
     "plot": "draw the learning curve of a run (rlmem plot <run>)",
     "list": "list cores, environments, algorithms, encoders, tuned settings (rlmem list cores)",
     "new": "write a package for a core of your own (rlmem new core NAME)",
@@ -72,6 +73,10 @@ def _dispatch(arguments: list[str]) -> int:
         from rlmem.cli.new import new
 
         print(new(rest))
+    elif command == "diagnose":
+        from rlmem.cli.diagnose import run_diagnose
+
+        return run_diagnose(rest)
     elif command in ("bench", "compare", "plot"):
         need("hydra", f"rlmem {command}", "train", "hydra-core")
         from rlmem.cli.bench import run_bench

@@ -59,8 +59,10 @@ def _value(key: str, text: str, default: Any) -> Any:
         value = text
     if isinstance(default, list):
         return value if isinstance(value, list) else as_list(text)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
     if type(value) is not type(default):
-        wanted = "true or false" if isinstance(default, bool) else "an integer"
+        wanted = {bool: "true or false", float: "a number"}.get(type(default), "an integer")
         raise UsageError(f"{key} must be {wanted}, not {text!r}")
     return value
 
