@@ -26,8 +26,8 @@ def run_diagnose(arguments: Sequence[str]) -> int:
     if options["list"]:
         print(_listed(questions).text())
         return 0
-    chosen = plain.as_list(options["core"]) or _all_cores()
-    seeds = [int(seed) for seed in grid.seeds(_seeds(options["seeds"])).split(",")]
+    chosen = plain.as_list(options["core"]) or suite.all_cores()
+    seeds = [int(seed) for seed in grid.seeds(options["seeds"] or "1").split(",")]
     effort = options["effort"]
     if not effort > 0:
         raise UsageError(f"effort must be positive, not {effort}")
@@ -75,13 +75,3 @@ def _listed(questions: Sequence[str]) -> Table:
         for each in (suite.QUESTIONS[name] for name in questions if name != suite.COST)
     ]
     return Table(["question", "about", "chance", "optimum", "conditions"], rows)
-
-
-def _all_cores() -> list[str]:
-    from rlmem import cores
-
-    return [name for name in cores.names() if name not in ("none", "stack")]
-
-
-def _seeds(value: Any) -> Any:
-    return [str(each) for each in value] if isinstance(value, list) else str(value)

@@ -77,11 +77,11 @@ def cost_table(results: Results) -> Table | None:
     rows = [
         [
             each["core"],
-            f"{each['width']}",
-            f"{each['parameters']:,}",
-            f"{each['state_bytes']:,}",
-            f"{each['step_us']:.0f}",
-            f"{each['scan_ns']:.0f}",
+            f"{each['cost']['width']}",
+            f"{each['cost']['parameters']:,}",
+            f"{each['cost']['state_bytes']:,}",
+            f"{each['cost']['step_us']:.0f}",
+            f"{each['cost']['scan_ns']:.0f}",
         ]
         for each in results
         if each["question"] == COST

@@ -58,6 +58,11 @@ class Task:
         return asdict(self) | {"version": __version__}
 
 
+def all_cores() -> list[str]:
+    """The names of all cores, but for the one without a memory and for stacks of others."""
+    return [name for name in cores.names() if name not in ("none", "stack")]
+
+
 def chosen(given: Sequence[str]) -> list[str]:
     """The names of questions for names and families; all, and the costs, for none."""
     names = [*QUESTIONS, COST]
@@ -87,7 +92,7 @@ def answer(task: Task) -> dict[str, Any]:
     begun = time.perf_counter()
     result: dict[str, Any] = dict(task.settings)
     if task.question == COST:
-        return result | cost(task.core)._asdict()
+        return result | {"cost": cost(task.core)._asdict()}
     question = QUESTIONS[task.question]
     torch.manual_seed(task.seed)
     model = Reader(
