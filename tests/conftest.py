@@ -1,10 +1,11 @@
-"""Every test: shape annotations are checked, the seed is fixed, `gpu` needs a CUDA device.
+"""Every test: shape annotations of cores are checked, the seed is fixed, `gpu` needs a CUDA device.
 
 Without beartype (a machine with a GPU may lack it) the tests run, and annotations are not checked.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from importlib.util import find_spec
 
@@ -17,9 +18,12 @@ from jaxtyping import install_import_hook
 # at every call, which the hook would decorate every time (0.7 ms).
 import rlmem.tree  # noqa: F401
 
+# Annotations are checked where tensors enter, in cores and kernels. The nightly run checks all:
+# every call then takes about twice its time.
+CHECKED = {"memory": ["rlmem.cores", "rlmem.kernels"], "all": ["rlmem"]}
 HAS_BEARTYPE = find_spec("beartype") is not None
 if HAS_BEARTYPE:
-    install_import_hook("rlmem", "beartype.beartype")
+    install_import_hook(CHECKED[os.environ.get("RLMEM_CHECK_TYPES", "memory")], "beartype.beartype")
 
 # The tensors of the tests are small: more threads only wait for each other.
 torch.set_num_threads(1)

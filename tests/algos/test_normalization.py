@@ -269,6 +269,7 @@ def test_rewards_are_normalised_by_policy_and_algorithm_together(name: str) -> N
         algos.make(name, env=env, policy=policy, seed=[0] * 4, normalize_reward=True, **ON_POLICY)
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_large_numbers_are_learned_as_if_divided_by_hand() -> None:
     last = {}

@@ -72,6 +72,7 @@ def test_runs_of_the_same_second_have_their_own_folders() -> None:
         assert json.loads((run / "eval.json").read_text())["step"] == 256
 
 
+@pytest.mark.slow
 def test_only_one_run_gets_a_given_folder() -> None:
     done = start_together([["train", *SMALL, "run_dir=a", f"seed={seed}"] for seed in range(4)])
     assert sorted(code for code, _, _ in done) == [0, 2, 2, 2]
@@ -82,6 +83,7 @@ def test_only_one_run_gets_a_given_folder() -> None:
         assert code == 0 or "rlmem: a already holds a run: use another run_dir" in err
 
 
+@pytest.mark.slow
 def test_sweeps_of_the_same_second_have_their_own_folders() -> None:
     sizes = (8, 9)
     sweep = ["train", "-m", *SMALL, "core=gru", "seed=0,1"]

@@ -70,6 +70,7 @@ def test_the_list_and_the_help_explain_it(place: Path) -> None:
     assert re.search(r"^  core.size=64 +units of the state$", text, re.M)
 
 
+@pytest.mark.slow
 def test_it_trains_with_checked_options(place: Path) -> None:
     sizes = ["num_envs=4", "algo.num_steps=16", "total_steps=128", "eval_episodes=2"]
     train = ["-m", "rlmem", "train", "core=leaky_gate", "log.tensorboard=false", *sizes]

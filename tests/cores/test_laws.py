@@ -76,12 +76,15 @@ COMPILE, EXPORT = (
     ("law", "methods", "options", "names"),
     [
         pytest.param(EXPORT, "step", {}, NAMES, marks=pytest.mark.slow),
-        (EXPORT, "step scan", {}, MAIN),
-        (COMPILE, "scan", {}, MAIN),
+        (EXPORT, "step scan", {}, ["gru", "ffm"]),
+        pytest.param(EXPORT, "step scan", {}, MAIN, marks=pytest.mark.slow),
+        (COMPILE, "scan", {}, ["gru", "ffm"]),
         pytest.param(COMPILE, "scan", {}, NAMES, marks=pytest.mark.slow),
         # `step` is plain torch: no operator of ours to trace.
         pytest.param(COMPILE, "step", {"backend": "eager"}, NAMES, marks=pytest.mark.slow),
-        (COMPILE, "step scan", {"dtype": "bfloat16"}, ["gru", "titans"]),
+        pytest.param(
+            COMPILE, "step scan", {"dtype": "bfloat16"}, ["gru", "titans"], marks=pytest.mark.slow
+        ),
         pytest.param(
             COMPILE, "step scan", {"backend": "inductor"}, ["lru"], marks=pytest.mark.slow
         ),
