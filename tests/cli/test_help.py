@@ -173,4 +173,5 @@ def test_hydra_help_shows_only_flags_that_are_taken(capsys: pytest.CaptureFixtur
     for name in sorted(set(re.findall(r"(?<!\S)--?[a-z-]+", text))):
         value = {"--cfg": "job", "-c": "job", "--info": "all", "-i": "all"}.get(name, "core")
         takes_value = re.search(rf"{name}(, --[a-z-]+)? [A-Z]+", text)
-        _parse("train", [name, value] if takes_value else [name])
+        with_cfg = ["--cfg", "job"] if name in ("--resolve", "--package", "-p") else []
+        _parse("train", [*with_cfg, name, value] if takes_value else [name])
