@@ -214,10 +214,11 @@ def _as_usage_error(
 
 
 def file_error(error: OSError) -> UsageError:
-    """The error of a file or folder as one line; raises `error` if it names none."""
-    if not error.filename:
+    """The error of a file or folder as one line; raises `error` if it is of another kind."""
+    if error.errno is None:
         raise error
-    return UsageError(f"{error.filename}: {error.strerror}")
+    place = f"{error.filename}: " if error.filename else "cannot read or write a file: "
+    return UsageError(f"{place}{error.strerror}")
 
 
 # Arguments of Hydra's flag --info.

@@ -23,6 +23,8 @@ CONFIG = "config.yaml"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MAX_YAML, MAX_DEPTH = 2**20, 40
 SEAL = "# sha256 of the lines above: "
+# Options that take any keys.
+FREE = ("kwargs", "encoder_options", "options")
 # Options that a moved, copied or resumed run changes.
 PLACES = ("run_dir", "resume", "checkpoint")
 
@@ -37,6 +39,8 @@ def config_text(run: Path) -> str:
     try:
         text = read_text(path, MAX_YAML)
         content = plain_yaml(text)
+        if not isinstance(content, Mapping):
+            raise ValueError("it has no options")
     except (OSError, ValueError) as error:
         if copy is None:
             raise UsageError(f"cannot read {path}: {_reason(error)}") from error
@@ -44,6 +48,9 @@ def config_text(run: Path) -> str:
         return copy
     if not _is_sealed(text) and (copy is not None or SEAL in text):
         before = content if copy is None else plain_yaml(copy)
+        if copy is not None and (odd := _misfit(before, content)):
+            manifest.note(f"cannot use {path}: {odd}; using its copy of step {step:,}")
+            return copy
         changes = list(_differences(before, content))
         if changes or copy is None:
             what = ", ".join(changes[:3]) or "a change"
@@ -131,6 +138,20 @@ def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
                 yield from _differences(before.get(name), now.get(name), f"{key}.{name}".strip("."))
     elif before != now and not (before != before and now != now):
         yield f"{key} is {str(now)[:40]}, and was {str(before)[:40]}"
+
+
+def _misfit(before: Any, now: Any, key: str = "configuration") -> str | None:
+    """A key or a type of `now` that `before` does not have, in words; None without one."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        odd = [] if key.rpartition(".")[2] in FREE else sorted(set(before) ^ set(now), key=str)
+        if odd:
+            return f"{str(odd[0])[:40]!r} of {key} is missing or unknown"
+        parts = (_misfit(before[name], now[name], str(name)) for name in set(before) & set(now))
+        return next(filter(None, parts), None)
+    numbers = all(isinstance(each, int | float) for each in (before, now))
+    if before is None or now is None or numbers or type(before) is type(now):
+        return None
+    return f"{key} is {str(now)[:40]!r}, and was {str(before)[:40]!r}"
 
 
 def _reason(error: Exception) -> str:

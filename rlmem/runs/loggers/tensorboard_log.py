@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,19 @@ from rlmem.runs.loggers.base import Logger, Run
 # What the HParams tab shows beside the hyper-parameters: the newest values of these.
 RESULTS = ("eval/return_mean", "eval/memory_score", "episode/return")
 TIMES = ("seconds", "steps_per_second")
+
+
+def _quiet_threads() -> None:
+    """Print no traceback of TensorBoard's thread on a full disk: the next event says it again."""
+    before = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        tensorboard = type(failed.thread).__module__.startswith("tensorboard")
+        if not (tensorboard and isinstance(failed.exc_value, OSError)):
+            before(failed)
+
+    if getattr(before, "__module__", "") != __name__:
+        threading.excepthook = hook
 
 
 def tag(metric: str) -> str:
@@ -38,6 +52,7 @@ class TensorBoardLogger(Logger):
 
         # `purge_step` hides events that an interrupted run wrote after its last checkpoint.
         purge = run.step + 1 if run.step else None
+        _quiet_threads()
         self._writer: Any = SummaryWriter(str(run.run_dir), purge_step=purge)
         settings = {key: _plain(value) for key, value in run.flat_settings.items()}
         experiment, begin, self._end = hparams(settings, dict.fromkeys(RESULTS, 0.0))
