@@ -146,7 +146,8 @@ def check_range(name: str, value: Any) -> None:
         return
     allowed = RANGES.get(name.rpartition(".")[2].rpartition(" ")[2], FINITE)
     if value not in allowed:
-        finite = "" if math.isfinite(value) or allowed == FINITE else " and finite"
+        unbounded = math.isinf(value) and math.isinf(allowed.high) and allowed != FINITE
+        finite = " and finite" if unbounded else ""
         raise UsageError(f"{name} must be {allowed}{finite}, not {value}")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise UsageError(f"{name} must be at most {LARGEST} in size, not {value}")
