@@ -41,7 +41,7 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         if math.isfinite(self.high):
-            return f"between {self.low:g} and {self.high:g}"
+            return f"between {self.low:.10g} and {self.high:.10g}"
         if math.isfinite(self.low):
             return f"{'above' if self.above else 'at least'} {self.low:g}"
         return "finite"
@@ -70,12 +70,12 @@ RANGES: dict[str, Range] = {
     **_named(
         POSITIVE,
         "learning_rate alpha_learning_rate adam_eps clip_coef clip_value clip_obs target_kl "
-        "reward_scale rescale_eps concentration heldout_concentration",
+        "reward_scale concentration heldout_concentration",
     ),
     **_named(
         NOT_NEGATIVE,
-        "ent_coef vf_coef critic_coef online_coef offline_coef epsilon_alpha noise alpha "
-        "learning_starts",
+        "rescale_eps ent_coef vf_coef critic_coef online_coef offline_coef epsilon_alpha noise "
+        "alpha learning_starts",
     ),
     **_named(
         COUNT,
@@ -89,7 +89,7 @@ RANGES: dict[str, Range] = {
     **_named(
         Range(1, 1_000_000),
         "num_steps num_epochs num_minibatches num_updates batch_size length stride n_step "
-        "num_critics_td episode_stride corridor_length",
+        "episode_stride corridor_length",
     ),
     **_named(Range(0, 1_000_000), "delay burn_in"),
     "max_grad_norm": Range(0, above=True, infinite=True),
@@ -148,7 +148,11 @@ def check_range(name: str, value: Any) -> None:
     if value not in allowed:
         unbounded = math.isinf(value) and math.isinf(allowed.high) and allowed != FINITE
         finite = " and finite" if unbounded else ""
-        raise UsageError(f"{name} must be {allowed}{finite}, not {value}")
+        text = f"{allowed}{finite}"
+        if isinstance(value, int) and allowed.low >= 1:
+            least, most = f"an integer of at least {allowed.low:g}", f"at most {allowed.high:.10g}"
+            text = least if value < allowed.low else most
+        raise UsageError(f"{name} must be {text}, not {value}")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise UsageError(f"{name} must be at most {LARGEST} in size, not {value}")
 

@@ -16,6 +16,7 @@ from rlmem.algos import Algorithm, LearnsLater
 from rlmem.envs.base import VecEnv
 from rlmem.envs.given import Batch, Given
 from rlmem.errors import UsageError, positive
+from rlmem.options import check_type
 from rlmem.policies import describe_inputs
 from rlmem.runs import callbacks as watchers
 from rlmem.runs import checkpoint, evaluate, folder, nonfinite, task_splits
@@ -202,6 +203,7 @@ def _check_options(cfg: DictConfig) -> None:
     folder.require_usable("run_dir", cfg.run_dir)
     for name in ("record", "algo.replay.directory"):
         if (place := OmegaConf.select(cfg, name)) is not None:
+            check_type(name, place, str)
             folder.require_usable(name, place)
 
 

@@ -318,7 +318,7 @@ def test_plays_and_learns_from_any_batching(batching: str):
         ({"gamma": 1.5}, "gamma must be between 0 and 1, not 1.5"),
         ({"discrete_target_entropy": -0.1}, "discrete_target_entropy must be between 0 and 1"),
         ({"alpha": 0.0}, "alpha and reward_scale must be above 0"),
-        ({"reward_scale": -1.0}, "alpha and reward_scale must be above 0"),
+        ({"reward_scale": -1.0}, "reward_scale must be above 0"),
         ({"tau": 0.0}, "tau must be above 0"),
         ({"num_critics": 0}, "num_critics must be an integer of at least 1"),
         ({"replay": {"lenght": 3}}, "did you mean length"),
