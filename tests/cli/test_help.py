@@ -174,4 +174,4 @@ def test_hydra_help_shows_only_flags_that_are_taken(capsys: pytest.CaptureFixtur
         value = {"--cfg": "job", "-c": "job", "--info": "all", "-i": "all"}.get(name, "core")
         takes_value = re.search(rf"{name}(, --[a-z-]+)? [A-Z]+", text)
         with_cfg = ["--cfg", "job"] if name in ("--resolve", "--package", "-p") else []
-        _parse("train", [*with_cfg, name, value] if takes_value else [name])
+        _parse("train", [*with_cfg, name, *([value] if takes_value else [])])
