@@ -79,6 +79,13 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def unseal(run: Path) -> None:
+    """Remove hashes and copies of the configuration, as an attacker would write new ones."""
+    for manifest in run.glob("checkpoints/*/manifest.json"):
+        manifest.unlink()
+    (run / "checkpoints/index.json").write_text('{"scores": {}}')
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """All files outside of the run, with their content."""
     return {
@@ -132,6 +139,7 @@ def test_every_name_of_code_is_found(
 ) -> None:
     Path("walk.py").write_text(EVIL)
     (run / "agent.json").unlink()
+    unseal(run)
     edit(run / "config.yaml", old, new)
     for name in ("eval", "play", "resume"):
         assert main(COMMANDS[name]) == 2
@@ -158,9 +166,7 @@ def test_interpolations_and_aliases_are_refused(
     run: Path, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
-    for manifest in run.glob("checkpoints/*/manifest.json"):
-        manifest.unlink()  # there are no copies of config.yaml
-    (run / "checkpoints/index.json").write_text('{"scores": {}}')
+    unseal(run)
     whole = (run / "config.yaml").read_text()
     bomb = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
     for last, name_ in zip("abcdefgh", "bcdefghi", strict=True):
