@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from rlmem.cli.main import main
 from rlmem.envs.seeding import eval_seeds, train_seeds
 from rlmem.errors import UsageError
-from rlmem.runs import build, checkpoint
+from rlmem.runs import build, checkpoint, manifest
 
 SMALL = ["threads=1", "num_envs=4", "hidden_size=8", "core=gru", "eval_episodes=1"]
 SMALL += ["env=memory-chain", "env.length=4"]
@@ -82,7 +82,11 @@ def test_another_number_of_environments_without_a_replay() -> None:
 
 def test_a_run_of_many_steps_resumes_at_once(seeds: list[tuple[int, list[int]]]) -> None:
     train(*SMALL, *ON_POLICY, "total_steps=64", "run_dir=a")
-    (checkpoint.find("a")).rename("a/checkpoints/step-1000000000000")
+    many = checkpoint.find("a").rename("a/checkpoints/step-1000000000000")
+    saved = manifest.read(many)
+    assert saved is not None
+    (many / manifest.FILE).unlink()
+    saved._replace(step=10**12).write(many)
     train("resume=a", "total_steps=1000000000032")
     assert seeds[1] == (4, train_seeds(0, 8)[4:])
 
