@@ -299,9 +299,9 @@ def test_the_class_of_a_script_is_found_again(guarded: bool) -> None:
     done = python("my script.py")
     out, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
-    assert out.endswith("; next: rlmem play run=a\n")
+    assert out.endswith("; next: rlmem play run=a trust=true\n")
     assert OmegaConf.load("a/config.yaml").env.id == "my script.py:Task"
-    evaluated = python("-m", "rlmem", "eval", "run=a", "episodes=2")
+    evaluated = python("-m", "rlmem", "eval", "run=a", "episodes=2", "trust=true")
     out, err = evaluated.communicate(timeout=120)
     assert evaluated.returncode == (0 if guarded else 2), err
     if guarded:
