@@ -131,13 +131,16 @@ def difference(one: Any, other: Any, where: str = "") -> str | None:
     return next((found for part in parts if (found := difference(*part))), None)
 
 
-def disturb(case: str, run: str, number: int, seconds: float) -> str:
+def disturb(case: str, run: str, number: int, seconds: float, begun: bool) -> str:
     """Start a case, send it a signal after some time, and train it to its end.
 
-    Returns the part of the run in which the signal came.
+    With `begun` the time counts from the first checkpoint on. Returns the part of the run in which
+    the signal came.
     """
     log = Path(f"{run}.log")
     process = begin(log, train(case, run))
+    while begun and not checkpoint.steps(run):
+        time.sleep(0.005)
     time.sleep(seconds)
     os.kill(process, number)
     _, status = os.waitpid(process, 0)
@@ -150,6 +153,18 @@ def disturb(case: str, run: str, number: int, seconds: float) -> str:
     shutil.rmtree(run, ignore_errors=True)
     finish(log, train(case, run))
     return "before a checkpoint"
+
+
+def durations(case: str, run: str) -> tuple[float, float]:
+    """The seconds of a case until its first checkpoint, and until its end."""
+    start = time.monotonic()
+    process = begin(Path(f"{run}.log"), train(case, run))
+    while not checkpoint.steps(run):
+        time.sleep(0.005)
+    first = time.monotonic() - start
+    _, status = os.waitpid(process, 0)
+    assert status == 0
+    return first, time.monotonic() - start
 
 
 def checkpoint_total(case: str) -> int:
@@ -167,11 +182,13 @@ def measure(case: str, name: str, moments: int, luck: random.Random) -> str:
         finish(Path(f"{again}.log"), train(case, again))
         if found := difference(outcome(reference), outcome(again)):
             raise RuntimeError(f"two undisturbed runs of {case} differ in {found}")
-    seconds = finish(Path(f"{folder}-time.log"), train(case, f"{folder}-{name}-time"))
+    first, seconds = durations(case, f"{folder}-{name}-time")
     expected, places, equal, wrong = outcome(reference), Counter[str](), 0, []
     for moment in range(moments):
         run = f"{folder}-{name}-{moment}"
-        places[disturb(case, run, signal.Signals[name], luck.uniform(0, seconds))] += 1
+        begun = moment % 5 > 0  # the first checkpoint comes late in so short a run
+        wait = luck.uniform(0, seconds - first if begun else seconds)
+        places[disturb(case, run, signal.Signals[name], wait, begun)] += 1
         found = difference(expected, outcome(run))
         equal += found is None
         wrong += [] if found is None else [f"{run}: {found}"]

@@ -100,7 +100,7 @@ class Slide(Simulator):
     """Slides by a hidden speed, the parameter of its task."""
 
     observation_space = spaces.Box(-1e3, 1e3, (1,), np.float32)
-    action_space = spaces.Discrete(2)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
 
     def set_task(self, task: dict[str, float], draws: Any) -> None:
         self.speed = task["speed"]
@@ -110,7 +110,7 @@ class Slide(Simulator):
         self.x, self.t = self.np_random.normal(size=1).astype(np.float32), 0
         return self.x, {}
 
-    def step(self, action: int) -> Any:
+    def step(self, action: Any) -> Any:
         self.t += 1
         self.x = (self.x + self.speed * action).astype(np.float32)
         return self.x, float(self.speed), False, self.t == 4, {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ TINY = ["threads=1", "num_envs=4", "hidden_size=8", "core=gru", "eval_episodes=3
 TINY += ["log.tensorboard=false", "log.progress=false", "checkpoint_keep=99"]
 ON_POLICY = ["algo.num_steps=9", "algo.num_minibatches=2", "total_steps=252"]
 ON_POLICY += ["eval_every=72"]
+SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_resume.py"
 TIMES = ("seconds", "steps_per_second")
 
 
@@ -126,7 +129,12 @@ ENVS = {
 
 @pytest.mark.parametrize(
     ("algo", "env"),
-    [("ppo", "single"), ("ppo", "trials"), ("pqn", "lockstep"), ("pqn", "gymnasium")],
+    [
+        ("ppo", "trials"),
+        ("pqn", "gymnasium"),
+        pytest.param("ppo", "single", marks=pytest.mark.slow),
+        pytest.param("pqn", "lockstep", marks=pytest.mark.slow),
+    ],
 )
 def test_on_policy(algo: str, env: str) -> None:
     normal = "policy.normalize_obs=true"
@@ -151,7 +159,6 @@ BATCHINGS = {
 
 SOME = [
     ("sac", "lockstep", "segments"),
-    ("r2d2", "single", "segments"),
     ("r2d2", "single", "tape"),
     ("amago", "trials", "trajectory"),
 ]
@@ -159,7 +166,7 @@ OTHERS = [
     (algo, env, batching)
     for algo, env in (("sac", "single"), ("r2d2", "trials"), ("amago", "lockstep"))
     for batching in BATCHINGS
-]
+] + [("r2d2", "single", "segments")]
 
 
 def check_off_policy(algo: str, env: str, batching: str, *more: str) -> None:
@@ -174,7 +181,11 @@ def test_off_policy(algo: str, env: str, batching: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("algo", "env", "batching"), [("sac", "lockstep", "segments"), ("amago", "trials", "tape")]
+    ("algo", "env", "batching"),
+    [
+        ("sac", "lockstep", "segments"),
+        pytest.param("amago", "trials", "tape", marks=pytest.mark.slow),
+    ],
 )
 def test_off_policy_in_files(
     algo: str, env: str, batching: str, train_until: Callable[..., None]
@@ -182,13 +193,13 @@ def test_off_policy_in_files(
     """The files go on after the checkpoint, and overwrite all that it had."""
     how = [f"algo={algo}", *OFF_POLICY, *ENVS[env], f"algo.replay.batching={batching}"]
     how += [*BATCHINGS[batching], "checkpoint_every=140"]
-    train(*TINY, *how, "run_dir=a", "algo.replay.directory=files-a")
-    in_files = ["run_dir=b", "algo.replay.directory=files-b"]
+    train(*TINY, *how, "run_dir=a", "algo.replay.directory=a/replay")
+    in_files = ["run_dir=b", "algo.replay.directory=b/replay"]
     train_until(260, *TINY, *how, *in_files)
     train_until(360, "resume=b", in_files[1])
     train("resume=b", in_files[1])
     assert_same_runs("a", "b")
-    one, two = (sorted(Path(each).glob("*.memmap")) for each in ("files-a", "files-b"))
+    one, two = (sorted(Path(each).glob("*.memmap")) for each in ("a/replay", "b/replay"))
     assert len(one) == len(two) > 3
     for path, other in zip(one, two, strict=True):
         assert path.read_bytes() == other.read_bytes(), path
@@ -199,7 +210,7 @@ def test_recorded_steps(train_until: Callable[..., None]) -> None:
     how = ["algo=ppo", *ON_POLICY, *ENVS["single"], "checkpoint_every=72"]
     train(*TINY, *how, "run_dir=a", "record=data-a")
     train_until(180, *TINY, *how, "run_dir=b", "record=data-b")
-    train("resume=b")
+    train("resume=b", "trust=true")
     assert_same_runs("a", "b")
     one, two = (sorted(Path(each).rglob("*.*")) for each in ("data-a", "data-b"))
     assert [path.name for path in one] == [path.name for path in two]
@@ -207,11 +218,11 @@ def test_recorded_steps(train_until: Callable[..., None]) -> None:
     for path, other in zip(one, two, strict=True):
         assert path.read_bytes() == other.read_bytes(), path
     # A longer run does not fit, and records the rest in a run of its own.
-    train("resume=b", "total_steps=360")
+    train("resume=b", "total_steps=360", "trust=true")
     assert sorted(path.name for path in Path("data-b").iterdir()) == ["000", "001"]
 
 
-@pytest.mark.parametrize("algo", ["dt", "ad"])
+@pytest.mark.parametrize("algo", ["dt", pytest.param("ad", marks=pytest.mark.slow)])
 def test_offline(algo: str) -> None:
     train(*TINY, "algo=ppo", *ON_POLICY, *ENVS["lockstep"], "run_dir=source", "record=data")
     few = ["algo.batch_size=3", "algo.length=8", "algo.num_updates=2", "total_steps=480"]
@@ -222,3 +233,12 @@ def test_offline(algo: str) -> None:
 @pytest.mark.parametrize(("algo", "env", "batching"), OTHERS)
 def test_off_policy_others(algo: str, env: str, batching: str) -> None:
     check_off_policy(algo, env, batching)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_processes_killed_at_random_moments(name: str) -> None:
+    cases = "ppo on trials;r2d2, replay in files"
+    command = [sys.executable, str(SCRIPT), "--moments=3", f"--signals={name}", f"--cases={cases}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+    assert done.stdout.count("| 3 of 3 |") == 2, done.stdout + done.stderr
