@@ -15,6 +15,8 @@ from rlmem.errors import UsageError, unknown
 
 # No integer of torch or NumPy is larger.
 LARGEST = 2**63 - 1
+# No size that fits a memory is larger, and products of a few of them are within int64.
+LARGEST_SIZE = 2**40
 TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
     int: "an integer",
@@ -144,7 +146,8 @@ def check_range(name: str, value: Any) -> None:
             check_range(f"{name}.{key}", each)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
-    allowed = RANGES.get(name.rpartition(".")[2].rpartition(" ")[2], FINITE)
+    option = name.rpartition(".")[2].rpartition(" ")[2]
+    allowed, largest = RANGES.get(option, FINITE), LARGEST if option in RANGES else LARGEST_SIZE
     if value not in allowed:
         unbounded = math.isinf(value) and math.isinf(allowed.high) and allowed != FINITE
         finite = " and finite" if unbounded else ""
@@ -153,8 +156,8 @@ def check_range(name: str, value: Any) -> None:
             least, most = f"an integer of at least {allowed.low:g}", f"at most {allowed.high:.10g}"
             text = least if value < allowed.low else most
         raise UsageError(f"{name} must be {text}, not {value}")
-    if isinstance(value, int) and abs(value) > LARGEST:
-        raise UsageError(f"{name} must be at most {LARGEST} in size, not {value}")
+    if isinstance(value, int) and abs(value) > largest:
+        raise UsageError(f"{name} must be at most {largest} in size, not {value}")
 
 
 @lru_cache(maxsize=256)

@@ -93,7 +93,7 @@ def test_messages_by_hand() -> None:
         (math.inf, "adam_eps", "adam_eps must be above 0 and finite, not inf"),
         ([0.5, 2.0], "gammas", "gammas must be between 0 and 1, not 2.0"),
         ({"beta": -1}, "replay", "replay.beta must be between 0 and 1, not -1"),
-        (10**30, "x", f"x must be at most {2**63 - 1} in size, not {10**30}"),
+        (10**30, "x", f"x must be at most {2**40} in size, not {10**30}"),
         (math.inf, "x", "x must be finite, not inf"),
         (0, "learning_rate", "learning_rate must be above 0, not 0"),
     ):

@@ -6,15 +6,15 @@ much larger. So `hidden_size: 60000` or `layers: 100000` is refused before its m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from rlmem.errors import UsageError
 
@@ -30,35 +30,51 @@ class TooLarge(Exception):
 
 
 class _Count(TorchDispatchMode):
-    """Counts the elements of all new tensors, before they are made."""
+    """Counts the elements of all new tensors; those of a given size before they are made."""
 
     def __init__(self, elements: int) -> None:
         super().__init__()
         self.one = ONE * elements + BASE
-        self.left = ALL * elements + 16 * BASE
+        self.left: float = ALL * elements + 16 * BASE
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and to skip it, torch would import its compiler (a second)."""
+        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if any(each.alias_info is None for each in func._schema.returns):
-            self._count(func, args, kwargs)
-        return func(*args, **kwargs)
-
-    def _count(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Run an operator on tensors without memory, for the sizes of its results."""
-        shapes = tree_map_only(Tensor, lambda leaf: leaf.to("meta"), (args, dict(kwargs)))
-        if any(each.name == "device" for each in func._schema.arguments):
-            shapes[1]["device"] = torch.device("meta")
-        try:
-            made = func(*shapes[0], **shapes[1])
-        except Exception:  # an operator whose result depends on values, which are few
-            return
+        if any(each.alias_info is not None for each in func._schema.returns):
+            return func(*args, **kwargs)
+        counted = asked_for(func._schema.name.rpartition("::")[2], [*args, *kwargs.values()])
+        self._count(counted)
+        made = func(*args, **kwargs)
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor):
-                self.left -= leaf.numel()
-                if leaf.numel() > self.one or self.left < 0:
-                    raise TooLarge
+                self._count(max(leaf.numel() - counted, 0))
+        return made
+
+    def _count(self, elements: float) -> None:
+        self.left -= elements
+        if elements > self.one or self.left < 0:
+            raise TooLarge
+
+
+def asked_for(operator: str, arguments: Sequence[Any]) -> float:
+    """The elements of the new tensor of an operator, as its arguments say; 0 if they do not."""
+    numbers = [x for x in arguments if isinstance(x, int | float) and not isinstance(x, bool)]
+    if operator == "arange" and numbers:
+        start, end, step = (0, numbers[0], 1) if len(numbers) == 1 else [*numbers, 1][:3]
+        return abs((end - start) / step) if step else 0
+    if operator in ("randperm", "linspace", "logspace", "eye"):
+        return prod(abs(x) for x in numbers if isinstance(x, int))
+    for each in arguments:
+        if isinstance(each, list | tuple) and each and all(isinstance(x, int) for x in each):
+            copies = operator == "repeat" and isinstance(arguments[0], Tensor)
+            return prod(abs(x) for x in each) * (arguments[0].numel() if copies else 1)
+    return 0
 
 
 @contextmanager

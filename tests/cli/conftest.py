@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from rlmem.cli.main import main
 
-USUAL = r"(?:(?:[^\n]+ → |checkpoints: |[^\n]+ goes on at step )[^\n]+\n)*"
+USUAL = r"(?:(?:[^\n]+ → |checkpoints: |[^\n]+ goes on at step |[^\n]+ was edited )[^\n]+\n)*"
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,9 +136,7 @@ def test_bad_input_is_rejected(runs: list[Path], error_line: Callable[..., str],
 
 def copied(run: Path, folder: Path, option: str, value: object) -> Path:
     """A copy of a run whose configuration has another value of an environment option."""
-    folder.mkdir()
-    for name in ("tasks.json", "checkpoints"):
-        (folder / name).symlink_to(run / name)
+    shutil.copytree(run, folder)
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["env"][option] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(config))

@@ -127,7 +127,7 @@ def test_a_whole_run_under_home(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["eval", "run=~/läufe/x", "episodes=1"]) == 0
     assert main(["play", "run=~/läufe/x"]) == 0
     capsys.readouterr()
-    assert main(["train", "resume=~/läufe/x", "total_steps=384"]) == 0
+    assert main(["train", "resume=~/läufe/x", "total_steps=384", "record=~/daten/ü"]) == 0
     assert capsys.readouterr().out.endswith(f"rlmem play run='{home}/läufe/x'\n")
     assert checkpoint.steps(home / "läufe/x")[-1] == 384
     assert json.loads((home / "läufe/x/eval.json").read_text())["step"] == 384

@@ -215,7 +215,7 @@ def test_invalid_actions_are_refused(name: str) -> None:
         ("memory-chain", {"length": 0}, "length must be an integer of at least 1, not 0"),
         ("memory-chain", {"size": -1}, "size must be an integer of at least 1, not -1"),
         ("copy", {"symbols": 1}, "symbols must be an integer of at least 2, not 1"),
-        ("copy", {"delay": -1}, "delay must be an integer of at least 0, not -1"),
+        ("copy", {"delay": -1}, "delay must be between 0 and 1000000, not -1"),
         ("mqar", {"pairs": 20}, "pairs=20 need as many different keys, but keys=16"),
         ("mqar", {"queries": 9}, "queries=9 are more than pairs=8"),
         ("joint-recall", {"queries": 17}, "queries=17 are more than contexts * keys = 16"),

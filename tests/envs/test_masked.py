@@ -155,7 +155,10 @@ def test_masked_none_and_previous_action() -> None:
             {"id": "FrozenLake-v1"},
             "the observation layout of 'FrozenLake-v1' is unknown .known: Cart",
         ),
-        ({"id": "CartPole-v1", "max_episode_steps": 0}, "max_episode_steps must be at least 1"),
+        (
+            {"id": "CartPole-v1", "max_episode_steps": 0},
+            "max_episode_steps must be an integer of at least 1",
+        ),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:

@@ -155,7 +155,7 @@ def test_changes_do_not_depend_on_actions() -> None:
         ("gaussian-bandit", {"prior": [[0.0]]}, r"pairs \[mean, deviation\], not"),
         ("gaussian-bandit", {"noise": -1.0}, "noise must be at least 0"),
         ("switching-bandit", {"hazard": [[0.03, 0.05]]}, "overlaps with training's in hazard"),
-        ("switching-bandit", {"hazard": [[0.5, 1.5]]}, "a hazard is a probability"),
+        ("switching-bandit", {"hazard": [[0.5, 1.5]]}, "hazard must be between 0 and 1, not 1.5"),
         ("bandit", {"episodes": 0}, "episodes must be an integer of at least 1"),
     ],
 )

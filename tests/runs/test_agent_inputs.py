@@ -65,7 +65,7 @@ def agent(env: VecEnv, **policy: Any) -> Agent:
 
 def reload(made: Agent, tmp_path: Path) -> Agent:
     made.save(tmp_path / "agent.rlmem")
-    return rlmem.load(tmp_path / "agent.rlmem")
+    return rlmem.load(tmp_path / "agent.rlmem", trust=True)
 
 
 @pytest.mark.parametrize("separate", [False, True])
@@ -219,7 +219,7 @@ def test_the_command_line_takes_encoders_and_their_options(tmp_path: Path) -> No
     spec = json.loads((tmp_path / "run" / "agent.json").read_text())
     assert spec["policy"]["encoder"] == "mine.py:Flat"
     assert spec["policy"]["encoder_options"] == {"gain": 0.5}
-    code = "import rlmem; print(rlmem.load('run').policy.encoder.module.gain)"
+    code = "import rlmem; print(rlmem.load('run', trust=True).policy.encoder.module.gain)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

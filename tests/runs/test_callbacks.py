@@ -13,7 +13,7 @@ import torch
 
 import rlmem
 from rlmem import envs
-from rlmem.runs import checkpoint
+from rlmem.runs import checkpoint, sealed
 
 SIZES: dict[str, Any] = {
     "core": "gru",
@@ -69,7 +69,7 @@ def test_calls_in_their_order() -> None:
         ("checkpoint", 512),
     ]
     # The last evaluation is that of the run.
-    assert recorder.last == result.evaluation == json.loads(Path("a/eval.json").read_text())
+    assert recorder.last == result.evaluation == sealed.read(Path("a/eval.json"), required=True)
 
 
 def test_without_evaluations_only_the_last_one_is_reported() -> None:
@@ -90,7 +90,7 @@ class StopAt(rlmem.Callback):
 def test_a_callback_stops_the_training(capsys: pytest.CaptureFixture[str]) -> None:
     result = rlmem.train("popgym-repeat", run_dir="a", callbacks=[StopAt()], **SIZES)
     assert (result.step, result.stopped) == (256, "enough")
-    assert checkpoint.steps("a") == [256]
+    assert checkpoint.steps("a") == [128, 256]
     line = capsys.readouterr().out
     assert "over 6 episodes, stopped: enough, after 256 steps (" in line
     assert rlmem.train(resume="a").step == 512
@@ -113,7 +113,7 @@ class Failing(rlmem.Callback):
 def test_an_error_of_a_callback_is_raised_after_a_checkpoint() -> None:
     with pytest.raises(ZeroDivisionError, match="mine"):
         rlmem.train("popgym-repeat", run_dir="a", callbacks=[Failing()], **SIZES)
-    assert checkpoint.steps("a") == [256]
+    assert checkpoint.steps("a") == [128, 256]
     assert rlmem.train(resume="a").step == 512
 
 

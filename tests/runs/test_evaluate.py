@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from rlmem import envs
 from rlmem.envs.seeding import eval_seeds
 from rlmem.envs.trials import Trials
 from rlmem.policies import ActorCritic
-from rlmem.runs import evaluate, playing
+from rlmem.runs import evaluate, playing, sealed
 from rlmem.runs.progress import Progress
 from rlmem.runs.scores import REFERENCES, memory_score
 from tests.data.counting import Counting
@@ -127,7 +126,7 @@ def test_the_report_contains_the_memory_score(tmp_path: Path):
     result = evaluate.report(env, {"step": 5}, [0.2, 0.31])
     assert result["memory_score"] == pytest.approx((0.255 + 0.49) / 1.49)
     evaluate.write_report(tmp_path, result)
-    written = json.loads((tmp_path / "eval.json").read_text())
+    written = sealed.read(tmp_path / "eval.json", required=True)
     assert written == {"step": 5, **result, "returns": [0.2, 0.31]}
 
 
