@@ -34,6 +34,7 @@ import torch
 from fuzz_command_cases import broken_folders, command_lines, options, setup
 
 from rlmem.cli.main import main as rlmem
+from rlmem.diagnose import suite
 from rlmem.runs import train as training
 from rlmem.runs.callbacks import Callback, Training
 
@@ -97,17 +98,18 @@ def run(arguments: list[str], seconds: int) -> Outcome:
 
 @contextlib.contextmanager
 def short_trainings() -> Iterator[None]:
-    """Let `rlmem train` end after its first iteration."""
-    before = training.run
+    """Let `rlmem train` end after its first iteration, and `rlmem diagnose` ask no question."""
+    before, asking = training.run, suite.run
 
     def once(cfg: Any, unique: bool = False) -> float:
         return training.train(cfg, unique, callbacks=[OneIteration()]).return_mean
 
     training.run = once
+    suite.run = lambda *_: []
     try:
         yield
     finally:
-        training.run = before
+        training.run, suite.run = before, asking
 
 
 @contextlib.contextmanager

@@ -6,11 +6,12 @@ A result is a file per core, question and seed; what is there is not done again.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -139,8 +140,14 @@ def run(
         if report is not None:
             report(task, result, len(all_tasks) - len(results))
 
+    others = set(active_children())
     # New processes, because a fork of one with threads of torch may hang.
-    with ProcessPoolExecutor(min(jobs, len(missing)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(jobs, len(missing)),
+        get_context("spawn"),
+        signal.signal,
+        (signal.SIGINT, signal.SIG_IGN),
+    ) as pool:
         waiting: dict[Future[dict[str, Any]], Task] = {}
         try:
             for task in missing:
@@ -150,7 +157,9 @@ def run(
                 for future in done:
                     keep(waiting.pop(future), future.result())
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Questions take minutes, and their results would be lost anyway.
+            for process in set(active_children()) - others:
+                process.kill()
             raise
     return [results[task.file] for task in all_tasks]
 
