@@ -30,6 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> rlmem.Result:
     return rlmem.train(Warehouse, core="gru", total_steps=24_576, run_dir=folder, **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_the_mask_helps(trained: rlmem.Result, tmp_path: Path) -> None:
     options = {"policy": {"action_mask": False}, **SMALL}
