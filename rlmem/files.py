@@ -15,6 +15,11 @@ MAX_TEXT = 64 * 2**20
 PARTIAL = ".partial"
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` and `~user` as home folders; those of unknown users stay text."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def replacing(path: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path next to `path`; it replaces `path` at the end of the block.

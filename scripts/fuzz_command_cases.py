@@ -68,6 +68,10 @@ new core a/b
 plot
 compare
 bench seeds=x
+bench dir=[[1]]
+diagnose dir=[[1]] questions=x
+compare ~nobody
+train -- --cfg
 export run=given to=x""".splitlines()
 ] + [["train", f"run_dir={'x' * 300}"], ["train", f"run_dir={'x/' * 3000}y"], ["train", "\0"]]
 FLAG_TEXT = "-m --resolve --cfg --cfg=job -c -p --info --hydra-help --config-dir -cd --foo - --"

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlmem.cli import plain
 from rlmem.errors import UsageError, positive
+from rlmem.files import expanded
 from rlmem.runs import bench_results, grid, records
 from rlmem.runs.bench import MANIFEST, Bench
 from rlmem.runs.grid import Cell
@@ -27,7 +28,7 @@ def run_bench(arguments: Sequence[str]) -> int:
     positive("jobs", options["jobs"])
     positive("legs", options["legs"])
     default = f"runs/bench-{Path(names[0]).stem}" if names else "runs/bench"
-    root = Path(options["dir"] or default).expanduser()
+    root = expanded(options["dir"] or default)
     if len(given) < len(arguments) and not root.is_dir():
         raise UsageError(f"--resume: there is no folder {root} of a benchmark to go on with")
     bench = Bench(root, cells, options["legs"])

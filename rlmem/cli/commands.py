@@ -243,6 +243,8 @@ def _parse(command: str, arguments: Sequence[str]) -> tuple[list[str], list[str]
     parser.add_argument("--config-dir", "-cd")
     given = vars(parser.parse_intermixed_args(arguments))
     overrides = given.pop("overrides")
+    if flag := next((each for each in overrides if each.startswith("-")), None):
+        raise UsageError(f"cannot read {flag!r}: write options as KEY=VALUE")  # after --
     if not given["cfg"] and (alone := next((n for n in ("resolve", "package") if given[n]), None)):
         raise UsageError(f"--{alone} needs --cfg job")
     flags: list[str] = []

@@ -11,7 +11,7 @@ from typing import Any
 from rlmem.cli import plain
 from rlmem.diagnose import report, suite
 from rlmem.errors import UsageError, positive
-from rlmem.files import atomic_write
+from rlmem.files import atomic_write, expanded
 from rlmem.runs import grid
 from rlmem.runs.folder import require_usable
 from rlmem.runs.table import Table
@@ -32,7 +32,7 @@ def run_diagnose(arguments: Sequence[str]) -> int:
     if not effort > 0:
         raise UsageError(f"effort must be positive, not {effort}")
     width, jobs = positive("width", options["width"]), positive("jobs", options["jobs"])
-    root = require_usable("dir", Path(options["dir"]).expanduser())
+    root = require_usable("dir", expanded(options["dir"] or "runs/diagnose"))
     tasks = suite.tasks(chosen, questions, seeds, width, effort)
     results = suite.run(tasks, root, jobs, _progress())
     print(written(results, root))

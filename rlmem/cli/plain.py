@@ -10,6 +10,9 @@ import yaml
 from rlmem.cli.third_party import CONFIGS
 from rlmem.errors import UsageError, unknown
 
+# Options that are text, not lists: folders, files and a part of a name.
+TEXTS = ("dir", "out", "only")
+
 
 def defaults(command: str) -> dict[str, Any]:
     """The options of a command with their defaults."""
@@ -51,7 +54,9 @@ def as_list(value: Any) -> list[str]:
 
 
 def _value(key: str, text: str, default: Any) -> Any:
-    if default is None or isinstance(default, str):
+    if key in TEXTS or isinstance(default, str):
+        return None if text in ("", "null") else text
+    if default is None:
         return _listed(text)
     try:
         value = yaml.safe_load(text)

@@ -23,7 +23,7 @@ from rlmem.action_mask import NAME
 from rlmem.envs.base import Tensors, VecEnv, find_wrapped
 from rlmem.envs.info_mask import merge
 from rlmem.errors import UsageError
-from rlmem.files import replacing
+from rlmem.files import expanded, replacing
 from rlmem.policies import Policy
 from rlmem.runs import checkpoint as checkpoints
 from rlmem.runs.agent_spec import FILE, AgentSpec, InputEnv
@@ -204,7 +204,7 @@ def load(
     `checkpoint` is "last", "best" or a step of a run. Raises `UsageError` if there is no agent, it
     is damaged, or it names code to import (an encoder of your own) and `trust` is not given.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         found = checkpoints.load(path, checkpoint, trainer=False)
         where = str(path / FILE)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from rlmem.errors import UsageError
-from rlmem.files import read_text
+from rlmem.files import expanded, read_text
 from rlmem.runs import manifest, run_files, sealed
 from rlmem.runs.scores import REFERENCES, Reference
 
@@ -82,7 +82,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for given in paths:
-        path = Path(given).expanduser()
+        path = expanded(given)
         if not path.is_dir():
             raise UsageError(f"{given}: there is no such folder")
         below = sorted(_runs(path))
