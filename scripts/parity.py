@@ -21,7 +21,9 @@ import time
 import torch
 from omegaconf import OmegaConf
 from pages import publish
-from supervised import Reader, TokenBatch, fit
+
+from rlmem.diagnose.question import Batch
+from rlmem.diagnose.reader import Reader, fit
 
 CORES = [
     "slstm",
@@ -37,7 +39,7 @@ EPISODE, EPISODES = 40, 2  # bits per episode, episodes per training row
 TEST_LENGTH, TEST_ROWS = 200, 1000  # bits per test row, number of test rows
 
 
-def draw(rows: int, length: int, episodes: int, generator: torch.Generator) -> TokenBatch:
+def draw(rows: int, length: int, episodes: int, generator: torch.Generator) -> Batch:
     """Random rows of `episodes` episodes of `length` bits, end to end.
 
     The answer after each bit is the parity of the bits since the last start.
@@ -45,7 +47,7 @@ def draw(rows: int, length: int, episodes: int, generator: torch.Generator) -> T
     bits = torch.randint(2, (rows, episodes, length), generator=generator)
     start = torch.zeros_like(bits, dtype=torch.bool)
     start[..., 0] = True
-    return TokenBatch(*(x.flatten(1) for x in (bits, start, bits.cumsum(-1) % 2)))
+    return Batch(*(x.flatten(1) for x in (bits, start, bits.cumsum(-1) % 2)))
 
 
 def score(model: Reader, steps: int) -> tuple[float, float]:
@@ -60,7 +62,7 @@ def measure(core: str, seed: int, args: argparse.Namespace) -> dict[str, str]:
     name, _, text = core.partition(":")
     options = dict(OmegaConf.from_dotlist([text] if text else []))
     torch.manual_seed(seed)
-    model = Reader(name, options, tokens=2, answers=2, width=args.width)
+    model = Reader(name, inputs=2, answers=2, width=args.width, options=options)
     begun = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     loss = fit(

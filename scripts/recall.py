@@ -18,14 +18,16 @@ import time
 
 import torch
 from pages import publish
-from supervised import Reader, TokenBatch, fit
+
+from rlmem.diagnose.question import Batch
+from rlmem.diagnose.reader import Reader, fit
 
 CORES = ["titans", "transformer_xl", "gated_deltanet", "deltanet", "mlstm", "ffm", "s5", "gru"]
 KEYS = VALUES = 64
 TEST_ROWS = 1000
 
 
-def draw(rows: int, pairs: int, generator: torch.Generator) -> TokenBatch:
+def draw(rows: int, pairs: int, generator: torch.Generator) -> Batch:
     """Rows of 2 * `pairs` steps with two tokens each: a key, and a value or the token for none."""
     keys = torch.rand(rows, KEYS, generator=generator).argsort(1)[:, :pairs]
     values = torch.randint(VALUES, (rows, pairs), generator=generator)
@@ -36,13 +38,13 @@ def draw(rows: int, pairs: int, generator: torch.Generator) -> TokenBatch:
     start = torch.zeros_like(shown, dtype=torch.bool)
     start[:, 0] = True
     answer = torch.cat([torch.full_like(values, -1), values.gather(1, order)], 1)
-    return TokenBatch(tokens, start, answer)
+    return Batch(tokens, start, answer)
 
 
 def measure(core: str, pairs: int, seed: int, args: argparse.Namespace) -> float:
     """Accuracy on test rows after training, in percent."""
     torch.manual_seed(seed)
-    model = Reader(core, {}, KEYS + VALUES + 1, VALUES, args.width)
+    model = Reader(core, KEYS + VALUES + 1, VALUES, args.width)
     generator = torch.Generator().manual_seed(seed)
     fit(model, lambda: draw(args.rows, pairs, generator), args.steps, args.learning_rate)
     x = draw(TEST_ROWS, pairs, torch.Generator().manual_seed(2**31))
