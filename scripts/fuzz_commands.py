@@ -101,11 +101,15 @@ def short_trainings() -> Iterator[None]:
     """Let `rlmem train` end after its first iteration, and `rlmem diagnose` ask no question."""
     before, asking = training.run, suite.run
 
+    def nothing(tasks: Any, folder: Path, *_: Any) -> list[dict[str, Any]]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return []
+
     def once(cfg: Any, unique: bool = False) -> float:
         return training.train(cfg, unique, callbacks=[OneIteration()]).return_mean
 
     training.run = once
-    suite.run = lambda *_: []
+    suite.run = nothing
     try:
         yield
     finally:

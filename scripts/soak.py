@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from omegaconf import OmegaConf
 from pages import publish
 
 import rlmem
@@ -53,7 +54,7 @@ def resident() -> float:
 def measure(name: str, steps: int) -> dict[str, str]:
     """A row of the table."""
     watch = Watch()
-    options = dict(each.split("=") for each in CASES[name][1].split())
+    options = OmegaConf.to_container(OmegaConf.from_dotlist(CASES[name][1].split()))
     with tempfile.TemporaryDirectory() as folder:
         rlmem.train(
             env="popgym-repeat",
@@ -61,7 +62,7 @@ def measure(name: str, steps: int) -> dict[str, str]:
             run_dir=f"{folder}/run",
             eval_episodes=10,
             callbacks=[watch],
-            **{"log.progress": False, "threads": 1, **options},
+            **{"log": {"progress": False}, "threads": 1, **options},
         )
     warm = next(memory for step, memory, _ in watch.rows if step >= steps / 10)
     most = max(memory for step, memory, _ in watch.rows if step >= steps / 10)

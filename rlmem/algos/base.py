@@ -20,12 +20,13 @@ class NonFiniteLoss(ArithmeticError):
     """A loss or gradient is NaN or infinite; the weights are those before that update.
 
     The message ends with the first input of `batch` that is not finite, or else with a reward that
-    is very large, if there is one; `finite_inputs` and `large_rewards` tell them apart.
+    is very large, if there is one; `finite_inputs` and `large_rewards` tell them apart. `row` is
+    the word for a row of the batch.
     """
 
-    def __init__(self, message: str, batch: Experience | None = None) -> None:
-        found = None if batch is None else nonfinite_input(batch)
-        large = None if batch is None or found else large_input(batch)
+    def __init__(self, message: str, batch: Experience | None = None, row: str = "row") -> None:
+        found = None if batch is None else nonfinite_input(batch, row)
+        large = None if batch is None or found else large_input(batch, row)
         super().__init__(": ".join(filter(None, [message, found or large])))
         self.finite_inputs, self.large_rewards = found is None, large is not None
 

@@ -26,12 +26,12 @@ class Experience(Protocol):
     def reward(self) -> Tensor: ...
 
 
-def nonfinite_input(batch: Experience) -> str | None:
+def nonfinite_input(batch: Experience, row: str = "row") -> str | None:
     """The first input that is not finite, with its leaf and place; None if all are finite.
 
-    Masked steps do not count. Rows and steps are numbered from 0.
+    Masked steps do not count. Rows and steps are numbered from 0; `row` is the word for a row.
     """
-    for name, leaf, dims in _inputs(batch):
+    for name, leaf, dims in _inputs(batch, row):
         if leaf.is_floating_point() and not (finite := torch.isfinite(leaf)).all():
             place = (~finite).nonzero()[0].tolist()
             where = ", ".join(f"{n} {i}" for n, i in zip(dims, place, strict=False))
@@ -39,13 +39,13 @@ def nonfinite_input(batch: Experience) -> str | None:
     return None
 
 
-def large_input(batch: Experience) -> str | None:
+def large_input(batch: Experience, row: str = "row") -> str | None:
     """The largest reward, with its place, if its square is out of proportion; else None."""
     size = batch.reward.abs().nan_to_num(0.0)
     if size.amax() <= LARGE:
         return None
-    row, step = divmod(int(size.argmax()), size.shape[1])
-    return f"a reward is {batch.reward[row, step].item():g} (row {row}, step {step})"
+    number, step = divmod(int(size.argmax()), size.shape[1])
+    return f"a reward is {batch.reward[number, step].item():g} ({row} {number}, step {step})"
 
 
 def nonfinite_part(algo: Any) -> str | None:
@@ -56,8 +56,8 @@ def nonfinite_part(algo: Any) -> str | None:
     """
     collector = getattr(algo, "collector", None)
     rollout = getattr(collector, "rollout", None)
-    if rollout is not None and (found := nonfinite_input(rollout)):
-        return found.replace("(row ", "(environment ")
+    if rollout is not None and (found := nonfinite_input(rollout, "environment")):
+        return found
     policy = algo.policy
     for name, x in (*policy.named_parameters(), *policy.named_buffers()):
         if not _is_finite(x):
@@ -86,9 +86,9 @@ def _is_finite(x: Tensor) -> bool:
     return not (x.is_floating_point() or x.is_complex()) or bool(torch.isfinite(x).all())
 
 
-def _inputs(batch: Any) -> Iterator[tuple[str, Tensor, tuple[str, ...]]]:
+def _inputs(batch: Any, word: str) -> Iterator[tuple[str, Tensor, tuple[str, ...]]]:
     """Names, tensors and batch dimensions of all inputs; causes before their effects."""
-    row, step = ("row",), ("row", "step")
+    row, step = (word,), (word, "step")
     for key, leaf in batch.obs.items():
         yield f"observation {key!r}", leaf, step
     mask = getattr(batch, "mask", None)

@@ -6,6 +6,7 @@ Cores are compared at nearly equal numbers of parameters: the width is chosen fo
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from statistics import median
 from typing import Any, NamedTuple
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 
 from rlmem import cores, tree
-from rlmem.errors import UsageError
 
 PARAMETERS = 50_000
 ROWS, STEPS = 16, 256
@@ -34,28 +34,19 @@ class Cost(NamedTuple):
 
 
 def width_for(core: str, parameters: int = PARAMETERS, **options: Any) -> int:
-    """The width at which `core` has about that many parameters; without any, the largest width.
+    """The width in `WIDTHS` at which `core` has the nearest number of parameters."""
 
-    Widths that the core refuses are passed over.
-    """
-    best: tuple[float, int] | None = None
-    low, high = 0, len(WIDTHS) - 1
-    while low <= high:
-        middle = (low + high) // 2
-        found = count(core, WIDTHS[middle], **options)
-        if best is None or abs(found - parameters) < best[0]:
-            best = abs(found - parameters), WIDTHS[middle]
-        low, high = (middle + 1, high) if found < parameters else (low, middle - 1)
-    assert best is not None
-    return best[1]
+    def counted(width: int) -> int:
+        return count(core, width, **options)
+
+    above = bisect_left(WIDTHS, parameters, hi=len(WIDTHS) - 1, key=counted)
+    candidates = WIDTHS[max(above - 1, 0) : above + 1]
+    return min(candidates, key=lambda width: abs(counted(width) - parameters))
 
 
 def count(core: str, width: int, **options: Any) -> int:
-    """The number of parameters of a core at this width; infinite widths are none."""
-    try:
-        made = cores.make(core, input_size=width, **options)
-    except UsageError as error:
-        raise UsageError(f"core {core} at width {width}: {error}") from error
+    """The number of parameters of a core at this width."""
+    made = cores.make(core, input_size=width, **options)
     return sum(parameter.numel() for parameter in made.parameters())
 
 
@@ -77,7 +68,7 @@ def cost(core: str, parameters: int = PARAMETERS, **options: Any) -> Cost:
 
     return Cost(
         width,
-        sum(parameter.numel() for parameter in made.parameters()),
+        count(core, width, **options),
         sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(state)),
         1e6 * _seconds(step, 100),
         1e9 * _seconds(scan, 1) / x.numel(),

@@ -48,7 +48,7 @@ class InfoMask(gym.Wrapper):
         mask = info.get(NAME)
         if mask is None and not ended:
             raise UsageError(f"info has no {NAME!r} here, and had one at the first reset")
-        return merge(obs, _zeros(self.mask) if mask is None else mask)
+        return merge(obs, zeros(self.mask) if mask is None else mask)
 
 
 def with_mask(space: Space, mask: Space) -> Dict:
@@ -110,9 +110,10 @@ def _legal(mask: Any) -> Any:
     return (np.asarray(mask) != 0).astype(np.uint8)
 
 
-def _zeros(mask: Space) -> Any:
-    if isinstance(mask, Dict):
-        return {key: _zeros(part) for key, part in mask.items()}
-    if isinstance(mask, Tuple):
-        return tuple(_zeros(part) for part in mask)
-    return np.zeros(mask.shape or (), np.uint8)
+def zeros(space: Space) -> Any:
+    """The zeros of a space: of a Box, or a Dict or Tuple of such spaces."""
+    if isinstance(space, Dict):
+        return {key: zeros(part) for key, part in space.items()}
+    if isinstance(space, Tuple):
+        return tuple(zeros(part) for part in space)
+    return np.zeros(space.shape or (), space.dtype)

@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space, Tuple
 
+from rlmem.envs.info_mask import zeros
 from rlmem.envs.privileged import PRIVILEGED
 from rlmem.envs.vectorization import EnvFn
 from rlmem.errors import UsageError
@@ -48,7 +49,7 @@ class InfoPrivileged(gym.Wrapper):
         state = info.get(PRIVILEGED)
         if state is None and not terminated:
             raise UsageError(f"info has no {PRIVILEGED!r} here, and had one at the first reset")
-        hidden = _zeros(self.hidden) if state is None else _numbers(PRIVILEGED, state)
+        hidden = zeros(self.hidden) if state is None else _numbers(PRIVILEGED, state)
         return {OBSERVATION: obs, PRIVILEGED: hidden}
 
 
@@ -98,11 +99,3 @@ def _refusal(name: str, state: Any) -> UsageError:
         f"info[{PRIVILEGED!r}] must be numbers, or a dict or tuple of them, and {name} is {given} "
         "(env.info_privileged=false does not read it)"
     )
-
-
-def _zeros(hidden: Space) -> Any:
-    if isinstance(hidden, Dict):
-        return {key: _zeros(part) for key, part in hidden.items()}
-    if isinstance(hidden, Tuple):
-        return tuple(_zeros(part) for part in hidden)
-    return np.zeros(hidden.shape or (), np.float32)

@@ -41,10 +41,8 @@ class NumberGuard:
         found = [f"{name} is {x:g}" for name, x in metrics.items() if not math.isfinite(x)]
         if found:
             rollout = getattr(getattr(algo, "collector", None), "rollout", None)
-            error = NonFiniteLoss(f"the metric {found[0]}", rollout)
             # Other than those of a batch, the rows of a rollout are its environments, in order.
-            error.args = (str(error).replace("(row ", "(environment "),)
-            raise error
+            raise NonFiniteLoss(f"the metric {found[0]}", rollout, "environment")
         self.skipped = 0
 
     def check_weights(self, algo: Algorithm) -> None:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from rlmem.envs.seeding import kept_random_state
@@ -84,12 +83,7 @@ class Guarded(Callback):
     def __enter__(self) -> Guarded:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._logger is not None:
             with self._guarded():
                 self._logger.close(failed=kind is not None)
