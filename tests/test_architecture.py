@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "torchrl": TOOLS | {"cores", "envs"},
     "gym": TOOLS | {"envs"},
     "runs": TOOLS | {"policies", "envs", "data", "algos"},
-    "diagnose": TOOLS | {"cores", "runs"},
+    "diagnose": TOOLS | {"cores", "policies", "envs", "runs"},
     "cli": TOOLS | {"policies", "envs", "runs", "diagnose"},
     "testing": TOOLS | {"cores"},
 }

@@ -1,4 +1,7 @@
-"""`rlmem diagnose`: asks memory cores the questions of the suite, and prints scores and costs."""
+"""`rlmem diagnose`: asks memory cores the questions of the suite, and prints scores and costs.
+
+With `run=` it diagnoses a trained agent instead (`rlmem.cli.diagnose_run`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlmem.cli import plain
+from rlmem.cli import diagnose_run, plain
 from rlmem.diagnose import report, suite
 from rlmem.errors import UsageError, positive
 from rlmem.files import atomic_write, expanded
@@ -19,9 +22,12 @@ from rlmem.runs.table import Table
 
 def run_diagnose(arguments: Sequence[str]) -> int:
     """Answer what is missing in the folder, then print and write all results."""
-    names, options, _ = plain.parse("diagnose", arguments)
+    names, options, others = plain.parse("diagnose", arguments, others=True)
     if names:
-        raise UsageError(f"rlmem diagnose takes core=NAME, not {' '.join(names)}")
+        raise UsageError(f"rlmem diagnose takes core=NAME or run=DIR, not {' '.join(names)}")
+    if options["run"] is not None:
+        return diagnose_run.run_trained(options, others)
+    diagnose_run.require_none(options, others)
     questions = suite.chosen(plain.as_list(options["questions"]))
     if options["list"]:
         print(_listed(questions).text())

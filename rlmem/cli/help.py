@@ -18,7 +18,7 @@ from rlmem.errors import unknown
 PLAIN = {
     "bench": "[NAME] [KEY=VALUE ...]",
     "compare": "DIR ... [KEY=VALUE ...]",
-    "diagnose": "[core=NAME,...] [KEY=VALUE ...]",
+    "diagnose": "[core=NAME,... or run=DIR] [KEY=VALUE ...]",
     "plot": "RUN [KEY=VALUE ...]",
 }
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "export": "write an agent's step for ONNX or torch (rlmem export run=<dir> to=agent.onnx)",
     "bench": "train and evaluate a grid of runs (rlmem bench popgym, or cores=[...] envs=[...])",
     "compare": "compare runs: table and learning curves (rlmem compare <dir> ... by=core)",
-    "diagnose": "test memory cores: capacity, duration, rewriting (rlmem diagnose core=gru,s5)",
+    "diagnose": "test memory cores (rlmem diagnose core=gru,s5), or an agent's memory (run=<dir>)",
     "plot": "draw the learning curve of a run (rlmem plot <run>)",
     "list": "list cores, environments, algorithms, encoders, tuned settings (rlmem list cores)",
     "new": "write a package for a core of your own (rlmem new core NAME)",

@@ -10,8 +10,8 @@ import yaml
 from rlmem.cli.third_party import CONFIGS
 from rlmem.errors import UsageError, unknown
 
-# Options that are text, not lists: folders, files and a part of a name.
-TEXTS = ("dir", "out", "only")
+# Options that are text, not lists: folders, files, places and a part of a name.
+TEXTS = ("dir", "out", "only", "run", "env", "twin", "device")
 
 
 def defaults(command: str) -> dict[str, Any]:

@@ -184,6 +184,11 @@ class HybridActions(nn.Module):
             leaves |= self.discrete.action(leaves.pop(DISCRETE))
         return {key: leaves[key] for key in self.keys}
 
+    def parts(self, action: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The leaves of `actor_spaces` for an environment's action: the inverse of `action`."""
+        discrete = {DISCRETE: self.discrete.index(action)} if self.discrete else {}
+        return {**action, **discrete}
+
 
 def discrete_unsupported_reason(action_space: dict[str, gym.Space]) -> str | None:
     """Why one value per joint action is impossible for an action space; None if it is possible."""

@@ -85,7 +85,8 @@ class ActorCritic(Policy):
         sees_all = all(key in obs for key in self.critic_only)
         features, _, state = self._step(obs, state, start, with_critic=sees_all)
         actor = self._actor(features, obs)
-        return Act(actor.mode() if deterministic else actor.sample(), state, actor.tensors)
+        action = actor.mode() if deterministic else actor.sample()
+        return Act(action, state, actor.tensors, actor.log_prob)
 
     def act_with_value(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]

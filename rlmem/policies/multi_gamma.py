@@ -164,9 +164,7 @@ class GammaHeads(nn.Module):
 
     def log_prob(self, dist: Joint, action: dict[str, Tensor]) -> Float[Tensor, "*N G"]:
         """The log-probability of the actions [*N] under each discount's distribution."""
-        parts = dict(action)
-        if self.discrete:
-            parts[DISCRETE] = self.discrete.index(action)
+        parts = self.actions.parts(action)
         repeated = {key: _repeat(parts[key], self.dims[key], self.gammas) for key in dist.parts}
         return dist.log_prob(repeated)
 
@@ -280,7 +278,24 @@ class MultiGamma(Policy):
         def outputs() -> dict[str, Tensor]:
             return {name: x.select(-2, self.main) for name, x in actor.tensors().items()}
 
-        return Act(action, state, outputs)
+        def log_prob(action: dict[str, Tensor]) -> Tensor:
+            return self.heads.log_prob(actor, action)[..., self.main]
+
+        return Act(action, state, outputs, log_prob)
+
+    def value(
+        self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
+    ) -> Float[Tensor, "N"]:
+        """The critics' mean value with the largest discount, in their own (normalised) units.
+
+        Exact over discrete actions, from one sample of the continuous ones. Reads the state without
+        advancing it.
+        """
+        x = self.encoder.encode_step(obs, start)
+        features = self.core.step(x, state, start)[0]
+        actor = self.heads.actor(features, self.legal(obs))
+        values = self.heads.value(self.critic_features(features, obs), actor)
+        return values.mean(dim=0)[..., self.main]
 
     def legal(self, obs: dict[str, Tensor]) -> dict[str, Legal] | None:
         """The legal joint discrete actions; None without a mask."""

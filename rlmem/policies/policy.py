@@ -23,12 +23,15 @@ class Act(NamedTuple):
     """The actions [N, ...] at one time step, and the next memory state.
 
     `outputs` computes the tensors [N, ...] that the actions were chosen by: `logits` of discrete
-    actions, `mean` and `log_std` of Gaussians, or the values `q`.
+    actions, `mean` and `log_std` of Gaussians, or the values `q`. `preference` computes how much
+    the policy prefers given actions: their log-probabilities [N], or, of a policy of values, their
+    advantages over the mean of all actions.
     """
 
     action: dict[str, Tensor]
     state: Any
     outputs: Callable[[], dict[str, Tensor]] = dict
+    preference: Callable[[dict[str, Tensor]], Tensor] | None = None
 
 
 class Trunk(nn.Module):

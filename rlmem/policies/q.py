@@ -99,7 +99,12 @@ class QPolicy(Policy):
         index = best(q, legal)
         if not deterministic:
             index = self.discrete.explore(index, self.epsilon, legal)
-        return Act(self.discrete.action(index), state, lambda: {"q": q})
+
+        def advantage(action: dict[str, Tensor]) -> Tensor:
+            chosen = q.gather(-1, self.discrete.index(action).unsqueeze(-1))
+            return (chosen - legal_mean(q, legal)).squeeze(-1)
+
+        return Act(self.discrete.action(index), state, lambda: {"q": q}, advantage)
 
     def act_with_value(
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]

@@ -69,7 +69,8 @@ class SequencePolicy(Policy):
         check_batch(self.read, obs, start, "N")
         features, state = self.core.step(self.encoder(self.model_inputs(obs, start)), state, start)
         actor = self.actor(features, self._legal(obs))
-        return Act(actor.mode() if deterministic else actor.sample(), state, actor.tensors)
+        action = actor.mode() if deterministic else actor.sample()
+        return Act(action, state, actor.tensors, actor.log_prob)
 
     def forward(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]) -> Joint:
         """A row of time steps [B, T, ...]: distributions over actions."""

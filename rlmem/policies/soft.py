@@ -107,7 +107,27 @@ class SoftPolicy(Policy):
         features, state = self.core.step(self.encoder.encode_step(obs, start), state, start)
         actor = self.actor(features, self.legal(obs))
         sample = actor.mode() if deterministic else actor.sample()
-        return Act(self.actions.action(sample), state, actor.tensors)
+
+        def log_prob(action: dict[str, Tensor]) -> Tensor:
+            return actor.log_prob(self.actions.parts(action))
+
+        return Act(self.actions.action(sample), state, actor.tensors, log_prob)
+
+    def value(
+        self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "N"]
+    ) -> Float[Tensor, "N"]:
+        """The smallest critic's value, without the entropy: the mean over discrete actions.
+
+        The continuous ones are the most likely. Reads the state without advancing it.
+        """
+        x = self.encoder.encode_step(obs, start)
+        features = self.core.step(x, state, start)[0]
+        actor = self.actor(features, self.legal(obs))
+        q = self.values(features, self.actions.action(actor.mode())).amin(dim=0)
+        discrete = actor.parts.get(DISCRETE)
+        if not isinstance(discrete, Categorical):
+            return q.squeeze(-1)
+        return (discrete.log_p.exp() * q).sum(dim=-1)
 
     def legal(self, obs: dict[str, Tensor]) -> dict[str, Legal] | None:
         """The legal joint discrete actions; None without a mask."""

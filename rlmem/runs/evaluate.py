@@ -19,7 +19,7 @@ from rlmem.runs import build, checkpoint, sealed, trust
 from rlmem.runs.folder import require_usable
 from rlmem.runs.playing import CHUNK, MAX_STEPS, Watch, play, summary
 from rlmem.runs.progress import Progress
-from rlmem.runs.scores import memory_score
+from rlmem.runs.scores import bounds, memory_score
 from rlmem.runs.size_limit import limited
 
 
@@ -128,6 +128,17 @@ def report(env: DictConfig, settings: dict[str, Any], returns: list[float]) -> d
             env.name, env.difficulty, env.get("previous_action", False), result["return_mean"]
         )
     return result | {"returns": returns}
+
+
+def known_scores(env: DictConfig) -> dict[str, float]:
+    """Known returns of an environment by name: without memory, and at the optimum."""
+    # A mask remembers past actions for the agent, so the references do not apply.
+    if "difficulty" not in env or env.get("action_mask", False):
+        return {}
+    found = bounds(env.name, env.difficulty, env.get("previous_action", False))
+    return (
+        {} if found is None else dict(zip(("best without memory", "optimum"), found, strict=True))
+    )
 
 
 def reported_step(run_dir: str | Path) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlmem import envs
 from rlmem.envs.base import VecEnv
 from rlmem.envs.given import Batch, Copies, given, named
+from rlmem.envs.privileged import PRIVILEGED
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, positive
 from rlmem.runs.agent import Agent
@@ -29,12 +31,27 @@ def evaluate(
     count as they are; `unfinished` of the result is their number. Raises `UsageError` if its
     observations are not those of the agent.
     """
+    make, chunk = environment(agent, env, options)
+    watch = Watch(positive("eval_max_steps", eval_max_steps))
+    seeds = eval_seeds(seed, positive("episodes", episodes))
+    returns = play(agent.policy, make, seeds, deterministic, chunk, watch)
+    return summary(returns) | {"unfinished": watch.unfinished, "returns": returns}
+
+
+def environment(
+    agent: Agent, env: Any, options: Mapping[str, Any]
+) -> tuple[Callable[[int], VecEnv], int]:
+    """`make(num_envs)` of an environment for an agent, and the most environments to step at once.
+
+    Raises `UsageError` if its observations are not those of the agent; the hidden state may be
+    among them.
+    """
     source = None if isinstance(env, str) else given(env)
     hidden = {"info_privileged": bool(agent.spec.privileged)}
 
     def make(num_envs: int) -> VecEnv:
         if source is not None:
-            given_options = hidden | options if isinstance(source, Copies) else options
+            given_options = {**(hidden if isinstance(source, Copies) else {}), **options}
             return agent.spec.add_history(source.make(num_envs, agent.device, given_options))
         name, known = named(env)
         given_options = {**known, **(hidden if name == "gym" else {}), **options}
@@ -48,10 +65,8 @@ def evaluate(
         for each in (agent.env.wrapped, probe)
     )
     probe.close()
+    extra = {key for key in found.keys() - wanted if key.partition(".")[0] == PRIVILEGED}
+    found = {key: space for key, space in found.items() if key not in extra}
     if wanted != found:
         raise UsageError(f"the agent observes {wanted}, and this environment gives {found}")
-    watch = Watch(positive("eval_max_steps", eval_max_steps))
-    seeds = eval_seeds(seed, positive("episodes", episodes))
-    chunk = min(CHUNK, source.num_envs) if isinstance(source, Batch) else CHUNK
-    returns = play(agent.policy, make, seeds, deterministic, chunk, watch)
-    return summary(returns) | {"unfinished": watch.unfinished, "returns": returns}
+    return make, min(CHUNK, source.num_envs) if isinstance(source, Batch) else CHUNK

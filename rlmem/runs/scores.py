@@ -54,14 +54,23 @@ def memory_score(name: str, difficulty: str, previous_action: bool, score: float
 
     None if the task is not in the table, or can be solved without memory.
     """
+    found = bounds(name, difficulty, previous_action)
+    if found is None:
+        return None
+    memoryless, optimal = found
+    possible = optimal - memoryless
+    return (score - memoryless) / possible if possible > 0.01 else None
+
+
+def bounds(name: str, difficulty: str, previous_action: bool) -> tuple[float, float] | None:
+    """The scores of a task without memory and at the optimum; None if it is not in the table."""
     reference = REFERENCES.get(name, {}).get(difficulty)
     if reference is None:
         return None
     memoryless = (
         reference.memoryless_with_previous_action if previous_action else reference.memoryless
     )
-    possible = reference.optimal - memoryless
-    return (score - memoryless) / possible if possible > 0.01 else None
+    return memoryless, reference.optimal
 
 
 class Published(NamedTuple):
