@@ -38,7 +38,8 @@ def run_trained(options: Mapping[str, Any], others: Sequence[str]) -> int:
     subject = _subject(path, options, others)
     twin = None
     if options["twin"] is not None:
-        twin = trained.from_run(expanded(options["twin"]), "last", options["device"])
+        place = expanded(options["twin"])
+        twin = trained.from_run(place, "last", options["device"], options["trust"])
     result, sections = trained.run(subject, budget, names, folder, twin, _progress())
     for section in sections:
         print(section.text(), end="\n\n")

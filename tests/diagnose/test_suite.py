@@ -62,7 +62,7 @@ def test_results_of_several_seeds_have_intervals(tmp_path: Path) -> None:
     [
         (["questions=tracking"], "unknown question 'tracking'"),
         (["core=grru"], "unknown core 'grru'"),
-        (["gru"], "rlmem diagnose takes core=NAME, not gru"),
+        (["gru"], "rlmem diagnose takes core=NAME or run=DIR, not gru"),
         (["effort=0"], "effort must be positive, not 0.0"),
         (["effort=much"], "effort must be a number, not 'much'"),
         (["seeds=none"], "seeds must be a number of seeds or a list"),

@@ -16,8 +16,8 @@ from rlmem.envs.meta.reference import references
 from rlmem.policies import Act, Policy
 from rlmem.runs.guard import closing, environment_errors
 
-# Limits of retention: rows of memories in one step, and memories advanced in all steps.
-ROWS, WORK = 4096, 10_000_000
+# Limits of retention: memories and their numbers in one step, and memories advanced in all steps.
+ROWS, NUMBERS, WORK = 4096, 30_000_000, 10_000_000
 # Numbers of strange steps before an episode, and the number of observations that they are drawn of.
 STRANGE = (1, 4, 16, 64, 256)
 POOL = 4096
@@ -42,7 +42,7 @@ def retention(subject: Subject, budget: Budget) -> dict[str, Any]:
             continue
         result[name] = [
             estimate(
-                play(subject, budget, _recent(subject.policy, k, swap), _rows(budget.episodes, k))
+                play(subject, budget, _recent(subject.policy, k, swap), _rows(subject, budget, k))
             )
             for k in affordable
         ]
@@ -92,10 +92,10 @@ def interference(subject: Subject, budget: Budget) -> dict[str, Any]:
     return {"strange": [0, *ns], "returns": found}
 
 
-def _rows(episodes: int, keep: int) -> int:
+def _rows(subject: Subject, budget: Budget, keep: int) -> int:
     """The episodes to play at once, each with `keep` memories; never a single one at the end."""
-    rows = max(2, ROWS // keep)
-    return rows + 1 if episodes % rows == 1 else rows
+    rows = max(2, min(ROWS, NUMBERS // subject.state_size) // keep)
+    return rows + 1 if budget.episodes % rows == 1 else rows
 
 
 def _recent(policy: Policy, keep: int, swap: bool) -> Play:

@@ -133,7 +133,7 @@ def analyse(subject: Subject, budget: Budget) -> dict[str, Any]:
             totals.setdefault(name, Totals(budget.steps)).add(found, norms)
     result: dict[str, Any] = {name: each.summary() for name, each in totals.items()}
     if VALUE not in result:
-        result["left_out"] = "value: the agent has no critic that it can ask here"
+        result["left_out"] = "value: the policy has no critic"
     return result | {"greedy": greedy, "episodes": len(seeds)}
 
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from rlmem import envs, tree
-from rlmem.envs.base import VecEnv
+from rlmem.envs.base import VecEnv, registry
+from rlmem.envs.given import named
 from rlmem.envs.seeding import eval_seeds
 from rlmem.policies import Policy
 from rlmem.runs import build, evaluate, playing, stats
@@ -132,10 +133,8 @@ def from_agent(agent: Agent, env: Any, options: Mapping[str, Any] | None = None)
 
 
 def _showing(env: str) -> dict[str, bool]:
-    """The options that show the hidden state of a registered environment."""
-    if env not in envs.names():
-        return {}
-    allowed = envs.base.registry.options(env)
+    """The options that show the hidden state of an environment, given as text."""
+    allowed = registry.options(named(env)[0])
     return {key: True for key in SHOW_HIDDEN if key in allowed}
 
 

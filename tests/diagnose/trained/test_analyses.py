@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -108,3 +111,32 @@ def test_seeds_are_strata_of_the_interval() -> None:
     value = result["analyses"]["use"]["returns"]["with memory"]
     assert value.low <= value.value <= value.high
     assert one["analyses"]["use"]["returns"]["with memory"].low <= value.high
+
+
+class Hidden(gym.Env):
+    """Shows a bit once, and its hidden state in the infos."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(**options)
+        self.bit, self.t = int(self.np_random.integers(2)), 0
+        return np.array([2 * self.bit - 1], np.float32), self._info()
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.zeros(1, np.float32), float(action == self.bit), self.t == 3, False, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        return {"privileged": {"bit": self.bit, "t": self.t}}
+
+
+def test_infos_of_gymnasium_have_facts() -> None:
+    options = {"id": [Hidden], "vectorization": "sync", "info_privileged": False}
+    agent = subject("frame_stack", env="gym", options=options, hidden={"info_privileged": True})
+    result, _ = run(agent, Budget(episodes=40), ["probes"])
+    found = result["analyses"]["probes"]["facts"]
+    assert list(found) == ["bit"]  # the time does not vary in a part of the episode
+    assert [each["memory"].value for each in found["bit"]] == [1.0, 1.0, 1.0]
+    assert [each["observation"].value == 1.0 for each in found["bit"]] == [True, False, False]
