@@ -56,13 +56,13 @@ class _Count(TorchDispatchMode):
                 self._count(max(leaf.numel() - counted, 0))
         return made
 
-    def _count(self, elements: float) -> None:
+    def _count(self, elements: float | int) -> None:
         self.left -= elements
         if elements > self.one or self.left < 0:
             raise TooLarge
 
 
-def asked_for(operator: str, arguments: Sequence[Any]) -> float:
+def asked_for(operator: str, arguments: Sequence[Any]) -> float | int:
     """The elements of the new tensor of an operator, as its arguments say; 0 if they do not."""
     numbers = [x for x in arguments if isinstance(x, int | float) and not isinstance(x, bool)]
     if operator == "arange" and numbers:
