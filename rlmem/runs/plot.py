@@ -22,7 +22,7 @@ def curves(
     x_label: str,
     y_label: str,
     mark: int | None = None,
-    x: Sequence[float] | None = None,
+    x: Sequence[float | int] | None = None,
 ) -> None:
     """Draw lines with intervals over x = 1, 2, ... into a PNG; `mark` adds a dotted vertical.
 
