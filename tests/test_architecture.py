@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,14 @@ def run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
             yield from run_nodes(node)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path) -> Iterator[str]:
     """The modules that a file imports anywhere in it, relative ones made absolute."""
-    for node in run_nodes(ast.parse(path.read_text())):
+    for node in run_nodes(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -177,7 +183,7 @@ def test_files_are_short(path):
 
 @pytest.mark.parametrize("path", ALL_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_are_short(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             kernel = any("triton" in ast.unparse(each) for each in node.decorator_list)
             length = node.end_lineno - node.lineno + 1

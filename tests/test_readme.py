@@ -10,12 +10,15 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -37,17 +40,18 @@ FILES = {name: text for name, _, text in blocks(r"file: (\S+)")}
 def test_snippets_run(module: str, language: str, snippet: str, tmp_path: Path) -> None:
     if module and find_spec(module) is None:
         pytest.skip(f"needs {module}")
+    python = shlex.join(warm_python())
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, module in (("rlmem", "-m rlmem"), ("python", "")):
-        command = f'PYTHONPATH="{ROOT}:$PYTHONPATH" exec "{sys.executable}" {module} "$@"'
+        command = f'PYTHONPATH="{ROOT}:$PYTHONPATH" exec {python} {module} "$@"'
         (programs / name).write_text(f"#!/bin/sh\n{command}\n")
         (programs / name).chmod(0o755)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     arguments = {
         "bash": ["bash", "-euo", "pipefail", "-c", snippet],
-        "python": [sys.executable, "-c", snippet],
+        "python": [*warm_python(), "-c", snippet],
     }[language]
     environment = {
         **os.environ,

@@ -13,6 +13,7 @@ import pytest
 from warehouse import Warehouse
 
 import rlmem
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"num_envs": 32, "hidden_size": 64, "eval_episodes": 40, "threads": 1}
@@ -51,7 +52,7 @@ def test_the_mask_helps(trained: rlmem.Result, tmp_path: Path) -> None:
 def test_the_shell_trains_it_too(tmp_path: Path) -> None:
     words = [f"{key}={value}" for key, value in SMALL.items()]
     file = ROOT / "examples" / "warehouse.py"
-    command = [sys.executable, "-m", "rlmem", "train", f"env={file}:Warehouse", "core=gru"]
+    command = [*warm_python(), "-m", "rlmem", "train", f"env={file}:Warehouse", "core=gru"]
     done = subprocess.run(
         [*command, "total_steps=4096", "run_dir=a", *words],
         cwd=tmp_path,
@@ -93,7 +94,7 @@ def test_onnx_acts_the_same(trained: rlmem.Result, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     agent, env = rlmem.load(trained.run_dir), Warehouse()
     # In a separate process: the shape checks of the tests cannot be traced.
-    command = [sys.executable, "-m", "rlmem", "export", f"run={trained.run_dir}"]
+    command = [*warm_python(), "-m", "rlmem", "export", f"run={trained.run_dir}"]
     subprocess.run([*command, f"to={tmp_path}/agent.onnx"], check=True, cwd=ROOT)
     session = onnxruntime.InferenceSession(str(tmp_path / "agent.onnx"))
     about = json.loads(session.get_modelmeta().custom_metadata_map["rlmem"])

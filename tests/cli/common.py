@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.warm_python import warm_python
+
 ROOT = Path(__file__).parents[2]
 
 # Trains for a second or two; one thread, because tests run in parallel.
@@ -22,10 +24,13 @@ SMALL = [
 ]
 
 
-def python(*arguments: str) -> subprocess.Popen[str]:
-    """Start a Python process that can import the package from any folder."""
+def python(*arguments: str, new: bool = False) -> subprocess.Popen[str]:
+    """Start a Python process that can import the package from any folder.
+
+    `new`: an interpreter that has imported nothing.
+    """
     return subprocess.Popen(
-        [sys.executable, *arguments],
+        [*([sys.executable] if new else warm_python()), *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -88,13 +88,13 @@ def test_help_and_list_import_no_slow_package(arguments: str) -> None:
         "heavy = {'torch', 'hydra', 'omegaconf', 'gymnasium', 'numpy', 'rich'}; "
         "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
-    process = python("-c", code, *arguments.split())
+    process = python("-c", code, *arguments.split(), new=True)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
 
 
 def test_python_m_rlmem_runs_the_program(capsys: pytest.CaptureFixture[str]) -> None:
-    assert python("-m", "rlmem", "--version").communicate()[0] == f"rlmem {__version__}\n"
+    assert python("-m", "rlmem", "--version", new=True).communicate()[0] == f"rlmem {__version__}\n"
     assert main(["--help"]) == 0
     assert python("-m", "rlmem", "--help").communicate()[0] == capsys.readouterr().out
     failed = python("-m", "rlmem", "train", "env=popgym-repaet")

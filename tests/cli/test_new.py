@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlmem.cli.main import main
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, *arguments: str, code: int = 0, cwd: str = ".") -> str:
     """Standard output of Python in a folder, with the packages in its `site`."""
     done = subprocess.run(
-        [sys.executable, *arguments],
+        [*([sys.executable] if "pip" in arguments else warm_python()), *arguments],
         cwd=folder / cwd,
         env={
             **os.environ,
@@ -47,6 +48,8 @@ def run(folder: Path, *arguments: str, code: int = 0, cwd: str = ".") -> str:
 
 def test_its_tests_pass_at_once(place: Path) -> None:
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "error"]
+    # pytest cannot rewrite what was imported before it.
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     report = run(place, "-m", "pytest", *options, "leaky_gate")
     assert re.search(r"\d\d passed in", report), report
     assert not re.search(r"skipped|failed", report)

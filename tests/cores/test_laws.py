@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from rlmem.testing.check import LAWS
 from rlmem.testing.law import Case, NoClaim
 from tests.cores.common import NAMES, every_core, every_device, subject
+from tests.warm_python import warm_python
 
 CASES = [case for law in LAWS if not law.traced for case in law.cases()]
 # Their result does not depend on the device.
@@ -93,7 +93,7 @@ COMPILE, EXPORT = (
 def test_traced_law(law: str, methods: str, options: dict[str, str], names: list[str]) -> None:
     # In a separate process: the shape checks of the tests cannot be traced.
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TRACED, law, methods, json.dumps(options), *names],
+        [*warm_python(), "-W", "ignore", "-c", TRACED, law, methods, json.dumps(options), *names],
         capture_output=True,
         text=True,
         check=False,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernels.interpreter import run_interpreted
+from tests.kernels.interpreter import SIXTH, run_interpreted
 
 pytest.importorskip("triton", "3.9", reason="older interpreters mistake scalar conditions")
 
 
-def test_kernels_in_the_interpreter() -> None:
-    run_interpreted("test_delta_rule_triton.py", at_least=12)
+@SIXTH
+def test_kernels_in_the_interpreter(every: int) -> None:
+    run_interpreted("test_delta_rule_triton.py", 12, every)

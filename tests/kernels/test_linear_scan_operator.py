@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from rlmem.kernels import linear_scan, native
 from rlmem.kernels.linear_scan import c_form, linear_scan_reference, ops, torch_form
+from tests.warm_python import warm_python
 
 ROWS, TIME, CHANNELS = SHAPE = (2, 6, 3)
 
@@ -151,15 +151,16 @@ def test_vmap_of_the_backward() -> None:
         )
 
 
-def test_compiles_to_one_graph() -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_to_one_graph(backend: str) -> None:
     """In a new process, because the test session's checks of shape annotations cannot be traced."""
     program = """
-import torch
-from rlmem.kernels import linear_scan, native
+import sys, torch
+from rlmem.kernels import linear_scan
 torch.manual_seed(0)
 def layer(gate, value, h0, start):
     return linear_scan(gate.sigmoid(), value * 2, h0, start, reverse=True).tanh()
-compiled = torch.compile(layer, fullgraph=True)
+compiled = torch.compile(layer, fullgraph=True, backend=sys.argv[1])
 for time, constant in [(6, True), (6, False), (7, False)]:  # the last one with T as a symbol
     gate = torch.randn(3) if constant else torch.randn(2, time, 3)
     leaves = [x.requires_grad_() for x in (gate, torch.randn(2, time, 3), torch.randn(2, 3))]
@@ -170,7 +171,8 @@ for time, constant in [(6, True), (6, False), (7, False)]:  # the last one with 
         results.append([h, *torch.autograd.grad(h.sum(), leaves)])
     torch.testing.assert_close(*results)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    command = [*warm_python(), "-c", program, backend]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

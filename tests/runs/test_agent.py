@@ -22,6 +22,7 @@ from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError
 from rlmem.runs import checkpoint
 from rlmem.runs.agent import Agent, AgentSpec
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -243,6 +244,6 @@ def test_a_run_folder_is_an_agent(options: list[str], tmp_path: Path) -> None:
 
 
 def train(*arguments: str) -> None:
-    command = [sys.executable, "-m", "rlmem", "train", *arguments, "log.tensorboard=false"]
+    command = [*warm_python(), "-m", "rlmem", "train", *arguments, "log.tensorboard=false"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

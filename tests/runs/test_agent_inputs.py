@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from rlmem.errors import UsageError
 from rlmem.policies.normalizer import normalizers
 from rlmem.runs.agent import Agent, AgentSpec
 from tests.policies.encoders import custom
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,7 +152,7 @@ CART_POLE = ["env=gym", "env.id=CartPole-v1", "core=gru"]
 
 
 def train(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "rlmem", "train", *arguments]
+    command = [*warm_python(), "-m", "rlmem", "train", *arguments]
     done = subprocess.run(
         command,
         cwd=folder,
@@ -221,7 +221,7 @@ def test_the_command_line_takes_encoders_and_their_options(tmp_path: Path) -> No
     assert spec["policy"]["encoder_options"] == {"gain": 0.5}
     code = "import rlmem; print(rlmem.load('run', trust=True).policy.encoder.module.gain)"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [*warm_python(), "-c", code],
         cwd=tmp_path,
         capture_output=True,
         text=True,

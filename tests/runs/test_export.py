@@ -15,14 +15,15 @@ from rlmem.errors import UsageError
 from tests.cores.common import NAMES
 from tests.runs.export_agents import ALGOS, VECTOR, make_agent
 from tests.runs.exported import CASES
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
-# Cores with complex, integer and several states.
-FEW = ["ffm", "gru", "stack", "transformer_xl"]
+# Cores with complex and integer states.
+FEW = ["ffm", "transformer_xl"]
 # In groups: each is a process, which first imports torch and its exporter.
 GROUPS = [
     [*(f"core:{name}" for name in FEW), "any-batch:ffm", "algo:ppo", "algo:sac"],
-    [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask")],
+    [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask", "encoder")],
 ]
 MORE = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
 MORE += [
@@ -30,7 +31,7 @@ MORE += [
     ["any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
     ["mask:ppo:joint=1", "mask:r2d2", "mask:amago", "mask:dt"],
     ["core:mingru:gate=complex", "core:s5:discretization=bilinear", "core:lmu:hippo=legs"],
-    ["core:titans:use=context"],
+    ["core:titans:use=context", "encoder"],
 ]
 GROUPS += [pytest.param(cases, marks=pytest.mark.slow) for cases in MORE]
 
@@ -44,10 +45,14 @@ def test_exported_steps_equal_the_agent(cases: list[str]) -> None:
     assert not {case: problem for case, problem, _ in results if problem}
 
 
-def python(*arguments: str, code: int = 0) -> str:
-    """Standard output of Python, or standard error if another exit code is expected."""
+def python(*arguments: str, code: int = 0, new: bool = False) -> str:
+    """Standard output of Python, or standard error if another exit code is expected.
+
+    `new`: in an interpreter that has imported nothing.
+    """
+    interpreter = [sys.executable] if new else warm_python()
     done = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+        [*interpreter, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.returncode == code, done.stderr[-3000:]
     return done.stderr if code else done.stdout
@@ -103,7 +108,7 @@ print(json.loads(about["rlmem.json"])["core"], outputs["action"].tolist())
 
 def test_a_program_of_torch_needs_only_torch(folder: Path) -> None:
     agent = make_agent("ppo", VECTOR, spaces.Discrete(4, start=1), core="s5")
-    printed = python("-W", "ignore", "-c", PLAIN, str(folder / "agent.pt2"))
+    printed = python("-W", "ignore", "-c", PLAIN, str(folder / "agent.pt2"), new=True)
     action = agent.act([0.0, 0.0, 0.0])
     assert printed.strip() == f"s5 {[int(action)] * 5}"
 

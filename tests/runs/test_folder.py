@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rlmem.errors import UsageError
 from rlmem.runs import folder
 from tests.cli.common import ROOT
+from tests.warm_python import warm_python
 
 
 def config(run_dir: Path, **values: object) -> DictConfig:
@@ -44,7 +44,7 @@ def test_many_processes_claim_different_folders(tmp_path: Path) -> None:
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(me)],
+            [*warm_python(), "-c", code, str(me)],
             cwd=tmp_path,
             env={"PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -69,7 +69,7 @@ def test_a_locked_run_is_refused_until_the_other_process_ends(tmp_path: Path) ->
         "with folder.lock('.'):\n    print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code],
+        [*warm_python(), "-c", code],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,

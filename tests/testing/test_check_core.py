@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rlmem import cores, testing
 from rlmem.errors import UsageError
 from rlmem.testing.law import LAWS
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,7 +250,7 @@ report = check_core("elman", activation="relu")
 assert len(report.outcomes) == int(sys.argv[1])
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(len(LAWS))],
+        [*warm_python(), "-c", code, str(len(LAWS))],
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from rlmem.errors import UsageError
 from rlmem.torchrl import MemoryModule, keep_threads
 from tests.cores.common import INPUT, OUTPUT, B
 from tests.torchrl.memories import KEYS, collect, data, module, recurrent, rows
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,7 +205,7 @@ for name, stored, time in (("gru", "steps", False), ("ffm", "steps", True), ("gr
 
 def test_steps_and_rows_compile_as_one_graph():
     # In a separate process: the shape checks of the tests cannot be traced.
-    command = [sys.executable, "-W", "ignore", "-c", COMPILE]
+    command = [*warm_python(), "-W", "ignore", "-c", COMPILE]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["gru", "ffm", "gru"]

@@ -18,6 +18,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.warm_python import warm_python
+
 pytest.importorskip("torchrl")
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +72,7 @@ def test_sac_lifts_a_pendulum_without_velocity() -> None:
 def test_ppo_learns_with_two_collector_processes() -> None:
     """In a separate process, which is killed if a worker hangs."""
     options = {"core": "ffm", "workers": 2, "steps": 39_168, "every": 1}
-    command = [sys.executable, str(EXAMPLES / "torchrl_ppo.py")]
+    command = [*warm_python(), str(EXAMPLES / "torchrl_ppo.py")]
     command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

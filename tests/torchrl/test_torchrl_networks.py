@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from torchrl.objectives import SACLoss
 
 from rlmem.errors import UsageError
 from rlmem.torchrl import MemoryModule, TorchRLEnv
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[2]
 SHARED = "two memories in one {} keep their states under the same keys, 'memory_memory'"
@@ -100,7 +100,7 @@ buffer.dumps(sys.argv[1])
 
 
 def test_a_stored_buffer_fits_the_next_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-c", STORE, str(tmp_path)]
+    command = [*warm_python(), "-W", "ignore", "-c", STORE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(2), batch_size=2)
