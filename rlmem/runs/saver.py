@@ -14,7 +14,7 @@ from rlmem.errors import UsageError
 from rlmem.runs import checkpoint
 from rlmem.runs.resume import Start, settings
 
-# Checkpoints at a percentage of a run may take this fraction of its time, and these seconds.
+# Checkpoints at a percentage of a run may take this fraction of its time, or these seconds in all.
 MAX_COST = 0.01
 FREE_SECONDS = 1.0
 
@@ -40,7 +40,8 @@ class Saver:
 
     `evaluated` is the step of the last evaluation. `whole` is False inside of an iteration: a state
     saved there is not one from which a run goes on exactly. At a percentage of the run, a
-    checkpoint waits while all of them together would take more than `MAX_COST` of the time.
+    checkpoint waits while all of them together would take more than `MAX_COST` of the time and more
+    than `FREE_SECONDS`.
     """
 
     def __init__(self, cfg: DictConfig, run_dir: Path, start: Start) -> None:
@@ -69,7 +70,7 @@ class Saver:
         """Whether it is time for a checkpoint at `step`."""
         if self.every is None or step - self.saved < self.every:
             return False
-        allowed = MAX_COST * (time.monotonic() - self._begin_time) + FREE_SECONDS
+        allowed = max(FREE_SECONDS, MAX_COST * (time.monotonic() - self._begin_time))
         return not self.cheap or self._spent + self._last <= allowed
 
     def save(self, step: int) -> Path | None:
