@@ -3,7 +3,7 @@
 - `z2` ... `s5`: the word problem of a group (Merrill et al. 2024, arXiv 2404.08819): the product of
   all elements so far. Z2 is parity; A5 and S5 are not solvable, so a constant number of linear
   layers with diagonal gates cannot solve them (S3 needs two). Tokens are generators, so few steps
-  of training are enough. Trained on 64 steps, tested at steps 33 to 64 and 449 to 512.
+  of training are enough. Trained on 4 to 64 steps, tested at steps 33 to 64 and 449 to 512.
 - `count`: whether there were more `a` than `b` so far.
 - `dyck1`, `dyck2`: the depth of brackets, and the innermost open bracket of two kinds.
 """
@@ -15,10 +15,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from rlmem.diagnose.question import Batch, Question, below, episodes
+from rlmem.diagnose.question import Batch, Question, below, episodes, log_uniform
 
 Permutation = tuple[int, ...]
-TRAINED, TESTED = 64, 512
+SHORTEST, TRAINED, TESTED = 4, 64, 512
 DEEPEST = 8
 FARTHEST = 8
 
@@ -106,16 +106,24 @@ def _at_lengths(draw: partial[Batch]) -> dict[str, partial[Batch]]:
     return {f"{n} steps": partial(draw, length=n, asked=asked) for n, asked in lengths}
 
 
-def _question(name: str, about: str, inputs: int, draw: partial[Batch], chance: float) -> Question:
+def _train(draw: partial[Batch], rows: int, generator: torch.Generator) -> Batch:
+    """Rows of a random length: short words show the rule, long ones that it must last."""
+    length = log_uniform(SHORTEST, TRAINED, generator)
+    return draw(rows=rows * TRAINED // length, generator=generator, length=length, asked=length)
+
+
+def _question(
+    name: str, about: str, inputs: int, draw: partial[Batch], chance: float, steps: int = 400
+) -> Question:
     return Question(
         name=f"track-{name}",
         about=about,
         inputs=inputs,
         answers=_answers(draw),
-        train=partial(draw, length=TRAINED, asked=TRAINED),
+        train=partial(_train, draw),
         tests=_at_lengths(draw),
         chance=chance,
-        steps=800,
+        steps=steps,
     )
 
 
@@ -135,7 +143,8 @@ def _group_question(group: str) -> Question:
     size = len(multiplication(group))
     about = f"products of {group.upper()} ({size} elements)"
     draw = partial(words, group)
-    return _question(group, about, len(GENERATORS[group]), draw, 1 / size)
+    steps = 1_000 if size > 6 else 400
+    return _question(group, about, len(GENERATORS[group]), draw, 1 / size, steps)
 
 
 # The share of the most common answer (tests compare with drawn rows).
