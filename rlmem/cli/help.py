@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rlmem.cli import third_party
@@ -104,7 +105,7 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     if not path.exists():
         return "\n".join([*_wrap(f"rlmem {name}: {summary}"), *_wrap(USAGE.get(name, ""))])
     lines = [*_wrap(f"rlmem {name} [KEY=VALUE ...] [FLAG ...]: {summary}"), ""]
-    groups = _groups(path)
+    groups = groups_in(path)
     if groups:
         lines += [*_wrap("Groups (rlmem list shows their members)"), *_option_table(groups), ""]
     lines += ["Options", *_option_table(options(path)), ""]
@@ -114,11 +115,11 @@ def command_help(name: str, summary: str, arguments: Sequence[str]) -> str:
     free = ("env.kwargs.", "policy.encoder_options.")
     given = {key: value for key, value in given.items() if not key.startswith(free)}
     chosen = {group.key: group.default for group in groups} | given
-    folders = _folders(arguments)
+    folders = config_folders(arguments)
     known = [option.key for option in options(path)]
     for group in groups:
         for member in chosen[group.key].split(","):
-            found = _options_of_member(group.key, member, folders)
+            found = member_options(group.key, member, folders)
             if found is None or group.key in ("tuned", "experiment"):
                 continue
             text, listed, checked = found
@@ -178,16 +179,16 @@ def options(path: Path) -> list[Option]:
     return found
 
 
-def _groups(path: Path) -> list[Option]:
+def groups_in(path: Path) -> list[Option]:
     """The groups in a YAML file's defaults list, with their default members."""
     pattern = r"^  - (?:optional )?(\w+): (\S+)(?: +# (.*))?$"
     return [Option(*match) for match in re.findall(pattern, path.read_text("utf-8"), re.M)]
 
 
-def _folders(arguments: Sequence[str]) -> list[Path] | None:
+def config_folders(arguments: Sequence[str]) -> list[Path] | None:
     """The folders of YAML files; None if some are in packages, which only Hydra finds."""
     folders = [CONFIGS]
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in pairwise([*arguments, ""]):
         if flag.startswith("hydra.searchpath="):
             return None
         if flag in ("--config-dir", "-cd"):
@@ -213,7 +214,7 @@ def _member(group: str, name: str, folders: Sequence[Path] | None) -> Path | Non
     return None
 
 
-def _options_of_member(
+def member_options(
     group: str, name: str, folders: Sequence[Path] | None
 ) -> tuple[str, list[Option], bool] | None:
     """What a member is, its options, and whether they are all that it has; None if unknown."""

@@ -29,6 +29,7 @@ COMMANDS = {
     "plot": "draw the learning curve of a run (rlmem plot <run>)",
     "list": "list cores, environments, algorithms, encoders, tuned settings (rlmem list cores)",
     "new": "write a package for a core of your own (rlmem new core NAME)",
+    "completion": "print the Tab completion of a shell (rlmem completion bash, zsh or fish)",
 }
 
 
@@ -73,6 +74,12 @@ def _dispatch(arguments: list[str]) -> int:
         from rlmem.cli.new import new
 
         print(new(rest))
+    elif command in ("completion", "complete"):
+        from rlmem.cli.completion import complete, script
+
+        # The scripts call `rlmem complete WORD...` at the Tab key.
+        asked = command == "complete"
+        print("\n".join(complete(rest, COMMANDS)) if asked else script(rest))
     elif command == "diagnose":
         from rlmem.cli.diagnose import run_diagnose
 
