@@ -19,6 +19,9 @@ from rlmem.kernels.gated_rnn.reference import step_unchecked
 from rlmem.kernels.linear_scan import c_form as scan_c
 from rlmem.kernels.linear_scan import linear_scan_reference
 from rlmem.kernels.matrix_memory import Memory, matrix_memory_reference
+from rlmem.kernels.self_reference import c_form as self_c
+from rlmem.kernels.self_reference import self_reference as self_ref
+from rlmem.kernels.self_reference import self_reference_reference
 from rlmem.kernels.short_conv import c_form as conv_c
 from rlmem.kernels.short_conv.reference import short_conv_reference
 from rlmem.kernels.simple_rnn import CELLS as SIMPLE
@@ -227,6 +230,14 @@ def window_attention(rng: Random) -> Case:
     return Case(*run, tensors, [("value", 3)], [torch.float16])
 
 
+def self_reference(rng: Random) -> Case:
+    B, T, H, D = rng.sample(range(2, 8), 4)
+    make, R = floats(rng), 2 * D + 4 + rng.randint(1, 5)
+    tensors = {"x": make(B, T, H, D), "weight": make(H, R, D), "change": make(B, H, R, D)}
+    tensors["start"] = flags(B, T)
+    return Case(*both(self_ref, self_reference_reference), tensors, [("weight", 1), ("change", 2)])
+
+
 def c_linear_scan(rng: Random) -> Case:
     B, T, D = rng.sample(range(2, 10), 3)
     make = floats(rng)
@@ -266,6 +277,19 @@ def c_gated_rnn(rng: Random) -> Case:
     return Case(lambda x: rnn_c.backward(cell, *x.values()), None, tensors)
 
 
+def c_self_reference(rng: Random) -> Case:
+    B, T, H, D = rng.sample(range(2, 8), 4)
+    make, Y = floats(rng), rng.randint(1, 5)
+    x, weight, start = make(B, T, H, D), make(H, Y + 2 * D + 4, D), flags(B, T)
+    change = make(B, *weight.shape)
+    if rng.random() < 0.5:
+        tensors = {"x": x, "weight": weight, "change": change, "start": start}
+        return Case(lambda x: self_c.forward(*x.values()), None, tensors)
+    tensors = {"grad_y": make(B, T, H, Y), "grad_change": change, "x": x, "weight": weight}
+    tensors |= {"start": start, "kept": make(B, -(-T // 16), *weight.shape)}
+    return Case(lambda x: self_c.backward(*x.values()), None, tensors)
+
+
 def c_product(rng: Random) -> Case:
     make, rows = floats(rng), 1301
     x = make(rows, 67)
@@ -287,6 +311,7 @@ OPERATORS = {
     "gated_rnn": gated_rnn,
     "gru_parallel": parallel_gru,
     "project": project,
+    "self_reference": self_reference,
     "short_conv": short_conv,
     "simple_rnn": simple_rnn,
     "titans": titans,
@@ -297,5 +322,6 @@ ENTRIES = {
     "C short_conv": c_short_conv,
     "C gated_rnn": c_gated_rnn,
     "C products": c_product,
+    "C self_reference": c_self_reference,
 }
 CASES = OPERATORS | (ENTRIES if native.AVAILABLE else {})

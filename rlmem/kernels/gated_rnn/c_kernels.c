@@ -30,7 +30,7 @@ enum { MOST_ROWS = 16, SUM_STEPS = 64, BLOCK_ROWS = 64 };
 #define INDEPENDENT
 #endif
 
-#include "c_kernels_math.h"
+#include "../vector_math.h"
 
 #define LEVEL 0
 #define LEVEL_BYTES 16
