@@ -25,6 +25,7 @@ from rlmem.kernels.self_reference import self_reference_reference
 from rlmem.kernels.short_conv import c_form as conv_c
 from rlmem.kernels.short_conv.reference import short_conv_reference
 from rlmem.kernels.simple_rnn import CELLS as SIMPLE
+from rlmem.kernels.simple_rnn import c_form as simple_c
 from rlmem.kernels.simple_rnn import simple_rnn as simple
 from rlmem.kernels.simple_rnn import simple_rnn_reference
 from rlmem.kernels.titans import Learned, Rates, Rule, titans_reference
@@ -141,7 +142,8 @@ def simple_rnn(rng: Random) -> Case:
     make, cell = floats(rng), rng.choice(list(SIMPLE))
     kind = SIMPLE[cell]
     tensors = {"projected": make(B, T, kind.parts * D)}
-    tensors["weight"] = 0.3 * (make(D) if kind.elementwise else make(D, kind.parts * D))
+    shape = (kind.diagonals * D,) if kind.diagonals else (D, kind.parts * D)
+    tensors["weight"] = 0.3 * make(*shape)
     tensors |= {f"state{i}": make(B, D) for i in range(kind.states)} | {"start": flags(B, T)}
 
     def bind(function: Callable[..., Any]) -> Callable[[Tensors], Any]:
@@ -290,6 +292,19 @@ def c_self_reference(rng: Random) -> Case:
     return Case(lambda x: self_c.backward(*x.values()), None, tensors)
 
 
+def c_simple_rnn(rng: Random) -> Case:
+    B, T, D = rng.sample(range(2, 10), 3)
+    make, cell = floats(rng), rng.choice(["paragru", "paralstm"])
+    kind = SIMPLE[cell]
+    projected, weight = make(B, T, 3 * D), make(kind.diagonals * D)
+    state, states = make(B, kind.states * D), make(B, T, kind.states * D)
+    tensors = {"projected": projected, "weight": weight, "state": state, "start": flags(B, T)}
+    if rng.random() < 0.5:
+        return Case(lambda x: simple_c.forward(cell, *x.values(), 1.0), None, tensors)
+    tensors = {"grad": states.clone()} | tensors | {"states": states}
+    return Case(lambda x: simple_c.backward(cell, *x.values(), 1.0), None, tensors)
+
+
 def c_product(rng: Random) -> Case:
     make, rows = floats(rng), 1301
     x = make(rows, 67)
@@ -323,5 +338,6 @@ ENTRIES = {
     "C gated_rnn": c_gated_rnn,
     "C products": c_product,
     "C self_reference": c_self_reference,
+    "C simple_rnn": c_simple_rnn,
 }
 CASES = OPERATORS | (ENTRIES if native.AVAILABLE else {})

@@ -20,6 +20,7 @@ SOURCES = [
         "short_conv/c_kernels.c",
         "gated_rnn/c_kernels.c",
         "self_reference/c_kernels.c",
+        "simple_rnn/c_kernels.c",
     )
 ]
 

@@ -26,7 +26,7 @@ class SimpleRNN(Op):
     shapes = ((8, 128, 64), (64, 128, 128), (64, 512, 128), (2, 4096, 64))
     quick = ((8, 128, 64),)
     tiny = (3, 40, 8)
-    variants = ("elman", "indrnn", "mgu", "lem")
+    variants = ("elman", "indrnn", "mgu", "lem", "paragru", "paralstm")
 
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
         yield "rlmem", bound(simple_rnn, case.variant)
@@ -43,7 +43,8 @@ class SimpleRNN(Op):
         (rows, time, width), cell = case.shape, CELLS[case.variant]
         x = torch.randn(rows, time, cell.parts * width, device=device)
         start = torch.rand(rows, time, device=device) < 1 / EPISODE
-        shape = (width,) if cell.elementwise else (width, cell.parts * width)
+        wide = cell.parts * width
+        shape = (cell.diagonals * width,) if cell.diagonals else (width, wide)
         weight = torch.randn(shape, device=device) / width**0.5
         state = (torch.randn(rows, width, device=device) for _ in range(cell.states))
         grad = torch.randn(rows, time, width, device=device)
@@ -52,7 +53,7 @@ class SimpleRNN(Op):
     def work(self, case: Case) -> Work:
         elements, times = self.size(case.shape), 1 if case.passes == "forward" else 3
         cell = CELLS[case.variant]
-        flops = 2 * cell.parts * (1 if cell.elementwise else case.shape[-1])
+        flops = 2 * cell.parts * (1 if cell.diagonals else case.shape[-1])
         size = case.itemsize * (1 + cell.parts)
         return Work(elements, size * elements * times, flops * elements * times)
 

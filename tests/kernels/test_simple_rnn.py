@@ -36,7 +36,8 @@ def make(cell: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) 
     """A row with a first state. Starts include a row's first step and adjacent steps."""
     rows, time, width = shape
     kind = CELLS[cell]
-    weight = torch.randn(*(() if kind.elementwise else (width,)), kind.parts * width)
+    shape = (kind.diagonals * width,) if kind.diagonals else (width, kind.parts * width)
+    weight = torch.randn(shape)
     start = torch.rand(rows, time) < 0.3
     start[0, 0] = True
     return Inputs(

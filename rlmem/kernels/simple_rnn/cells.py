@@ -1,7 +1,8 @@
 """The cells of `simple_rnn`: one time step forward, and the three parts of its backward, in torch.
 
 `x` is the input's contribution to the pre-activations, [.., P D], biases included. A state is a
-tuple of tensors [.., D], the output first. `weight` is [D, P D], or [D] for an elementwise cell.
+tuple of tensors [.., D], the output first. `weight` is [D, P D], or [K D] for an elementwise cell:
+the diagonals of K matrices.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ Tensors = tuple[Tensor, ...]
 class Cell(NamedTuple):
     """`parts` pre-activations per unit, `states` tensors in the state, and the passes.
 
+    `diagonals` is the K of an elementwise cell, and 0 for one with a matrix.
+
     `forward(x, state, weight, scale)` is one step. The backward of a row has three parts:
     `prepare(x, before, after, weight, scale)` computes the factors of all steps at once from the
     states before and after each step; `backward(factors, grads, weight)` is one step back in time,
@@ -28,7 +31,7 @@ class Cell(NamedTuple):
 
     parts: int
     states: int
-    elementwise: bool
+    diagonals: int
     forward: Callable[[Tensor, Tensors, Tensor, float], Tensors]
     prepare: Callable[[Tensor, Tensors, Tensors, Tensor, float], Tensors]
     backward: Callable[[Tensors, Tensors, Tensor], tuple[Tensor, Tensors]]
@@ -166,6 +169,85 @@ def lem_weight(for_x: Tensor, before: Tensors, after: Tensors, factors: Tensors)
     return torch.cat([before[0].t() @ three, after[1].t() @ for_y], dim=-1)
 
 
+def paragru(x: Tensor, state: Tensors, weight: Tensor, scale: float) -> Tensors:
+    """z, r = s(x_z + a_z h), s(x_r + a_r h); c = tanh(x_c + a_c (r h)); h' = (1 - z) h + z c."""
+    z, _, c = paragru_gates(x, state[0], weight)
+    return (torch.lerp(state[0], c, z),)
+
+
+def paragru_gates(x: Tensor, h: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    (x_z, x_r, x_c), (a_z, a_r, a_c) = x.chunk(3, dim=-1), weight.chunk(3)
+    r = torch.sigmoid(torch.addcmul(x_r, a_r, h))
+    return torch.sigmoid(torch.addcmul(x_z, a_z, h)), r, torch.tanh(torch.addcmul(x_c, a_c, r * h))
+
+
+def paragru_prepare(
+    x: Tensor, before: Tensors, after: Tensors, weight: Tensor, scale: float
+) -> Tensors:
+    (h,), (a_z, a_r, a_c) = before, weight.chunk(3)
+    z, r, c = paragru_gates(x, h, weight)
+    of_z, of_c = (c - h) * z * (1 - z), z * (1 - c * c)
+    of_gated = of_c * a_c
+    of_r = of_gated * h * r * (1 - r)
+    return of_z, of_r, of_c, 1 - z + of_gated * r + a_z * of_z + a_r * of_r, r
+
+
+def paragru_back(factors: Tensors, grads: Tensors, weight: Tensor) -> tuple[Tensor, Tensors]:
+    (grad,) = grads
+    return torch.cat([grad * each for each in factors[:3]], dim=-1), (grad * factors[3],)
+
+
+def paragru_weight(for_x: Tensor, before: Tensors, after: Tensors, factors: Tensors) -> Tensor:
+    h, r = before[0], factors[4]
+    return (for_x * torch.cat([h, h, r * h], dim=-1)).sum(0)
+
+
+def paralstm(x: Tensor, state: Tensors, weight: Tensor, scale: float) -> Tensors:
+    """f = s(x_f + a_f h + p_f c);  c' = f c + (1 - f) tanh(x_z + a_z h);
+
+    o = s(x_o + a_o h + p_o c');  h' = o tanh(c')
+    """
+    c, _, _, o = paralstm_gates(x, state, weight)
+    return o * torch.tanh(c), c
+
+
+def paralstm_gates(
+    x: Tensor, state: Tensors, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The next c, then f, z and o."""
+    (x_f, x_o, x_z), (a_f, a_o, a_z, p_f, p_o) = x.chunk(3, dim=-1), weight.chunk(5)
+    h, c = state
+    f = torch.sigmoid(x_f + a_f * h + p_f * c)
+    z = torch.tanh(x_z + a_z * h)
+    c = torch.lerp(z, c, f)
+    return c, f, z, torch.sigmoid(x_o + a_o * h + p_o * c)
+
+
+def paralstm_prepare(
+    x: Tensor, before: Tensors, after: Tensors, weight: Tensor, scale: float
+) -> Tensors:
+    c, f, z, o = paralstm_gates(x, before, weight)
+    t = torch.tanh(c)
+    of_o = t * o * (1 - o)
+    through = o * (1 - t * t) + weight.chunk(5)[4] * of_o
+    return f, of_o, through, (before[1] - z) * f * (1 - f), (1 - f) * (1 - z * z)
+
+
+def paralstm_back(factors: Tensors, grads: Tensors, weight: Tensor) -> tuple[Tensor, Tensors]:
+    (f, of_o, through, of_f, of_z), (grad_h, grad_c) = factors, grads
+    a_f, a_o, a_z, p_f, _ = weight.chunk(5)
+    grad_c = torch.addcmul(grad_c, grad_h, through)
+    for_f, for_o, for_z = grad_c * of_f, grad_h * of_o, grad_c * of_z
+    before_h = a_f * for_f + a_o * for_o + a_z * for_z
+    return torch.cat([for_f, for_o, for_z], dim=-1), (before_h, f * grad_c + p_f * for_f)
+
+
+def paralstm_weight(for_x: Tensor, before: Tensors, after: Tensors, factors: Tensors) -> Tensor:
+    for_f, for_o, _ = for_x.chunk(3, dim=-1)
+    recurrent = for_x * torch.cat([before[0]] * 3, dim=-1)
+    return torch.cat([recurrent, for_f * before[1], for_o * after[1]], dim=-1).sum(0)
+
+
 def _activated(
     forward: Callable[..., Tensors],
     backward: Callable[[Tensors, Tensors, Tensor], tuple[Tensor, Tensors]],
@@ -175,7 +257,7 @@ def _activated(
     return Cell(
         1,
         1,
-        forward is indrnn,
+        int(forward is indrnn),
         partial(forward, relu=relu),
         partial(activation_slope, relu=relu),
         backward,
@@ -188,6 +270,8 @@ CELLS = {
     "elman_relu": _activated(elman, elman_back, elman_weight, True),
     "indrnn": _activated(indrnn, indrnn_back, indrnn_weight, True),
     "indrnn_tanh": _activated(indrnn, indrnn_back, indrnn_weight, False),
-    "mgu": Cell(2, 1, False, mgu, mgu_prepare, mgu_back, mgu_weight),
-    "lem": Cell(4, 2, False, lem, lem_prepare, lem_back, lem_weight),
+    "mgu": Cell(2, 1, 0, mgu, mgu_prepare, mgu_back, mgu_weight),
+    "lem": Cell(4, 2, 0, lem, lem_prepare, lem_back, lem_weight),
+    "paragru": Cell(3, 1, 3, paragru, paragru_prepare, paragru_back, paragru_weight),
+    "paralstm": Cell(3, 2, 5, paralstm, paralstm_prepare, paralstm_back, paralstm_weight),
 }

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rlmem.errors import unknown
 from rlmem.kernels.native import check_shapes, check_tensors, widen
-from rlmem.kernels.operator import define, refuse_autograd
-from rlmem.kernels.simple_rnn import torch_form
+from rlmem.kernels.operator import define_on_cpu, refuse_autograd, register_kernel
+from rlmem.kernels.simple_rnn import c_form, torch_form
 from rlmem.kernels.simple_rnn.cells import CELLS
 
 
@@ -32,10 +32,13 @@ def simple_rnn(
         indrnn, indrnn_tanh  h           h        Li et al. 2018, arXiv 1803.04831
         mgu                  f, c        h        Zhou et al. 2016, arXiv 1603.09420
         lem                  1, 2, z, y  y, z     Rusch et al. 2022, arXiv 2110.04744
+        paragru              z, r, c     h        Danieli et al. 2025, arXiv 2510.21450
+        paralstm             f, o, z     h, c     the same
 
     `projected` [B, T, P D] is the input's contribution to the P pre-activations of D units, biases
-    included. `weight` is [D, P D], or [D] for `indrnn`; `state` holds tensors [B, D]; `start`
-    [B, T] is bool; `scale` is the time step of `lem`, which the other cells ignore.
+    included. `weight` is [D, P D], or for `indrnn`, `paragru` and `paralstm` the diagonals of 1, 3
+    and 5 matrices, [K D]; `state` holds tensors [B, D]; `start` [B, T] is bool; `scale` is the time
+    step of `lem`, which the other cells ignore. `paragru` and `paralstm` run in C on the CPU.
 
     At a start, the state is not read: even a NaN in it has no effect on `h` or on any gradient.
     float32, float64 and bfloat16 (computed in float32), and under autocast float16; mixed dtypes
@@ -72,7 +75,7 @@ def _check(
     check_shapes(
         "simple_rnn",
         {name: (each, (rows, width)) for name, each in leaves.items()}
-        | {"weight": (weight, (width,) if kind.elementwise else (width, total))}
+        | {"weight": (weight, (kind.diagonals * width,) if kind.diagonals else (width, total))}
         | {"start": (start, (rows, time))},
     )
 
@@ -85,8 +88,34 @@ _BACKWARD = (
     "Tensor states, float scale) -> (Tensor, Tensor, Tensor)"
 )
 
-rnn = define("simple_rnn", _FORWARD)(torch_form.forward)
-rnn_backward = define("simple_rnn_backward", _BACKWARD)(torch_form.backward)
+
+@define_on_cpu("simple_rnn", _FORWARD)
+def rnn(
+    cell: str, projected: Tensor, weight: Tensor, state: Tensor, start: Tensor, scale: float
+) -> Tensor:
+    """The states after each step, [B, T, S D]; `state` is [B, S D]; all have one dtype."""
+    form = c_form if c_form.supports(cell, projected) else torch_form
+    return form.forward(cell, projected, weight, state, start, scale)
+
+
+@define_on_cpu("simple_rnn_backward", _BACKWARD)
+def rnn_backward(
+    cell: str,
+    grad: Tensor,
+    projected: Tensor,
+    weight: Tensor,
+    state: Tensor,
+    start: Tensor,
+    states: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for projected, weight and the first state."""
+    form = c_form if c_form.supports(cell, projected) else torch_form
+    return form.backward(cell, grad, projected, weight, state, start, states, scale)
+
+
+register_kernel(rnn, "cuda")(torch_form.forward)
+register_kernel(rnn_backward, "cuda")(torch_form.backward)
 
 
 @torch.library.register_fake(rnn)
