@@ -37,6 +37,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("algo.dataset", "algo.replay.directory"), (str,)),
     **dict.fromkeys(("run", "baseline"), (str, list)),
     "policy.critic_only": (list,),
+    "core.layers": (int, list),  # a list of cores for `stack`; other cores refuse it themselves
 }
 
 

@@ -124,14 +124,29 @@ class WindowAttention(nn.Module):
     ) -> tuple[Float[Tensor, "B T W"], Cache]:
         """The outputs of a row, and the cache after it."""
         query, key, value = self._project(x, cache.key.dtype)
-        slots = torch.arange(self.memory, device=x.device)
-        oldest_first = (count[:, None] + slots) % self.memory
+        keys, values = self.with_past(cache, (key, value), count)
+        y = self.attend(query, keys, values, count, start)
+        after = (next_ring(each, self.memory, count, start) for each in (keys, values))
+        return self.out(y.flatten(2).to(x.dtype)), Cache(*after)
+
+    def with_past(
+        self, rings: tuple[Tensor, ...], row: tuple[Tensor, ...], count: Int[Tensor, "B"]
+    ) -> list[Tensor]:
+        """The cached steps, oldest first, and those of the row: [B, M+T, ...] each."""
+        oldest_first = (count[:, None] + torch.arange(self.memory, device=count.device)) % (
+            self.memory
+        )
+        each = zip(rings, row, strict=True)
+        return [torch.cat([_take(ring, oldest_first), here], dim=1) for ring, here in each]
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, count: Tensor, start: Tensor
+    ) -> Float[Tensor, "B T H D"]:
+        """The heads' outputs of a row; `keys` and `values` begin with the cached steps."""
+        slots = torch.arange(self.memory, device=query.device)
         filled = count[:, None] + slots >= self.memory
-        keys = torch.cat([_take(cache.key, oldest_first), key], dim=1)
-        values = torch.cat([_take(cache.value, oldest_first), value], dim=1)
         content = self._content(query, keys)
-        y = window_attention(*content, values, filled, start, *self._position(query))
-        return self.out(y.flatten(2).to(x.dtype)), self._next_cache(keys, values, count, start)
+        return window_attention(*content, values, filled, start, *self._position(query))
 
     def _project(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value [*N, H, D]."""
@@ -171,15 +186,20 @@ class WindowAttention(nn.Module):
             return None, None
         return query + self.position_bias, self._distances(query)
 
-    def _next_cache(self, keys: Tensor, values: Tensor, count: Tensor, start: Tensor) -> Cache:
-        """The last steps of cache and row, each in its slot."""
-        slots = torch.arange(self.memory, device=keys.device)
-        count = next_age(count, start)[:, None]
-        ago = (count - 1 - slots) % self.memory
-        # Without a start in the row, unfilled slots keep their old entries.
-        kept = ((ago < count) | ~start.any(1, keepdim=True))[..., None, None]
-        index = keys.shape[1] - 1 - ago
-        return Cache(*(torch.where(kept, _take(each, index), 0) for each in (keys, values)))
+
+def next_ring(
+    steps: Float[Tensor, "B N H D"],
+    memory: int,
+    count: Int[Tensor, "B"],
+    start: Bool[Tensor, "B T"],
+) -> Float[Tensor, "B M H D"]:
+    """The last `memory` steps of cache and row, each in its slot."""
+    slots = torch.arange(memory, device=steps.device)
+    count = next_age(count, start)[:, None]
+    ago = (count - 1 - slots) % memory
+    # Without a start in the row, unfilled slots keep their old entries.
+    kept = ((ago < count) | ~start.any(1, keepdim=True))[..., None, None]
+    return torch.where(kept, _take(steps, steps.shape[1] - 1 - ago), 0)
 
 
 def _take(x: Float[Tensor, "B N H D"], index: Int[Tensor, "B M"]) -> Float[Tensor, "B M H D"]:

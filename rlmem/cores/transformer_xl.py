@@ -12,13 +12,13 @@ position in the segment. An agent that acts step by step has no segments.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.cores.attention import Cache, WindowAttention
+from rlmem.cores.attention import WindowAttention
 from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.errors import positive, unknown
 from rlmem.kernels.episodes import next_age
@@ -29,7 +29,7 @@ NORMS = ("pre", "post")
 class WindowState(NamedTuple):
     """The caches of all layers, and the number of past steps of the episode, [B] int64."""
 
-    layers: tuple[Cache, ...]
+    layers: tuple[Any, ...]
     age: Tensor
 
 
@@ -52,8 +52,8 @@ class Block(nn.Module):
         self.ff_norm = nn.LayerNorm(width)
 
     def forward(
-        self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Cache]]
-    ) -> tuple[Tensor, Cache]:
+        self, x: Tensor, attend: Callable[[Tensor], tuple[Tensor, Any]]
+    ) -> tuple[Tensor, Any]:
         """The layer's output and next cache; `attend` is the attention's step or scan."""
         if self.pre:
             y, cache = attend(self.attention_norm(x))
