@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlmem.kernels.simple_rnn import CELLS, ops, simple_rnn, simple_rnn_reference
+from rlmem.kernels.simple_rnn import CELLS, c_form, newton, ops, simple_rnn, simple_rnn_reference
 from tests.cores.common import weighted
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-11}
@@ -82,6 +82,44 @@ def test_equals_the_reference(cell, shape, weigh) -> None:
         given = make(cell, shape, dtype)
         want = differentiate(simple_rnn_reference, cell, given.to(torch.float64), weigh)
         assert_close(differentiate(simple_rnn, cell, given, weigh), want, dtype)
+
+
+@pytest.fixture
+def choose(monkeypatch) -> Callable[[str], None]:
+    """Select the form of the cells with diagonal weights: c, torch or newton."""
+
+    def choose(form: str) -> None:
+        if form != "c":
+            monkeypatch.setattr(c_form, "supports", lambda cell, x: False)
+        if form == "newton":
+            monkeypatch.setattr(ops, "torch_form", newton)
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("cell", "form"), [("paragru", "torch"), ("paralstm", "torch"), ("paragru", "newton")]
+)
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_other_forms_equal_the_reference(cell, form, scale, choose) -> None:
+    choose(form)
+    given = make(cell, (3, 40, 5), torch.float64)
+    given = given._replace(weight=scale * given.weight, projected=scale * given.projected)
+    want = differentiate(simple_rnn_reference, cell, given)
+    assert_close(differentiate(simple_rnn, cell, given), want, torch.float64)
+
+
+def test_newton_converges_in_a_few_iterations_and_else_falls_back(choose, monkeypatch) -> None:
+    choose("newton")
+    given = make("paragru", (3, 200, 5), torch.float64)
+    arguments = (given.projected, given.weight, given.state[0], given.start)
+    want = simple_rnn_reference("paragru", *given)[0]
+    for limit, converged in ((12, True), (2, False)):
+        monkeypatch.setattr(newton, "MAX_ITERATIONS", limit)
+        h, done = newton.solve("paragru", *arguments)
+        assert done.all() == converged
+        assert torch.allclose(h, want, atol=1e-12) == converged
+        torch.testing.assert_close(simple_rnn("paragru", *given)[0], want, atol=1e-12, rtol=0)
 
 
 @every_cell

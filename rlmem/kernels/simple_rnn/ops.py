@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from rlmem.errors import unknown
 from rlmem.kernels.native import check_shapes, check_tensors, widen
-from rlmem.kernels.operator import define_on_cpu, refuse_autograd, register_kernel
-from rlmem.kernels.simple_rnn import c_form, torch_form
+from rlmem.kernels.operator import define, refuse_autograd
+from rlmem.kernels.simple_rnn import c_form, newton, torch_form
 from rlmem.kernels.simple_rnn.cells import CELLS
 
 
@@ -38,7 +39,8 @@ def simple_rnn(
     `projected` [B, T, P D] is the input's contribution to the P pre-activations of D units, biases
     included. `weight` is [D, P D], or for `indrnn`, `paragru` and `paralstm` the diagonals of 1, 3
     and 5 matrices, [K D]; `state` holds tensors [B, D]; `start` [B, T] is bool; `scale` is the time
-    step of `lem`, which the other cells ignore. `paragru` and `paralstm` run in C on the CPU.
+    step of `lem`, which the other cells ignore. `paragru` and `paralstm` run in C on the CPU, and
+    `paragru` is solved by Newton's method on CUDA devices (`newton.py`).
 
     At a start, the state is not read: even a NaN in it has no effect on `h` or on any gradient.
     float32, float64 and bfloat16 (computed in float32), and under autocast float16; mixed dtypes
@@ -89,16 +91,22 @@ _BACKWARD = (
 )
 
 
-@define_on_cpu("simple_rnn", _FORWARD)
+def _form(cell: str, x: Tensor) -> ModuleType:
+    """The fastest form for rows like `x`."""
+    if x.device.type == "cpu":
+        return c_form if c_form.supports(cell, x) else torch_form
+    return newton if newton.supports(cell, x) else torch_form
+
+
+@define("simple_rnn", _FORWARD)
 def rnn(
     cell: str, projected: Tensor, weight: Tensor, state: Tensor, start: Tensor, scale: float
 ) -> Tensor:
     """The states after each step, [B, T, S D]; `state` is [B, S D]; all have one dtype."""
-    form = c_form if c_form.supports(cell, projected) else torch_form
-    return form.forward(cell, projected, weight, state, start, scale)
+    return _form(cell, projected).forward(cell, projected, weight, state, start, scale)
 
 
-@define_on_cpu("simple_rnn_backward", _BACKWARD)
+@define("simple_rnn_backward", _BACKWARD)
 def rnn_backward(
     cell: str,
     grad: Tensor,
@@ -110,12 +118,8 @@ def rnn_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for projected, weight and the first state."""
-    form = c_form if c_form.supports(cell, projected) else torch_form
+    form = _form(cell, projected)
     return form.backward(cell, grad, projected, weight, state, start, states, scale)
-
-
-register_kernel(rnn, "cuda")(torch_form.forward)
-register_kernel(rnn_backward, "cuda")(torch_form.backward)
 
 
 @torch.library.register_fake(rnn)
