@@ -91,7 +91,7 @@ RANGES: dict[str, Range] = {
     **_named(
         Range(1, 1_000_000),
         "num_steps num_epochs num_minibatches num_updates batch_size length stride n_step "
-        "episode_stride corridor_length",
+        "episode_stride corridor_length min_length corridors targets",
     ),
     **_named(Range(0, 1_000_000), "delay burn_in"),
     "max_grad_norm": Range(0, above=True, infinite=True),

@@ -15,6 +15,7 @@ from rlmem.envs.base import Tensors, VecEnv, register
 from rlmem.envs.observation_check import ObservationCheck
 from rlmem.envs.spaces import FlatSpace
 from rlmem.envs.tensor_env import TensorEnv
+from rlmem.options import declared_types
 from rlmem.registry import options_of
 
 PRIVILEGED = "privileged"
@@ -67,6 +68,8 @@ def register_with_state(name: str) -> Callable[[Env], Env]:
         def make(privileged: bool = False, **options: Any) -> VecEnv:
             return (with_state(kind) if privileged else kind)(**options)
 
+        # The check of options reads their types.
+        make.__annotations__ |= declared_types(kind)
         register(name, options={**options_of(kind), "privileged": False})(make)
         return kind
 

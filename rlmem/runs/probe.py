@@ -67,7 +67,7 @@ def play_randomly(env: VecEnv, seconds: float, episodes: int = 200, seed: int = 
 def known_scores(cfg: DictConfig) -> dict[str, float]:
     """The returns of the best policy without memory and of the optimum, if they are known.
 
-    Those of POPGym are in a table; an oracle of random tasks is played here.
+    Those of POPGym are in a table; an oracle is played here.
     """
     env = cfg.env
     if env.get("action_mask", False):  # a mask remembers past actions for the agent
@@ -79,7 +79,8 @@ def known_scores(cfg: DictConfig) -> dict[str, float]:
     device = torch.device("cpu")
     probe = build.make_env(cfg, 1, device)
     with closing(probe):
-        players = references(probe) if find_wrapped(probe, TaskEnv) is not None else {}
+        players = references(probe)
+        knows = "state" if find_wrapped(probe, TaskEnv) is None else "task"
     if "oracle" not in players:
         return {}
     returns = playing.play_trials(
@@ -88,7 +89,7 @@ def known_scores(cfg: DictConfig) -> dict[str, float]:
         eval_seeds(0, TRIALS),
         True,
     )
-    return {"oracle, which knows the task": float(returns.sum(axis=1).mean())}
+    return {f"oracle, which knows the {knows}": float(returns.sum(axis=1).mean())}
 
 
 def training_speed(cfg: DictConfig, seconds: float) -> float:

@@ -90,6 +90,18 @@ def test_a_person_types_numbers_or_names(
     assert out.endswith(f"return {int(side == 'up')}, terminated after 4 steps\n")
 
 
+def test_the_oracle_plays_states_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["play", "env=color-cubes", "env.targets=2", "player=oracle", "episodes=3"]) == 0
+    assert capsys.readouterr().out.count("return 1, terminated") == 3
+    bandit = ["env=meta-bandit", "env.episodes=5", "player=oracle", "reveal=true"]
+    assert main(["play", *bandit]) == 0
+    rows = re.findall(r"arm (\d+) .*  (0\.\d\d [\d. ]+)$", capsys.readouterr().out, re.M)
+    assert len(rows) == 5
+    for arm, chances in rows:
+        found = [float(chance) for chance in chances.split()]
+        assert found[int(arm)] == max(found)
+
+
 def test_an_invalid_line_at_a_terminal_is_asked_again(
     type_lines: Callable[..., io.StringIO], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,7 +243,8 @@ def test_a_trained_agent_repeats_its_evaluation(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("player=fool", "unknown player 'fool' (known: agent, human, random)"),
+        ("player=fool", "unknown player 'fool' (known: agent, human, oracle, random)"),
+        ("player=oracle", "player=oracle: env 'popgym-repeat' has no oracle"),
         ("player=agent", "player=agent needs run=<dir>"),
         ("episodes=0", "episodes must be at least 1, not 0"),
         ("seed=-1", "seed must not be negative, not -1"),

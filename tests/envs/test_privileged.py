@@ -1,4 +1,4 @@
-"""Hidden states of POPGym's tasks and the T-mazes as observations, also at the ends of episodes."""
+"""Hidden states of POPGym's tasks and the classics, also at the ends of episodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.envs.popgym_parity import Hidden, Parity
 from tests.envs.test_popgym_tensor import ATTACH
 
 TASKS = sorted(ATTACH)
-MAZES = ["tmaze-passive", "tmaze-active"]
+CLASSICS = ["tmaze-passive", "tmaze-active", "tmaze-endless", "color-cubes"]
 
 
 def numbers(values: Any) -> Tensor:
@@ -98,7 +98,7 @@ def test_hidden_states_are_those_of_the_package(name: str, difficulty: str) -> N
     Parity(name, difficulty, ATTACH[name], hidden=HIDDEN[name], num_envs=3).check_episodes(4)
 
 
-@pytest.mark.parametrize("name", [*TASKS, *MAZES])
+@pytest.mark.parametrize("name", [*TASKS, *CLASSICS])
 def test_hidden_states_are_in_their_space_and_change_nothing(name: str) -> None:
     plain = envs.make(name, num_envs=3)
     env = envs.make(name, num_envs=3, privileged=True, check_obs=True)

@@ -10,6 +10,7 @@ import torch
 
 from rlmem import envs
 from rlmem.envs.base import Tensors
+from rlmem.envs.meta.reference import references
 from tests.envs.strategies import play
 
 RIGHT, UP, LEFT, DOWN = range(4)
@@ -33,6 +34,28 @@ def test_reactive_play_gets_at_most_one_half(name: str) -> None:
     total = play(env, react, seeds)
     means = total.view(2, -1).mean(0)
     assert means.max() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("options", [{}, {"penalty": 0.0}, {"corridor_length": 3}], ids=str)
+@pytest.mark.parametrize("name", ["tmaze-passive", "tmaze-active"])
+def test_the_oracle_reaches_the_goal(name: str, options: dict[str, Any]) -> None:
+    env: Any = envs.make(name, num_envs=8, **options)
+    player = references(env)["oracle"]
+    start = torch.zeros(8, dtype=torch.bool)
+    total = play(env, lambda seen: player.act(seen[-1], (), start).action["action"])
+    torch.testing.assert_close(total, torch.ones(8))
+
+
+def test_without_penalty_only_the_goal_is_rewarded() -> None:
+    env: Any = envs.make("tmaze-passive", num_envs=8, corridor_length=1500, penalty=0.0)
+    env.reset(0)
+    steps = [env.step(env.best_action()) for _ in range(1501)]
+    assert not any(step.reward.any() for step in steps[:-1])
+    assert (steps[-1].reward == 1).all()
+    assert steps[-1].terminated.all()
+    # The corridor looks the same everywhere.
+    assert not any(step.obs["obs"].any() for step in steps[:1499])
+    assert steps[1499].obs["obs"].tolist() == [[1.0, 0.0]] * 8
 
 
 def goal_up(name: str, **options: Any) -> tuple[Any, Tensors]:

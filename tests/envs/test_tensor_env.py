@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from torch import Tensor
 
 from rlmem import envs
-from rlmem.envs.base import Tensors, Transition, VecEnv
+from rlmem.envs.base import Tensors, Transition, VecEnv, registry
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.task import FAMILIES
 from rlmem.envs.previous_action import PreviousAction
@@ -23,10 +23,13 @@ envs.names()  # fills FAMILIES
 
 
 def make(name: str, num_envs: int = 1, **options: Any) -> Any:
-    return envs.make(name, num_envs=num_envs, previous_action=False, **options)
+    if "previous_action" in registry.options(name):
+        options = {"previous_action": False} | options
+    return envs.make(name, num_envs=num_envs, **CLASSICS.get(name, {}), **options)
 
 
-TASKS = [name for name in FAMILIES if isinstance(make(name), TensorEnv)]
+CLASSICS: dict[str, dict[str, Any]] = {"tmaze-endless": {"corridor_length": 1}, "color-cubes": {}}
+TASKS = [name for name in [*FAMILIES, *CLASSICS] if isinstance(make(name), TensorEnv)]
 
 
 class Lives(NamedTuple):
@@ -207,8 +210,8 @@ def test_actions_out_of_range_name_the_space_with_check_actions(name: str) -> No
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("previous", [True, False])
 def test_returned_tensors_are_never_written_to(name: str, previous: bool) -> None:
-    env = envs.make(name, num_envs=5, previous_action=previous)
-    assert isinstance(env, PreviousAction) == previous
+    env: Any = make(name, 5)
+    env = PreviousAction(env) if previous else env
     first = env.reset(1)
     given = [*first.values()]
     copies = [leaf.clone() for leaf in given]
@@ -240,7 +243,7 @@ def test_an_ended_environment_is_already_in_its_next_episode(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_steps_stay_on_the_device_and_never_wait_for_it(name: str) -> None:
     """The meta device refuses tensors of other devices, and waiting for a result would fail."""
-    env: Any = envs.make(name, num_envs=3, previous_action=True, device="meta")
+    env: Any = PreviousAction(make(name, 3, device="meta"))
     action = {"action": actions(env, 3, 0).to("meta")}
     inner = env.env
     if isinstance(inner, StateEnv):
@@ -252,7 +255,7 @@ def test_steps_stay_on_the_device_and_never_wait_for_it(name: str) -> None:
         step = env.step(action)
     leaves = [*first.values(), *step.obs.values(), *step[1:4], *step.final_obs.values()]
     assert {leaf.device.type for leaf in leaves} == {"meta"}
-    plain = envs.make(name, num_envs=3, previous_action=True)
+    plain = PreviousAction(make(name, 3))
     shapes = {key: (leaf.shape, leaf.dtype) for key, leaf in plain.reset(0).items()}
     assert {key: (leaf.shape, leaf.dtype) for key, leaf in step.obs.items()} == shapes
 

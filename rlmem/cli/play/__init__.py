@@ -12,6 +12,7 @@ from rlmem.cli.play.actions import ActionSource, HumanActions, PolicyActions, Ra
 from rlmem.cli.play.describe import Describer
 from rlmem.cli.play.table import StepRow, Table
 from rlmem.envs.base import VecEnv
+from rlmem.envs.meta.reference import references
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError, unknown
 from rlmem.runs import build, checkpoint
@@ -19,7 +20,7 @@ from rlmem.runs.guard import closing, environment_errors
 from rlmem.runs.size_limit import limited
 
 # Values of the option `player`.
-PLAYERS = ("agent", "random", "human")
+PLAYERS = ("agent", "random", "human", "oracle")
 CPU = torch.device("cpu")
 
 
@@ -60,6 +61,11 @@ def _action_source(
         return HumanActions(env, describer)
     if name == "random":
         return RandomActions(env, seed)
+    if name == "oracle":
+        players = references(env)
+        if name not in players:
+            raise UsageError(f"player=oracle: env {cfg.env.name!r} has no oracle")
+        return PolicyActions(players[name], True)
     loaded = checkpoint.load(Path(cfg.run), cfg.checkpoint, trainer=False)
     with limited(None if cfg.trust else loaded.weights, cfg.run):
         policy = build.make_policy(build.load_config(cfg.run), env)

@@ -13,6 +13,7 @@ import torch
 from rlmem.cli.play.describe import Describer
 from rlmem.envs.base import Tensors, VecEnv
 from rlmem.envs.legal_actions import LegalActions
+from rlmem.envs.meta.players import Player
 from rlmem.errors import UsageError
 from rlmem.policies import Policy
 
@@ -21,15 +22,15 @@ ActionSource = Callable[[Tensors, bool], Tensors]
 
 
 class PolicyActions:
-    """Actions of a trained policy, which carries its memory state along."""
+    """Actions of a trained policy or a reference player, which carry their state along."""
 
-    def __init__(self, policy: Policy, deterministic: bool) -> None:
+    def __init__(self, policy: Policy | Player, deterministic: bool) -> None:
         self.policy, self.deterministic = policy, deterministic
         self.state = policy.initial_state(1)
 
     @torch.no_grad()
     def __call__(self, obs: Tensors, start: bool) -> Tensors:
-        """The policy's action."""
+        """The player's action."""
         act = self.policy.act(obs, self.state, torch.tensor([start]), self.deterministic)
         self.state = act.state
         return act.action

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
@@ -75,6 +75,28 @@ class Oracle(Player):
             plan = tasks.plan(env.task)
             state = plan if start.all() else tree.select(start, plan, state)
         return Choice(tasks.best_action(state, env.task, env.state.state), state)
+
+
+@runtime_checkable
+class Solvable(Protocol):
+    """An environment that knows the best actions in its present hidden states."""
+
+    def best_action(self) -> Tensors:
+        """The best action of each environment."""
+        ...
+
+
+class StateOracle(Player):
+    """Knows the hidden states of an environment, and plays its best actions."""
+
+    def __init__(self, env: Solvable) -> None:
+        self.env = env
+
+    def act(
+        self, obs: Tensors, state: Any, start: Bool[Tensor, "N"], deterministic: bool = False
+    ) -> Choice:
+        """The best actions in the present states."""
+        return Choice(self.env.best_action(), state)
 
 
 def _sample(space: Space, rows: int, device: torch.device) -> Tensor:
