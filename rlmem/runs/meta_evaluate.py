@@ -30,7 +30,7 @@ from rlmem.runs import build, evaluate, playing, stats, task_splits
 from rlmem.runs.folder import require_usable
 from rlmem.runs.progress import Progress
 
-RANDOM, ORACLE = "random", "oracle"
+RANDOM, BAYES, ORACLE = "random", "bayes", "oracle"
 
 AgentFactory = Callable[[VecEnv], playing.AgentLike]
 
@@ -112,6 +112,8 @@ def summarize(scores: Scores, others: Sequence[Scores], seed: int = 0) -> dict[s
         },
     }
     bounds = {other.name: other.trials for other in others}
+    if BAYES in bounds:
+        summary["bayes_regret"] = stats.estimate(stats.mean, bounds[BAYES] - trials, seed)
     if ORACLE in bounds:
         summary["regret"] = stats.estimate(stats.mean, bounds[ORACLE] - trials, seed)
         if RANDOM in bounds:
@@ -137,13 +139,16 @@ def summarize_kinds(
 def table(report: Mapping[str, Any]) -> str:
     """The report as a table for a terminal."""
     head = ("", "trial mean [95 %]", "IQM", "worst 20 %", "first", "last episode", "P(agent >)")
-    wins = report["scores"]["agent"]["probability_of_improvement"]
-    rows: list[tuple[str, ...]] = [head]
+    # Columns of tasks with these players.
+    regrets = {"regret": "regret", "bayes_regret": "to bayes"}
+    agent = report["scores"]["agent"]
+    wins, found = agent["probability_of_improvement"], [key for key in regrets if key in agent]
+    rows: list[tuple[str, ...]] = [(*head, *(regrets[key] for key in found))]
     for name, summary in report["scores"].items():
         win = f"{wins[name].value:.2f}" if name in wins else ""
         keys = ("iqm", "worst_20_percent", "first_episode", "last_episode")
-        cells = (f"{summary[key].value:.3f}" for key in keys)
-        rows.append((name, str(summary["mean"]), *cells, win))
+        cells, lost = ([f"{summary[key].value:.3f}" for key in each] for each in (keys, found))
+        rows.append((name, str(summary["mean"]), *cells, win, *lost))
     lines = _align(rows)
     if report["kinds"]:
         kinds: list[tuple[str, ...]] = [("trial mean of", *report["scores"])]

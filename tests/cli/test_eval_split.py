@@ -53,6 +53,9 @@ def test_eval_of_a_split_writes_a_report_and_a_plot(
     oracle, chance = (report["scores"][name]["mean"][0] for name in ("oracle", "random"))
     assert oracle > chance
     assert f"{mean:.3f}" in out
+    head, line = (next(row for row in out.splitlines() if key in row) for key in ("IQM", "agent  "))
+    assert head.split()[-1] == "regret"
+    assert line.split()[-1] == f"{summary['regret'][0]:.3f}"
     assert "20 trials of 6 episodes" in out
 
 

@@ -54,6 +54,9 @@ def test_statistics_by_hand():
     assert summary["probability_of_improvement"]["random"].value == 0.75
     assert summary["probability_of_improvement"]["oracle"].value == 0.0
     assert summary["regret"].value == 2.0
+    assert "bayes_regret" not in summary
+    bayes = Scores("bayes", np.array([[[1.0, 3.0], [2.0, 1.0]]]))
+    assert meta_evaluate.summarize(agent, [agent, bayes])["bayes_regret"].value == 0.5
     # The random agent has a mean of 1, the oracle 5: 3 is halfway.
     assert summary["share_of_oracle"].value == 0.5
     assert summary["mean_of_each_run"].values == [3.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rlmem.envs.base import VecEnv, find_wrapped
 from rlmem.envs.meta.bandit_players import bandit_players
+from rlmem.envs.meta.change_players import change_players
 from rlmem.envs.meta.players import Oracle, Player, RandomPlayer, Solvable, StateOracle
 from rlmem.envs.meta.posterior_sampling import PSRL
 from rlmem.envs.meta.tabular_mdp import TabularMDP
@@ -26,7 +27,7 @@ def references(env: VecEnv) -> dict[str, Player]:
         solvable: Solvable | None = find_wrapped(env, Solvable)
         return found if solvable is None else found | {"oracle": StateOracle(solvable)}
     tasks = inner.distribution
-    found |= bandit_players(inner)
+    found |= bandit_players(inner) | change_players(inner)
     if isinstance(tasks, TabularMDP):
         found["psrl"] = PSRL(inner, tasks)
     if isinstance(tasks, SolvableTasks):

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.meta.bandit import BernoulliArms
-from rlmem.envs.meta.splits import Ranges
+from rlmem.envs.meta.change_points import hazard_ranges
 from rlmem.envs.meta.task_env import meta
-from rlmem.errors import UsageError
 
 
 class SwitchingArms(NamedTuple):
@@ -52,8 +51,8 @@ class SwitchingBandit(BernoulliArms):
             heldout_prior,
             arms=arms,
             heldout_arms=heldout_arms,
-            more={"hazard": _hazards(hazard)},
-            heldout={"heldout_hazard": {"hazard": _hazards(heldout_hazard)}},
+            more={"hazard": hazard_ranges(hazard)},
+            heldout={"heldout_hazard": {"hazard": hazard_ranges(heldout_hazard)}},
             **options,
         )
 
@@ -72,10 +71,3 @@ class SwitchingBandit(BernoulliArms):
     def reveal(self, task: SwitchingArms, state: tuple[()], row: int) -> str:
         """The present chances, and the hazard."""
         return f"{super().reveal(task, state, row)}, changes with {float(task.hazard[row]):.3f}"
-
-
-def _hazards(ranges: Sequence[Sequence[float]]) -> Ranges:
-    hazards = Ranges.of(ranges)
-    if any(low < 0 or high > 1 for low, high in hazards.intervals):
-        raise UsageError(f"a hazard is a probability, not one of {ranges}")
-    return hazards
