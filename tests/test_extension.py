@@ -85,6 +85,7 @@ def test_the_command_line_trains_the_new_core(extended: Path):
     assert "leak: 0.3" in (extended / "run" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_the_core_tests_cover_the_new_core(extended: Path):
     report = run(extended, "pytest", "tests/cores/test_laws.py", "-k", "leaky", "-p", "no:xdist")
     assert " passed" in report

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +24,8 @@ from rlmem.errors import UsageError, unknown
 
 # The value of `resume` that goes on with the run in `run_dir`, if there is one.
 AUTO = "auto"
+# Hydra's own configuration, ours, and the empty one.
+OUR_SOURCES = {"hydra.conf", "rlmem.configs", ""}
 # Groups of options that a resumed run has in its configuration already.
 SETS = {"tuned", "experiment"}
 
@@ -123,7 +127,9 @@ def _check_values(cfg: DictConfig, command: str) -> list[str]:
     chosen = job.runtime.choices
     deciding = [f"{group}={chosen[group]}" for group in GROUPS if group in chosen]
     deciding += [o for o in job.overrides.hydra if o.startswith("hydra.searchpath=")]
-    defaults = dict(leaves(compose(command, deciding)))
+    # The files of this package do not change; those of other folders may.
+    ours = {source.path for source in job.runtime.config_sources} <= OUR_SOURCES
+    defaults = (_defaults if ours else _defaults.__wrapped__)(command, tuple(deciding))
     assert isinstance(overrides, list)
     if any(override.startswith("tuned=") for override in overrides):
         _require_tuned(job.runtime.choices["tuned"])
@@ -135,6 +141,12 @@ def _check_values(cfg: DictConfig, command: str) -> list[str]:
     members = {group: str(job.runtime.choices[group]) for group in GROUPS if group in cfg}
     values.check(cfg, defaults, values.nullable(command, members))
     return overrides
+
+
+@cache
+def _defaults(command: str, deciding: tuple[str, ...]) -> Mapping[str, Any]:
+    """The default of every option of a command, after the overrides that choose group members."""
+    return dict(leaves(compose(command, deciding)))
 
 
 def _require_tuned(name: str) -> None:

@@ -17,7 +17,7 @@ from tests.cli.common import SMALL
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("core=fmm", "unknown core 'fmm'; did you mean ffm"),
+        ("core=ffmm", "unknown core 'ffmm'; did you mean ffm"),
         ("env=popgym-repaet", "unknown env 'popgym-repaet'; did you mean popgym-repeat"),
         ("algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: "),
         ("policy=dfault", "unknown policy 'dfault'; did you mean default?"),
@@ -164,8 +164,8 @@ def test_bad_options_of_eval(arguments: str, message: str, error_line: Callable[
         ("", "missing command: train, eval, play, show, check, export, bench, compare"),
         ("trian", "unknown command 'trian'; did you mean train?"),
         ("help trian", "unknown command 'trian'; did you mean train?"),
-        ("train --help core=fmm", "unknown core 'fmm'; did you mean ffm"),
-        ("train --help -m core=gru,fmm", "unknown core 'fmm'; did you mean ffm"),
+        ("train --help core=ffmm", "unknown core 'ffmm'; did you mean ffm"),
+        ("train --help -m core=gru,ffmm", "unknown core 'ffmm'; did you mean ffm"),
         ("train --help env=popgym-repaet", "unknown env 'popgym-repaet'; did you mean popgym-rep"),
         ("train --help algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: "),
         ("train --help tuned=nope", "unknown tuned 'nope'; did you mean none? (known: meta-bandit"),
