@@ -19,7 +19,7 @@ from pathlib import Path
 from pages import publish
 from program import rlmem
 
-SETTINGS = ["core=gru", "total_steps=500000", "hidden_size=64"]
+SETTINGS = ["tuned=none", "core=gru", "total_steps=500000", "hidden_size=64"]
 CRITICS = {
     "observations": ["env.privileged=false"],
     "observations and hidden state": ["env.privileged=true"],
