@@ -55,7 +55,7 @@ class MoM(GatedDeltaNet):
         *,
         memories: int = 4,
         topk: int = 2,
-        heads: int = 2,
+        heads: int = 4,
         head_size: int | None = None,
         negative_eigenvalues: bool = False,
         conv_size: int = 4,

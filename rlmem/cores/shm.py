@@ -1,13 +1,14 @@
 """Stable Hadamard memory (Le et al., ICLR 2025, arXiv 2410.10132): a calibrated matrix memory.
 
-    u = g rms(x) + s clock(age),   k, q = relu(W_k u), relu(W_q u), each divided by its sum
+    u = g rms(x) + s clock(age),   k, q = relu(W_k u)^2, relu(W_q u)^2, each divided by its sum
     C = 1 + tanh(theta_l (W_c u)^T)               one factor near 1 for each entry, [S, S]
     M' = M * C + sigmoid(w_eta u) (W_v u) k^T     elementwise
     out = W_out (rms(S M' q) + W_s u + b_s) + b
 
 theta_l is one of L learned rows, drawn at random in each step: factors of many steps are then
-nearly independent, and their product stays near 1 in expectation. Keys and the path around the
-memory follow the authors' code. (Its draw truncates a number below 1, which is always row 0.)
+nearly independent, and their product stays near 1 in expectation. Positive keys with sum 1 and the
+path around the memory follow the authors' code. (Its draw truncates a number below 1, which is
+always row 0.)
 
 Here the draw depends on the number of past steps of the episode alone: it is entry `age % 1024` of
 `draws`, a random table that is saved with the weights. So an agent that acts step by step draws the
@@ -15,7 +16,8 @@ same rows as the training on whole rows, and a loaded agent draws the same as th
 
 The authors add sinusoids of the time to the input too, with periods of 6 to 63,000 steps. Here the
 periods are 2 to 60 steps: as the memory hardly forgets, keys must tell neighbouring steps apart.
-Both root-mean-square norms are ours. Without these changes, an agent learns RepeatPrevious slowly.
+Both root-mean-square norms and the squares are ours. Without these changes, an agent learns
+RepeatPrevious slowly.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class Access(NamedTuple):
 
 
 def shares(x: Float[Tensor, "*N S"]) -> Float[Tensor, "*N S"]:
-    """The positive parts of `x`, divided by their sum."""
-    x = torch.relu(x)
+    """The squares of the positive parts of `x`, divided by their sum."""
+    x = torch.relu(x).square()
     return x / (x.sum(-1, keepdim=True) + 1e-5)
 
 
