@@ -1,6 +1,6 @@
 """Stable Hadamard memory (Le et al., ICLR 2025, arXiv 2410.10132): a calibrated matrix memory.
 
-    u = g rms(x) + s clock(age),   k, q = relu(W_k u)^2, relu(W_q u)^2, each divided by its sum
+    u = g rms(x),   k, q = relu(W_k u')^2, relu(W_q u')^2, each / its sum,   u' = u + s clock(age)
     C = 1 + tanh(theta_l (W_c u)^T)               one factor near 1 for each entry, [S, S]
     M' = M * C + sigmoid(w_eta u) (W_v u) k^T     elementwise
     out = W_out (rms(S M' q) + W_s u + b_s) + b
@@ -14,10 +14,11 @@ Here the draw depends on the number of past steps of the episode alone: it is en
 `draws`, a random table that is saved with the weights. So an agent that acts step by step draws the
 same rows as the training on whole rows, and a loaded agent draws the same as the saved one.
 
-The authors add sinusoids of the time to the input too, with periods of 6 to 63,000 steps. Here the
-periods are 2 to 60 steps: as the memory hardly forgets, keys must tell neighbouring steps apart.
-Both root-mean-square norms and the squares are ours. Without these changes, an agent learns
-RepeatPrevious slowly.
+The authors add sinusoids of the time to all inputs, with periods of 6 to 63,000 steps. Here only
+keys and queries have them, with periods of 2 to 60 steps: as the memory hardly forgets, keys must
+tell neighbouring steps apart, and elsewhere a clock lets an agent fit the noise of its rewards by
+the time. Both root-mean-square norms and the squares are ours too. Without these changes, an agent
+learns RepeatPrevious slowly.
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ class SHM(MemoryCore[SHMState]):
 
     def _access(self, x: Float[Tensor, "*N I"], age: Int[Tensor, "*N"]) -> Access:
         x = self.norm(x)
-        x = x + self.strength * clock(age, self.input_size).to(x.dtype)
-        maps = (self.W_k, self.W_q, self.W_v, self.W_c, self.w_eta)
-        k, q, v, c, eta = (W(x).to(self.state_dtype) for W in maps)
+        timed = x + self.strength * clock(age, self.input_size).to(x.dtype)
+        k, q = (W(timed).to(self.state_dtype) for W in (self.W_k, self.W_q))
+        v, c, eta = (W(x).to(self.state_dtype) for W in (self.W_v, self.W_c, self.w_eta))
         theta = self.theta[self.draws[age % TABLE]]
         C = 1 + torch.tanh(theta[..., :, None] * c[..., None, :])
         written = (eta.sigmoid() * v)[..., :, None] * shares(k)[..., None, :]

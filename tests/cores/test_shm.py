@@ -19,8 +19,8 @@ def test_equals_a_loop_over_its_equations() -> None:
             x_t = x_t / (x_t.square().mean() + 1e-5).sqrt() * p["norm.weight"]
             angles = [math.pi * t * 30 ** (-i / 5) for i in (0, 2, 4)]
             clock = [math.sin(a) for a in angles] + [math.cos(a) for a in angles[:2]]
-            x_t = x_t + p["strength"] * torch.tensor(clock, dtype=x.dtype)
-            k, q = ((p[f"{w}.weight"] @ x_t).clamp(min=0) ** 2 for w in ("W_k", "W_q"))
+            timed = x_t + p["strength"] * torch.tensor(clock, dtype=x.dtype)
+            k, q = ((p[f"{w}.weight"] @ timed).clamp(min=0) ** 2 for w in ("W_k", "W_q"))
             k, q = k / (1e-5 + k.sum()), q / (1e-5 + q.sum())
             v, c = (p[f"{w}.weight"] @ x_t for w in ("W_v", "W_c"))
             eta = 1 / (1 + torch.exp(-p["w_eta.weight"] @ x_t))
