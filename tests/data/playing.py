@@ -38,7 +38,7 @@ def play(replay: Replay, env: Counting, steps: int) -> list[tuple[Any, ...]]:
     state = policy.initial_state(env.num_envs)
     added = []
     for _ in range(steps):
-        action, following, _ = policy.act(obs, state, start)
+        action, following, *_ = policy.act(obs, state, start)
         step = env.step(action)
         added.append((obs, start, state, action, step))
         replay.add(*added[-1])
