@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,3 +41,12 @@ def select(mask: Tensor, yes: Any, no: Any) -> Any:
         return torch.where(views[extra], a, b)
 
     return map(pick, yes, no)
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU: all copies begin at once, then one wait is for all of them."""
+    copies = {name: leaf.to("cpu", non_blocking=True) for name, leaf in tensors.items()}
+    for device in {leaf.device for leaf in tensors.values()}:
+        if device.type != "cpu":
+            torch.cuda.synchronize(device)
+    return copies

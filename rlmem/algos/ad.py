@@ -81,6 +81,7 @@ class AD:
             loss, metrics = action_loss(self.policy, rows, self.device, reset_memory=False)
             metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of AD", rows)
             updates.append(metrics)
+        self.optimizer.check()
         return {**mean_metrics(updates), "learning_rate": learning_rate}
 
     def draw(self) -> Int[Tensor, "B P 3"]:

@@ -127,6 +127,7 @@ class AMAGO:
         updates: list[Metrics] = []
         for batch in self.collector.batches(progress):
             metrics, error = self.learn(batch)
+            self.optimizer.check()
             self.collector.replay.update_priorities(batch.segment, error)
             updates.append(metrics)
         return {**episodes, **mean_metrics(updates)}

@@ -78,6 +78,7 @@ class DT:
             loss, metrics = action_loss(self.policy, rows, self.device, reset_memory=True)
             metrics["grad_norm"] = self.optimizer.step(loss, f"update {update} of DT", rows)
             updates.append(metrics)
+        self.optimizer.check()
         return {**mean_metrics(updates), "learning_rate": learning_rate}
 
     def draw(self) -> Int[Tensor, "B P 3"]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Any
+from math import isfinite
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,34 @@ from rlmem.errors import UsageError
 Metrics = dict[str, Tensor]
 
 
+# Updates between two checks at most; each keeps its batch.
+MOST_UNCHECKED = 32
+
+
+class Update(NamedTuple):
+    """One update: its loss, the gradient's norm, its place in words, and its batch."""
+
+    loss: Tensor
+    norm: Tensor
+    where: str
+    batch: Experience | None
+
+    def error(self) -> NonFiniteLoss:
+        """The error of an update whose gradient is not finite."""
+        loss, norm = self.loss.item(), self.norm.item()
+        return NonFiniteLoss(
+            f"the loss is {loss:g} with a gradient of norm {norm:g} in {self.where}", self.batch
+        )
+
+
 class PlainAdam(Adam):
     """torch's Adam without the wrappers that hide its methods from `torch.compile`.
 
     They import torch's compiler at the first call, which takes longer than all other imports of a
-    training. The numbers are the same.
+    training. The numbers are the same. A step changes nothing if `found_inf`, on the device, is 1.
     """
+
+    found_inf: Tensor | None = None
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     zero_grad = inspect.unwrap(Optimizer.zero_grad)
@@ -60,6 +83,7 @@ class ClippedAdam:
         self.initial_learning_rate = learning_rate
         self.anneal_lr = anneal_lr
         self.max_grad_norm = max_grad_norm
+        self.unchecked: list[Update] = []
         self.adam = PlainAdam(whole, lr=learning_rate, eps=adam_eps, fused=True)
 
     @property
@@ -80,24 +104,57 @@ class ClippedAdam:
     def step(self, loss: Tensor, where: str, batch: Experience | None = None) -> Tensor:
         """One step along the gradient of `loss`; returns the gradient's norm before clipping.
 
-        Raises `NonFiniteLoss` with the place `where`, before any weight changes. It names the first
-        input of `batch` that is not finite, if there is one.
+        Raises `NonFiniteLoss` with the place `where`, before any weight changes; on other devices
+        than the CPU `check` does. It names the first input of `batch` that is not finite, if there
+        is one.
         """
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
         grads = [[p.grad for p in group if p.grad is not None] for group in self.groups]
         norms = [nn.utils.get_total_norm(each) for each in grads]
         norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
-        if not torch.isfinite(norm):
-            raise NonFiniteLoss(
-                f"the loss is {loss.item():g} with a gradient of norm {norm.item():g} in {where}",
-                batch,
-            )
+        update = Update(loss.detach(), norm, where, batch)
+        if norm.device.type == "cpu":
+            if not torch.isfinite(norm):
+                raise update.error()
+        else:
+            norms = self._defer(update, norms)
         # After the check: gradients that are not finite tell their layer.
         for group, each in zip(self.groups, norms, strict=True):
             nn.utils.clip_grads_with_norm_(group, self.max_grad_norm, each)
         self.adam.step()
         return norm
+
+    def check(self) -> None:
+        """Raise `NonFiniteLoss` if a gradient since the last check was not finite.
+
+        To be called after the updates of an iteration, and before their results are used outside
+        of the weights. On a CPU `step` itself has raised. On other devices a read would wait for
+        the device: there the updates from the first such gradient on change nothing, until this
+        check reads the norms of all of them at once.
+        """
+        if not self.unchecked:
+            return
+        unchecked, self.unchecked = self.unchecked, []
+        norms = torch.stack([each.norm for each in unchecked]).tolist()
+        bad = [each for each, norm in zip(unchecked, norms, strict=True) if not isfinite(norm)]
+        if bad:
+            self.adam.found_inf = None
+            raise bad[0].error()
+
+    def _defer(self, update: Update, norms: list[Tensor]) -> list[Tensor]:
+        """Let Adam do nothing, on the device, if this gradient or an earlier one is not finite.
+
+        Returns the norms for clipping: without any, gradients that are not finite stay as they are.
+        """
+        if len(self.unchecked) >= MOST_UNCHECKED:
+            self.check()
+        self.unchecked.append(update)
+        finite = torch.isfinite(update.norm)
+        failed = (~finite).float()
+        before = self.adam.found_inf
+        self.adam.found_inf = failed if before is None else torch.maximum(before, failed)
+        return [torch.where(finite, each, 0) for each in norms]
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a resumed run."""
@@ -120,4 +177,6 @@ def mean_metrics(updates: Sequence[Metrics]) -> dict[str, float]:
     """The mean of each metric over some updates; no metrics without updates."""
     if not updates:
         return {}
-    return {key: torch.stack([each[key] for each in updates]).mean().item() for key in updates[0]}
+    means = [torch.stack([each[key] for each in updates]).mean() for key in updates[0]]
+    # One read for all of them: it waits for the device.
+    return dict(zip(updates[0], torch.stack(means).tolist(), strict=True))

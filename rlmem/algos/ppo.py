@@ -112,6 +112,7 @@ class PPO:
                 kl = mean_metrics(updates[-self.num_minibatches :])["approx_kl"]
                 if kl > self.target_kl:
                     break
+        self.optimizer.check()
         self.collector.update_statistics()
         unexplained = variance(target - rollout.value) / variance(target).clamp(min=1e-12)
         return {

@@ -91,6 +91,7 @@ class PQN:
                 loss, metrics = self.loss(rollout, rows, target[rows])
                 metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PQN", rollout)
                 updates.append(metrics)
+        self.optimizer.check()
         self.collector.update_statistics()
         return {
             **mean_metrics(updates),

@@ -86,6 +86,7 @@ class R2D2:
         updates: list[Metrics] = []
         for batch in self.collector.batches(progress):
             metrics, priority = self.learn(batch)
+            self.optimizer.check()
             self.collector.replay.update_priorities(batch.segment, priority)
             updates.append(metrics)
         return {**episodes, **mean_metrics(updates)}

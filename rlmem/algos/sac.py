@@ -101,7 +101,7 @@ class SAC:
         self.steps_per_iteration = self.collector.steps
         self.progress = 0.0
         self.gamma = fraction("gamma", gamma)
-        self.scale = RewardScale(gamma, reward_scale)
+        self.scale = RewardScale(gamma, reward_scale, env.device)
         # Constant actions have no entropy.
         n, k = policy.actions.n, policy.actions.free
         self.kinds = {"discrete": n > 1, "continuous": k > 0}
@@ -124,9 +124,17 @@ class SAC:
         updates: list[Metrics] = []
         for batch in self.collector.batches(progress):
             metrics, error = self.learn(batch)
-            self.collector.replay.update_priorities(batch.segment, error)
+            if self.collector.replay.priorities:
+                self._check()
+                self.collector.replay.update_priorities(batch.segment, error)
             updates.append(metrics)
+        self._check()
         return {**episodes, **mean_metrics(updates)}
+
+    def _check(self) -> None:
+        """Raise `NonFiniteLoss` if an update was not finite."""
+        self.optimizer.check()
+        self.alpha_optimizer.check()
 
     @property
     def target_entropy(self) -> Float[Tensor, "2"]:
@@ -233,31 +241,42 @@ class RewardScale:
     `1 - gamma` is at least 1 / `HORIZON`.
     """
 
-    def __init__(self, gamma: float, given: float | None) -> None:
+    def __init__(
+        self, gamma: float, given: float | None, device: torch.device | str = "cpu"
+    ) -> None:
         self.given = given
         self.usual = USUAL_RETURN * max(1 - gamma, 1 / HORIZON)
-        self.square, self.batches = 0.0, 0
+        self.square = torch.zeros((), dtype=torch.float64, device=device)
+        self.batches = 0
 
     @property
-    def factor(self) -> float:
+    def factor(self) -> float | Float[Tensor, ""]:
         """The factor; 1 before the first reward other than 0."""
         if self.given is not None:
             return self.given
-        return self.usual / math.sqrt(self.square / self.batches) if self.square else 1.0
+        deviation = (self.square / max(self.batches, 1)).sqrt()
+        return torch.where(self.square > 0, self.usual / deviation, 1.0).float()
 
     def update(self, batch: SequenceBatch) -> None:
-        """Include the rewards of a batch; raises `NonFiniteLoss` if one of them is not finite."""
-        square = average(batch.reward.square(), batch).item()
-        if not math.isfinite(square):
-            raise NonFiniteLoss(f"the mean squared reward is {square:g} in a batch of SAC", batch)
-        self.square += square
+        """Include the rewards of a batch; raises `NonFiniteLoss` if one of them is not finite.
+
+        On other devices than the CPU, where asking takes long, the loss will tell.
+        """
+        square = average(batch.reward.square(), batch)
+        finite = square.isfinite()
+        if self.square.device.type == "cpu" and not finite:
+            raise NonFiniteLoss(
+                f"the mean squared reward is {square.item():g} in a batch of SAC", batch
+            )
+        self.square += torch.where(finite, square, 0)
         self.batches += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"square": self.square, "batches": self.batches}
+        return {"square": self.square.item(), "batches": self.batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.square, self.batches = state["square"], state["batches"]
+        self.square.fill_(state["square"])
+        self.batches = state["batches"]
 
 
 def average(x: Float[Tensor, "B T *K"], batch: SequenceBatch) -> Float[Tensor, "*K"]:

@@ -128,7 +128,7 @@ def _unless_terminated(terminated: Tensor, next_value: Tensor) -> Tensor:
 def _scan_back(x: Tensor, done: Tensor, gate: float, last: Tensor | None = None) -> Tensor:
     """`h[t] = x[t] + gate * (0 if done[t] else h[t+1])`, with `h[T] = last`, or 0."""
     h0 = None if last is None else last[:, None]
-    return linear_scan(x.new_tensor([gate]), x[..., None], h0, done, reverse=True)[..., 0]
+    return linear_scan(x.new_full((1,), gate), x[..., None], h0, done, reverse=True)[..., 0]
 
 
 class EpisodeSums:
@@ -182,7 +182,7 @@ class DiscountedReturns:
     ) -> Float[Tensor, "N T"]:
         """The returns of the next rows."""
         begin = torch.cat([self.done[:, None], done[:, :-1]], dim=1)
-        gate = reward.new_tensor([gamma])
+        gate = reward.new_full((1,), gamma)
         returns = linear_scan(gate, reward[..., None], self.carried, begin)[..., 0]
         self.carried, self.done = returns[:, -1:], done[:, -1]
         return returns
@@ -201,6 +201,7 @@ def summary(returns: Float[Tensor, "E"], lengths: Float[Tensor, "E"]) -> dict[st
     """The metrics of some episodes: their number, and mean return and length if there are any."""
     metrics = {"episodes": float(len(returns))}
     if len(returns):
-        metrics["episode_return"] = returns.mean().item()
-        metrics["episode_length"] = lengths.mean().item()
+        # One read for both: it waits for the device.
+        mean = torch.stack([returns.mean(), lengths.mean()]).tolist()
+        metrics["episode_return"], metrics["episode_length"] = mean
     return metrics

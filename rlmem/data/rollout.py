@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlmem import tree
+from rlmem.data.final_values import FinalValues
 from rlmem.data.place import load_place, save_place
 from rlmem.data.returns import DiscountedReturns, EpisodeSums, summary
 from rlmem.envs.base import Tensors, VecEnv
@@ -103,12 +104,14 @@ class Collector:
         """Run T steps in every environment."""
         first_state = self.state
         never = torch.zeros_like(self.start)
-        out = self.rollout
+        out, final = self.rollout, None
         for t in range(self.num_steps):
             act = self.policy.act_with_value(self.obs, self.state, self.start)
             step = self.env.step(act.action)
             if out is None:
                 out = self.rollout = self._allocate(act.action, step.reward)
+            if t == 0 and self.env.device.type != "cpu":
+                final = FinalValues(self.policy, out.next_value)
             _write(out.obs, self.obs, t)
             _write(out.action, act.action, t)
             out.log_prob[:, t] = act.log_prob
@@ -119,9 +122,13 @@ class Collector:
             out.truncated[:, t] = step.truncated
             self.obs, self.state = step.obs, act.state
             self.start = step.memory_reset
-            if step.truncated.any():
+            if final is not None:
+                final.add(t, step, act.state)
+            elif step.truncated.any():
                 out.next_value[:, t] = self.policy.value(step.final_obs, act.state, never)
         assert out is not None
+        if final is not None:
+            final.flush()
         out.state, out.last_obs = first_state, self.obs
         last = self.policy.value(self.obs, self.state, self.start)
         following = torch.cat([out.value[:, 1:], last[:, None]], dim=1)

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from rlmem import tree
 from rlmem.data import mapped_files
 from rlmem.data.undo import ENTRIES, UndoLog
 from rlmem.envs.base import Tensors, Transition
@@ -59,16 +60,18 @@ class StepBlock(NamedTuple):
     def of(cls, pending: list[PendingStep], obs: Sequence[str], action: Sequence[str]) -> StepBlock:
         """K pending steps as one block; `obs` and `action` are the keys in their order."""
         steps = [each.step for each in pending]
-        ends = _stack([step.memory_reset for step in steps])
-        flags = START * _stack([each.start for each in pending]).to(torch.uint8)
-        flags += TERMINATED * _stack([step.terminated for step in steps])
-        flags += TRUNCATED * _stack([step.truncated for step in steps])
+        ends = torch.stack([step.memory_reset for step in steps])
+        flags = START * torch.stack([each.start for each in pending]).to(torch.uint8)
+        flags += TERMINATED * torch.stack([step.terminated for step in steps])
+        flags += TRUNCATED * torch.stack([step.truncated for step in steps])
         leaves = _stacked("obs", obs, [each.obs for each in pending])
         leaves |= _stacked("action", action, [each.action for each in pending])
-        leaves |= {"reward": _stack([step.reward for step in steps]), "flags": flags}
+        leaves |= {"reward": torch.stack([step.reward for step in steps]), "flags": flags}
+        leaves = tree.to_host({**leaves, "ends": ends})
+        ends = leaves.pop("ends")
         ending = ends.any(1)
         final = [step.final_obs for step, yes in zip(steps, ending.tolist(), strict=True) if yes]
-        last = _stacked("obs", obs, final) if final else {}
+        last = tree.to_host(_stacked("obs", obs, final)) if final else {}
         return cls(leaves, ends, {name: leaf[ends[ending]] for name, leaf in last.items()})
 
 
@@ -77,12 +80,8 @@ def numbered(name: str, keys: Sequence[str], leaves: Tensors) -> dict[str, Tenso
     return {f"{name}{i}": leaves[key] for i, key in enumerate(keys)}
 
 
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors).cpu()
-
-
 def _stacked(name: str, keys: Sequence[str], parts: list[Tensors]) -> dict[str, Tensor]:
-    return {f"{name}{i}": _stack([p[key] for p in parts]) for i, key in enumerate(keys)}
+    return {f"{name}{i}": torch.stack([p[key] for p in parts]) for i, key in enumerate(keys)}
 
 
 class ResidentMemoryLimit:

@@ -43,6 +43,7 @@ class StoredStates:
         """
         per_env = self.number // entry.shape[1]
         self._reserve(int(entry.max()) // self.stride + 2, per_env)
+        device = next((leaf.device for leaf in tree.leaves(states[0])), entry.device)
         for shift, due in ((0, entry % self.stride == 0), (1, (entry + 1) % self.stride == 0)):
             due = due & ends if shift else due
             some = [(k, due[k].nonzero()[:, 0]) for k in due.any(1).nonzero()[:, 0].tolist()]
@@ -53,12 +54,14 @@ class StoredStates:
             if self.undo:
                 old = self.undo.overwrites(env, (entry + shift)[due])
                 self.undo.keep(STATES, self.leaves, index[old])
+            there = env.to(device, non_blocking=True).split([len(each) for _, each in some])
             parts = [
-                {name: leaf[env.to(leaf.device)] for name, leaf in _real(states[k]).items()}
-                for k, env in some
+                {name: leaf[rows] for name, leaf in _real(states[k]).items()}
+                for (k, _), rows in zip(some, there, strict=True)
             ]
+            found = tree.to_host({n: torch.cat([part[n] for part in parts]) for n in self.leaves})
             for name, stored in self.leaves.items():
-                stored[index] = torch.cat([part[name] for part in parts]).cpu()
+                stored[index] = found[name]
 
     def read(self, segment: Int[Tensor, "B"], like: Any) -> Any:
         """The first states of some segments, with the structure, dtypes and device of `like`."""
@@ -66,7 +69,9 @@ class StoredStates:
 
         def leaf(template: Tensor) -> Tensor:
             found = self.leaves[f"state{next(numbers)}"][segment]
-            return (torch.view_as_complex(found) if template.is_complex() else found).to(template)
+            return (torch.view_as_complex(found) if template.is_complex() else found).to(
+                template, non_blocking=True
+            )
 
         return tree.map(leaf, like)
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from rlmem.envs.constants import constant
 from rlmem.envs.counter_rng import RandomDraws
 
 # More steps than any episode has.
@@ -55,7 +56,7 @@ class Control(ABC):
 
 def between(draws: RandomDraws, *bounds: tuple[float, float]) -> Float64[Tensor, "S M"]:
     """Uniform random numbers between each pair of bounds."""
-    low, high = torch.tensor(bounds, dtype=torch.float64, device=draws.device).T[..., None]
+    low, high = constant(bounds, torch.float64).on(draws.device).T[..., None]
     return torch.lerp(low, high, draws.uniform64(len(bounds)))
 
 

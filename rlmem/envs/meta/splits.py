@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlmem.envs import counter_rng
 from rlmem.envs.base import VecEnv, find_wrapped
+from rlmem.envs.constants import Constant
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.errors import UsageError, unknown
 
@@ -64,18 +65,17 @@ class Values(Domain):
 
     def draw(self, draws: RandomDraws) -> Tensor:
         """A random value for each environment, [M, ...], float32 or int64."""
-        table = self._table.to(draws.device)
+        table = self._table.on(draws.device)
         return table.index_select(0, draws.below(len(self.values), 1)[0])
 
     def contains(self, drawn: Tensor) -> Bool[Tensor, "M"]:
         """Which of `drawn` [M, ...] are in the set."""
-        same = self._table.to(drawn.device)[None] == drawn[:, None]
+        same = self._table.on(drawn.device)[None] == drawn[:, None]
         return same.flatten(2).all(-1).any(1) if same.dim() > 2 else same.any(1)
 
     @cached_property
-    def _table(self) -> Tensor:
-        # torch's defaults: int64 for integers, float32 for floats.
-        return torch.tensor(self.values)
+    def _table(self) -> Constant:
+        return Constant(self.values)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Ranges(Domain):
 
     def draw(self, draws: RandomDraws) -> Tensor:
         """A random number for each environment, float32 [M]."""
-        low, high = torch.tensor(self.intervals, device=draws.device).unbind(1)
+        low, high = self._bounds.on(draws.device).unbind(1)
         ends = (high - low).cumsum(0)
         way = draws.uniform(1)[0] * ends[-1]
         index = torch.searchsorted(ends, way, right=True).clamp(max=len(ends) - 1)
@@ -122,8 +122,12 @@ class Ranges(Domain):
 
     def contains(self, drawn: Tensor) -> Bool[Tensor, "M"]:
         """Which of `drawn` [M] are in one of the intervals."""
-        low, high = torch.tensor(self.intervals, device=drawn.device).unbind(1)
+        low, high = self._bounds.on(drawn.device).unbind(1)
         return ((drawn[:, None] >= low) & (drawn[:, None] < high)).any(1)
+
+    @cached_property
+    def _bounds(self) -> Constant:
+        return Constant(self.intervals)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Wind(PointTasks):
             heldout_strength={"strength": Ranges.of(heldout_strength)},
         )
         super().__init__(splits, length, speed, sparse, goal_radius, **options)
+        self._goal = torch.tensor([[0.0, 1.0]], device=self.device)
 
     def draw_task(self, draws: RandomDraws) -> Air:
         """Winds of the split."""
@@ -58,7 +59,7 @@ class Wind(PointTasks):
 
     def goal(self, task: Air) -> Float[Tensor, "N 2"]:
         """(0, 1)."""
-        return torch.tensor([[0.0, 1.0]], device=self.device).expand_as(task.wind)
+        return self._goal.expand_as(task.wind)
 
     def drift(self, task: Air) -> Float[Tensor, "N 2"]:
         """The wind."""
