@@ -4,7 +4,8 @@ Inside `Device()` tensors on "cuda" exist on any machine: they are wrappers of t
 and every operation on one runs on the CPU. So the path of a GPU runs, Triton aside, and
 
 - an operation that waits for the device (reads a value, has a shape that depends on values, copies
-  between host and device) is counted with the line of the package that called it;
+  between host and device) is counted with the line of the package that called it
+  (`x[mask] = 1.0` counts, though a GPU fills without a wait: write `masked_fill_`);
 - an operation that mixes tensors of both devices is an error, as it is on a GPU.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 import rlmem
 
@@ -139,7 +140,8 @@ class Device(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        flat, spec = tree_flatten((args, kwargs))
+        flat: list[Tensor] = []
+        near_args, near_kwargs = each_tensor((args, kwargs), lambda x: near_of(x, flat))
         far = [x for x in flat if isinstance(x, FarTensor)]
         device = kwargs.get("device")
         goes_far = device is not None and torch.device(device).type != "cpu"
@@ -148,32 +150,19 @@ class Device(TorchDispatchMode):
         name = func.name().split("::")[1].split(".")[0]
         stays = self._count(name, args, kwargs, flat, bool(far), goes_far)
         if device is not None:
-            kwargs["device"] = torch.device("cpu")
-            flat, spec = tree_flatten((args, kwargs))
-        near = [x.near if isinstance(x, FarTensor) else x for x in flat]
-        args, kwargs = tree_unflatten(near, spec)
-        with torch.no_grad():
-            out = func(*args, **kwargs)
-        if name == "_to_copy" and out is args[0]:
-            out = out.clone()
+            near_kwargs["device"] = torch.device("cpu")
+        out = func(*near_args, **near_kwargs)
         if not stays:
             return out
+        # An operation in place returns its own argument.
         wrapped = {id(x.near): x for x in far}
-
-        def wrap(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return wrapped.get(id(leaf)) or FarTensor(leaf)
-
-        if isinstance(out, Tensor) and id(out) in wrapped:
-            return wrapped[id(out)]
-        return tree_map(wrap, out)
+        return each_tensor(out, lambda x: wrapped[id(x)] if id(x) in wrapped else FarTensor(x))
 
     def _count(
-        self, name: str, args: Any, kwargs: Any, flat: list[Any], far: bool, goes_far: bool
+        self, name: str, args: Any, kwargs: Any, flat: list[Tensor], far: bool, goes_far: bool
     ) -> bool:
         """Count the waits of an operation; returns whether its result is on the device."""
-        host = [x for x in flat if isinstance(x, Tensor) and not isinstance(x, FarTensor)]
+        host = [x for x in flat if not isinstance(x, FarTensor)]
         if name == "_to_copy":
             if far and not goes_far and kwargs.get("device") is not None:
                 # One without waiting needs a `synchronize` later.
@@ -210,6 +199,23 @@ class Device(TorchDispatchMode):
 
     def _wait(self, name: str) -> None:
         self.waits[name, caller()] += 1
+
+
+def each_tensor(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """`value`, with all tensors in its lists, tuples and dicts changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)([each_tensor(each, change) for each in value])
+    if isinstance(value, dict):
+        return {key: each_tensor(each, change) for key, each in value.items()}
+    return value
+
+
+def near_of(x: Tensor, seen: list[Tensor]) -> Tensor:
+    """The values of `x` on the CPU; notes `x` in `seen`."""
+    seen.append(x)
+    return x.near if isinstance(x, FarTensor) else x
 
 
 def caller() -> str:

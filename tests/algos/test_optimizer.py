@@ -8,6 +8,7 @@ from torch import nn
 
 from rlmem.algos import NonFiniteLoss
 from rlmem.algos.optimizer import ClippedAdam, PlainAdam
+from tests.far_device import CUDA, Device
 
 
 def weights(*values: list[float]) -> list[nn.Parameter]:
@@ -45,6 +46,27 @@ def test_a_non_finite_gradient_changes_no_weight(which: int) -> None:
         )
     for parameter, old in zip(parameters, before, strict=True):
         assert torch.equal(parameter, old)
+
+
+def test_a_device_skips_updates_from_a_non_finite_gradient_on_until_the_check() -> None:
+    x = weights([1.0, 2.0], [3.0])
+    expected = ClippedAdam(x, 0.1, max_grad_norm=1.0, separate_group=x[1:])
+    with Device() as device:
+        far = [nn.Parameter(each.detach().clone().to(CUDA)) for each in x]
+        optimizer = ClippedAdam(far, 0.1, max_grad_norm=1.0, separate_group=far[1:])
+        device.waits.clear()
+        for number, factor in enumerate([2.0, 3.0, torch.inf, 4.0]):
+            optimizer.step(sum(p.square().sum() for p in far) * factor, f"update {number}")
+        assert not device.waits, device.table()
+        with pytest.raises(NonFiniteLoss, match="norm inf in update 2"):
+            optimizer.check()
+        optimizer.check()  # an error is raised once
+        optimizer.step(sum(p.square().sum() for p in far), "the next iteration")
+        optimizer.check()
+        found = [each.cpu() for each in far]
+    for factor in (2.0, 3.0, 1.0):
+        expected.step(sum(p.square().sum() for p in x) * factor, "a test")
+    torch.testing.assert_close(found, [each.detach() for each in x])
 
 
 def test_plain_adam_is_torch_s_adam_in_every_bit() -> None:
