@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
         # OmegaConf's DictConfig derives from typing.MutableMapping.
         warning = "beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
         config.addinivalue_line("filterwarnings", f"ignore::{warning}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Half of the tests for each of two workers, so few fixtures are made twice."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

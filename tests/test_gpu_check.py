@@ -108,6 +108,7 @@ def bare(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_few_packages(tmp_path: Path, bare: dict[str, str]) -> None:
     """Tests, an operator and PPO on a CPU; failures are reported, and the exit status is 0."""
     (tmp_path / "test_planted.py").write_text(TESTS)

@@ -46,6 +46,7 @@ def run(folder: Path, *arguments: str, code: int = 0, cwd: str = ".") -> str:
     return done.stderr if code else done.stdout
 
 
+@pytest.mark.slow
 def test_its_tests_pass_at_once(place: Path) -> None:
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "error"]
     # pytest cannot rewrite what was imported before it.

@@ -20,10 +20,12 @@ from tests.warm_python import warm_python
 ROOT = Path(__file__).parents[2]
 # Cores with complex and integer states.
 FEW = ["ffm", "transformer_xl"]
+# By night.
+RARE = ("encoder", "sampled", "folded", "missing", "untouched")
 # In groups: each is a process, which first imports torch and its exporter.
 GROUPS = [
     [*(f"core:{name}" for name in FEW), "any-batch:ffm", "algo:ppo", "algo:sac"],
-    [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask", "encoder")],
+    [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask", *RARE)],
 ]
 MORE = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
 MORE += [
@@ -31,7 +33,7 @@ MORE += [
     ["any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
     ["mask:ppo:joint=1", "mask:r2d2", "mask:amago", "mask:dt"],
     ["core:mingru:gate=complex", "core:s5:discretization=bilinear", "core:lmu:hippo=legs"],
-    ["core:titans:use=context", "encoder"],
+    ["core:titans:use=context", *RARE],
 ]
 GROUPS += [pytest.param(cases, marks=pytest.mark.slow) for cases in MORE]
 

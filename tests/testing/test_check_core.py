@@ -241,6 +241,7 @@ def test_the_plugin_gives_one_test_per_law(tmp_path: Path) -> None:
     assert done.stdout.count("FAILED ") <= 2
 
 
+@pytest.mark.slow
 def test_all_laws_hold_with_compiler_and_export() -> None:
     # In a separate process: the shape checks of the tests cannot be traced.
     code = """

@@ -40,12 +40,12 @@ def test_a_missing_package_is_one_line_with_its_extra(
 
 def test_only_the_asked_for_packages_are_imported() -> None:
     options = ["core=gru", "log.tensorboard=false", "num_envs=4", "total_steps=512"]
-    options += ["eval_episodes=1", "run_dir=a"]
+    options += ["eval_episodes=1", "run_dir=a", "algo.num_minibatches=2"]
     code = (
         f"import sys; from rlmem.cli.main import main; main(['train', *{options}]); "
         "print({'wandb', 'mlflow', 'tensorboard', 'moviepy'} & set(sys.modules))"
     )
-    out, err = python("-c", code).communicate()
+    out, err = python("-c", code, new=True).communicate()
     assert out.splitlines()[-1] == "set()", err
 
 
