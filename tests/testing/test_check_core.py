@@ -226,6 +226,7 @@ def test_the_plugin_gives_one_test_per_law(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = "rlmem.testing.plugin"\n')
     (tmp_path / "test_mine.py").write_text(PLUGIN_TEST)
     options = ["--strict-markers", "-p", "no:cacheprovider", "-k", "gradient"]
+    options += ["-o", "markers=slow: a test of this file"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-v", *options, str(tmp_path)],
         capture_output=True,
