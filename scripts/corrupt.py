@@ -56,6 +56,8 @@ def in_child(work: Callable[[], int], folder: Path) -> Outcome:
             os.chdir(folder)
             for stream in (1, 2):
                 os.dup2(output.fileno(), stream)
+            # A test's own streams would keep the lines.
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, closefd=False) for n in (1, 2))
             code = 70
             try:
                 code = work()
