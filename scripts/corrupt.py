@@ -294,7 +294,8 @@ def main() -> None:
     import rlmem.cli.commands
     import rlmem.runs.train  # noqa: F401
 
-    parts = [f"`python scripts/corrupt.py --corruptions {args.corruptions}`"]
+    command = f"python scripts/corrupt.py --corruptions {args.corruptions} --every {args.every}"
+    parts = [f"`{command}`"]
     with tempfile.TemporaryDirectory() as place:
         folders = [Path(place) / name for name in ("corruptions", "crashes", "hostile")]
         for each in folders:
@@ -310,10 +311,12 @@ def main() -> None:
         ]
         total = ["all", *(sum(results[f[0], kind] for f in rows) for kind in kinds)]
         parts.append(table(["file", *kinds], [*rows, total]))
+        print(parts[-1], flush=True)
         crashed = crash_points(folders[1], args.every)
         parts.append(
-            table(["killed at each operation on a file", "times"], sorted(crashed.items()))
+            table(["killed before or in an operation on a file", "times"], sorted(crashed.items()))
         )
+        print(parts[-1], flush=True)
         found = [(name, result, f"{peak:.0f}") for name, result, peak in hostile(folders[2])]
         parts.append(
             table(["hostile folder", "eval, play, export, resume, compare", "peak MiB"], found)
