@@ -175,7 +175,7 @@ class ClippedAdam:
 
 def mean_metrics(updates: Sequence[Metrics]) -> dict[str, float]:
     """The mean of each metric over some updates; no metrics without updates."""
-    if not updates:
+    if not any(updates):
         return {}
     means = [torch.stack([each[key] for each in updates]).mean() for key in updates[0]]
     # One read for all of them: it waits for the device.
