@@ -27,7 +27,7 @@ CASES = {
     "on-policy": (3_000_000, "algo=ppo core=none num_envs=256"),
     "replay": (
         10_000_000,
-        "algo=r2d2 core=gru num_envs=256 hidden_size=32 algo.num_steps=64 algo.num_updates=1 "
+        "algo.name=r2d2 core=gru num_envs=256 hidden_size=32 algo.num_steps=64 algo.num_updates=1 "
         "algo.learning_starts=20000 algo.replay.capacity=1000000",
     ),
 }
