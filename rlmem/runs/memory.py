@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -46,24 +47,27 @@ def least_bytes(cfg: DictConfig) -> dict[str, float]:
     width, layers, envs = float(cfg.hidden_size), float(cfg.layers), float(cfg.num_envs)
     weights = 0 if cfg.core.name == "none" else 16 * width * width
     algo = cfg.algo
-    rows = float(algo.get("num_steps") or 1)
     parts = {
         f"layers={cfg.layers} of hidden_size={cfg.hidden_size}": layers * (PER_LAYER + weights),
         f"num_envs={cfg.num_envs}": envs * (PER_ENV + 4 * width),
     }
     if "num_minibatches" in algo:
-        parts[f"num_envs={cfg.num_envs} times algo.num_steps={algo.num_steps}"] = envs * rows * 16
+        steps = algo.get("num_steps")
+        parts[f"num_envs={cfg.num_envs} times algo.num_steps={steps}"] = 16 * envs * _number(steps)
     replay = algo.get("replay")
-    if replay is not None and replay.get("directory") is None:
-        parts[f"algo.replay.capacity={replay.capacity}"] = PER_ENTRY * float(replay.capacity)
-    batch = algo if replay is None else replay
-    if "batch_size" in batch:
-        name = "algo" if replay is None else "algo.replay"
-        size = float(batch.batch_size) * float(batch.length)
-        parts[f"{name}.batch_size={batch.batch_size} times {name}.length={batch.length}"] = (
-            4 * size * width
-        )
+    name, batch = ("algo.replay", replay) if isinstance(replay, DictConfig) else ("algo", algo)
+    if batch is replay and replay.get("directory") is None:
+        capacity = replay.get("capacity")
+        parts[f"algo.replay.capacity={capacity}"] = PER_ENTRY * _number(capacity)
+    rows, steps = batch.get("batch_size"), batch.get("length")
+    product = f"{name}.batch_size={rows} times {name}.length={steps}"
+    parts[product] = 4 * _number(rows) * _number(steps) * width
     return parts
+
+
+def _number(value: Any) -> float:
+    """An option's value; 0 for one that `++` has added, which is refused later."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def available(device: torch.device) -> float:
