@@ -18,9 +18,6 @@ from tests.cli.common import SMALL
     ("arguments", "message"),
     [
         ("core=ffmm", "unknown core 'ffmm'; did you mean ffm"),
-        ("++algo.batch_size=[-1]", "unknown option of algo 'ppo': 'batch_size'"),
-        ("++algo.replay=5", "unknown option of algo 'ppo': 'replay'"),
-        ("++algo.replay.capacity=x", "unknown option of algo 'ppo': 'replay'"),
         ("env=popgym-repaet", "unknown env 'popgym-repaet'; did you mean popgym-repeat"),
         ("algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: "),
         ("policy=dfault", "unknown policy 'dfault'; did you mean default?"),

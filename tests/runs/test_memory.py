@@ -48,6 +48,19 @@ def test_runs_of_usual_sizes_are_not_refused(monkeypatch: pytest.MonkeyPatch) ->
     memory.require(config("algo=sac", "algo.replay.capacity=1e9", "algo.replay.directory=x"), CPU)
 
 
+@pytest.mark.parametrize(
+    "added",
+    [
+        "++algo.batch_size=[-1]",
+        "++algo.length={a:1}",
+        "++algo.replay=5",
+        "++algo.replay.capacity=x",
+    ],
+)
+def test_options_that_the_algorithm_does_not_have_are_left_to_it(added: str) -> None:
+    memory.require(config(added), CPU)
+
+
 def test_memory_is_that_of_the_machine() -> None:
     assert 1e8 < memory.available(CPU) < 1e15
 
