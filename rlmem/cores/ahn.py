@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from rlmem.cores.attention import Cache, WindowAttention, next_ring
 from rlmem.cores.base import register
-from rlmem.cores.delta import unit
+from rlmem.cores.delta import unit, write
 from rlmem.cores.transformer_xl import Block, WindowTransformer
 from rlmem.kernels import delta_rule
 from rlmem.kernels.episodes import ages
@@ -42,15 +42,13 @@ class HippocampusState(NamedTuple):
     S: Tensor
 
 
-def write(
+def after_leaving(
     S: Float[Tensor, "B H D D"], key: Tensor, value: Tensor, gates: Tensor, leaves: Tensor
 ) -> Float[Tensor, "B H D D"]:
     """The memory after the step that leaves the window; `leaves` [B] tells whether one does."""
     beta, log_alpha = gates.unbind(-1)
-    key = unit(key)
     kept = log_alpha.exp()[..., None, None] * S
-    new = beta[..., None] * (value - (kept * key[..., None]).sum(-2))
-    return torch.where(leaves[:, None, None, None], kept + key[..., None] * new[..., None, :], S)
+    return torch.where(leaves[:, None, None, None], write(kept, unit(key), value, beta), S)
 
 
 def _one_later(x: Float[Tensor, "B N H D"], time: int) -> Float[Tensor, "B T H D"]:
@@ -89,7 +87,7 @@ class Hippocampus(WindowAttention):
         ]
         # The slot of this step holds the one that leaves the window.
         key, value, left = (torch.where(slot, each, 0).sum(1) for each in cache[:3])
-        S = write(cache.S, key, value, left, count >= self.memory)
+        S = after_leaving(cache.S, key, value, left, count >= self.memory)
         after = torch.where(slot, gates[:, None], cache.gates)
         return self._mixed(y, reading, share, x), HippocampusState(*window, after, S)
 
@@ -114,7 +112,7 @@ class Hippocampus(WindowAttention):
             unit(query), unit(key), value, left[..., 0], left[..., 1], cache.S, start
         )
         key, value, left = (each[:, time - 1] for each in (keys, values, rates))
-        S = write(S, key, value, left, age[:, -1] >= self.memory)
+        S = after_leaving(S, key, value, left, age[:, -1] >= self.memory)
         key, value, left = (
             next_ring(each, self.memory, count, start) for each in (keys, values, rates)
         )

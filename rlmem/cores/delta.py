@@ -51,6 +51,18 @@ def unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
+def write(
+    S: Float[Tensor, "*N K V"],
+    key: Float[Tensor, "*N K"],
+    value: Float[Tensor, "*N V"],
+    beta: Float[Tensor, "*N"],
+) -> Float[Tensor, "*N K V"]:
+    """The memory after one write by the delta rule: `S + beta k (v - S^T k)^T`."""
+    key = key[..., None]
+    new = value - (S * key).sum(-2)
+    return S + key * (beta[..., None] * new)[..., None, :]
+
+
 class DeltaCore(MemoryCore[DeltaState]):
     """`heads` matrix memories for keys and values of `head_size` entries."""
 
@@ -103,9 +115,7 @@ class DeltaCore(MemoryCore[DeltaState]):
         q, k, v, beta, g = self._delta_inputs(convolved, x)
         S = state.S if g is None else g.exp()[..., None, None] * state.S
         for n in range(self.writes):
-            key = k[:, n, :, :, None]
-            new = v[:, n] - (S * key).sum(-2)
-            S = S + key * (beta[:, n, :, None] * new)[:, :, None]
+            S = write(S, k[:, n], v[:, n], beta[:, n])
         return self._output((S * q[..., None]).sum(-2), x), DeltaState(window, S)
 
     def scan(

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.cores.base import register
-from rlmem.cores.delta import DeltaState
+from rlmem.cores.delta import DeltaState, write
 from rlmem.cores.gated_deltanet import GatedDeltaNet
 from rlmem.errors import UsageError, positive
 from rlmem.kernels import delta_rule
@@ -89,9 +89,7 @@ class MoM(GatedDeltaNet):
     ) -> tuple[Float[Tensor, "B O"], DeltaState]:
         convolved, window = self.conv.step(self._project(x), state.window)
         q, k, v, beta, g, weight = self._routed(convolved, x)
-        S = g.exp()[..., None, None] * state.S
-        new = beta[..., None] * (v - (S * k[..., None]).sum(-2))
-        S = S + k[..., None] * new[..., None, :]
+        S = write(g.exp()[..., None, None] * state.S, k, v, beta)
         o = (S * q[..., None]).sum(-2)
         return self._output(self._mixed(o, weight), x), DeltaState(window, S)
 
