@@ -19,28 +19,16 @@ ALL_SOURCES = SOURCES + sorted(
 )
 
 # From the floor upward: each room and the rooms that it may import, all of them below it.
-TOOLS = {
-    "action_mask",
-    "discrete",
-    "errors",
-    "files",
-    "imports",
-    "options",
-    "registry",
-    "tree",
-    "unit_box",
-}
+TOOLS = {"errors", "files", "imports", "options", "registry", "spaces", "tree"}
 MAY_IMPORT = {
     "configs": set(),
     "errors": set(),
     "files": set(),
     "tree": set(),
-    "unit_box": set(),
     "imports": {"errors"},
     "options": {"errors"},
     "registry": {"errors", "options"},
-    "discrete": {"errors"},
-    "action_mask": {"discrete", "errors"},
+    "spaces": {"errors"},
     "kernels": {"errors"},
     "cores": TOOLS | {"kernels"},
     "policies": TOOLS | {"cores"},

@@ -34,7 +34,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlmem.action_mask import Legal
 from rlmem.algos.base import Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.popart import PopArt
@@ -47,6 +46,7 @@ from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError
 from rlmem.policies.action_space import hybrid_unsupported_reason
 from rlmem.policies.multi_gamma import GAMMAS, MultiGamma
+from rlmem.spaces.action_mask import Legal
 
 # Whole trajectories, which begin with an empty memory.
 REPLAY = replay_options(

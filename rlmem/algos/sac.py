@@ -32,7 +32,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.action_mask import Legal
 from rlmem.algos.base import NonFiniteLoss, Requirements, register
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.target_network import TargetNetwork
@@ -44,6 +43,7 @@ from rlmem.errors import UsageError, fraction
 from rlmem.policies import SoftPolicy
 from rlmem.policies.action_space import DISCRETE, hybrid_unsupported_reason
 from rlmem.policies.soft import ActorOutput
+from rlmem.spaces.action_mask import Legal
 
 REPLAY = replay_options(capacity=300_000, length=64, burn_in=0, stride=16, alpha=0.0, beta=0.0)
 # The automatic reward scale brings a discounted sum of typical rewards to this size.

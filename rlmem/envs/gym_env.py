@@ -13,7 +13,6 @@ from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlmem.action_mask import NAME
 from rlmem.envs import refusals
 from rlmem.envs.base import CannotContinue, Spaces, Tensors, Transition, VecEnv, register
 from rlmem.envs.episode_history import History, RepeatsEpisodes, Start
@@ -34,6 +33,7 @@ from rlmem.envs.vectorization import (
     EnvFn,
 )
 from rlmem.errors import UsageError, positive, unknown
+from rlmem.spaces.action_mask import NAME
 
 
 class GymVecEnv:

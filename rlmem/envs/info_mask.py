@@ -15,11 +15,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Space, Tuple
 
-from rlmem.action_mask import DISCRETE, NAME
 from rlmem.envs.seeding import kept_random_state
 from rlmem.envs.spaces import FlatSpace
 from rlmem.envs.vectorization import EnvFn
 from rlmem.errors import UsageError
+from rlmem.spaces.action_mask import DISCRETE, NAME
 
 OBSERVATION = "observation"
 

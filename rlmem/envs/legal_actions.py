@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from rlmem.action_mask import ActionMask, LeafMask
-from rlmem.discrete import first_values
 from rlmem.envs.base import Spaces, Tensors
+from rlmem.spaces.action_mask import ActionMask, LeafMask
+from rlmem.spaces.discrete import first_values
 
 
 class LegalActions:

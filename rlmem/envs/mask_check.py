@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool
 
-from rlmem.action_mask import ActionMask
 from rlmem.envs.base import Spaces, Tensors
 from rlmem.errors import UsageError
+from rlmem.spaces.action_mask import ActionMask
 
 # Devices whose results can be read without waiting; steps between two reads of others.
 AT_ONCE = ("cpu",)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from gymnasium.vector.utils import batch_space, iterate
 
-from rlmem.action_mask import NAME
 from rlmem.envs.base import Tensors
 from rlmem.envs.info_mask import mask_space, merge, with_mask
 from rlmem.envs.legal_actions import LegalActions
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.errors import UsageError
+from rlmem.spaces.action_mask import NAME
 
 
 class RandomLegal:

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
 from rlmem.errors import UsageError
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 # Exceptions of Gymnasium and NumPy for impossible spaces.
 FAULTS = (LookupError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError)

@@ -17,7 +17,7 @@ from rlmem.envs.meta.splits import DrawsTasks
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.tensor_env import TensorEnv
 from rlmem.errors import UsageError, positive
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 
 class Trials(PreviousAction):

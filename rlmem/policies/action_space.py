@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlmem.action_mask import Legal
-from rlmem.discrete import categories, first_values
 from rlmem.errors import UsageError
 from rlmem.policies.continuous import box_bounds, box_units
 from rlmem.policies.encoders import flat
 from rlmem.policies.reshaped import unflat
+from rlmem.spaces.action_mask import Legal
+from rlmem.spaces.discrete import categories, first_values
 
 # The actor's key for the joint discrete part of an action.
 DISCRETE = "discrete"

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rlmem.action_mask import Legal
-from rlmem.discrete import categories, first_values
 from rlmem.errors import UsageError
 from rlmem.policies.action_space import combine, separate
 from rlmem.policies.continuous import BoxLeaf
 from rlmem.policies.encoders import mlp
 from rlmem.policies.reshaped import Reshaped
+from rlmem.spaces.action_mask import Legal
+from rlmem.spaces.discrete import categories, first_values
 
 # The log-probability of an illegal action: its probability is exactly 0, but 0 * log p is not NaN.
 ILLEGAL = -1e9

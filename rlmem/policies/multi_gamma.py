@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rlmem.action_mask import Legal
 from rlmem.errors import UsageError, positive
 from rlmem.policies.action_space import DISCRETE, HybridActions
 from rlmem.policies.continuous import BoxLeaf, ContinuousDistribution
@@ -27,6 +26,7 @@ from rlmem.policies.heads import Actor, Categorical, Joint
 from rlmem.policies.policy import Act, Policy
 from rlmem.policies.reshaped import unflat
 from rlmem.policies.soft import GAIN
+from rlmem.spaces.action_mask import Legal
 
 # Grigsby et al. 2024: horizons from one step to a thousand.
 GAMMAS = [0.1, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rlmem.errors import UsageError
 from rlmem.policies.images import image_layout
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 # Entries beyond this size are normalised by `auto`.
 LARGE = 10.0

@@ -11,12 +11,12 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from rlmem import cores
-from rlmem.action_mask import ActionMask
 from rlmem.errors import UsageError, positive
 from rlmem.policies.encoders import Encoder
 from rlmem.policies.encoders.choice import Choice, make_encoder
 from rlmem.policies.normalizer import LARGE, make_normalizer
 from rlmem.policies.privileged import PrivilegedFeatures, critic_only_leaves
+from rlmem.spaces.action_mask import ActionMask
 
 
 class Act(NamedTuple):
@@ -87,7 +87,7 @@ class Policy(Trunk, ABC):
     """An encoder and a memory core; a subclass adds heads and implements `act`.
 
     `head_layers` is the depth of the heads, `activation` that of encoder and heads. With
-    `action_mask`, observations may have a mask of the actions (see `rlmem.action_mask`): the
+    `action_mask`, observations may have a mask of the actions (see `rlmem.spaces.action_mask`): the
     policy's distributions, its values' maximum and its exploration are over legal actions, and the
     mask is not an input of the encoder. `critic_only` names the leaves that only a critic reads
     (None: those named `privileged`); they must be absent or the policy have such a critic. The

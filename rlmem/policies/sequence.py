@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from rlmem.action_mask import Legal
-from rlmem.discrete import first_values
 from rlmem.policies.encoders import check_batch
 from rlmem.policies.heads import Actor, Joint
 from rlmem.policies.policy import Act, Policy
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.action_mask import Legal
+from rlmem.spaces.discrete import first_values
+from rlmem.spaces.unit_box import UnitBox
 
 PAST = "previous_"
 RETURN = "return_to_go"

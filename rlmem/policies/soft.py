@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rlmem.action_mask import Legal
 from rlmem.errors import positive
 from rlmem.policies.action_space import DISCRETE, HybridActions
 from rlmem.policies.continuous import ContinuousDistribution
 from rlmem.policies.encoders import mlp
 from rlmem.policies.heads import Actor, Categorical, linear
 from rlmem.policies.policy import Act, Policy
+from rlmem.spaces.action_mask import Legal
 
 # Gain of the critics' last layers: the first values are near 0.
 GAIN = 0.01

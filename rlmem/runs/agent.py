@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlmem import algos
-from rlmem.action_mask import NAME
 from rlmem.envs.base import Tensors, VecEnv, find_wrapped
 from rlmem.envs.info_mask import merge
 from rlmem.errors import UsageError
@@ -31,6 +30,7 @@ from rlmem.runs.archives import check_safetensors
 from rlmem.runs.run_files import sealed_text
 from rlmem.runs.size_limit import limited
 from rlmem.runs.trust import require_code
+from rlmem.spaces.action_mask import NAME
 
 
 @runtime_checkable

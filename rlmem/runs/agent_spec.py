@@ -11,7 +11,6 @@ import gymnasium as gym
 import torch
 
 from rlmem import __version__, algos
-from rlmem.action_mask import NAME
 from rlmem.envs.base import DefinesSpaces, Tensors, Transition, VecEnv, find_wrapped
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.privileged import PRIVILEGED, OptionalParts
@@ -25,6 +24,7 @@ from rlmem.policies import Policy
 from rlmem.policies.encoders.choice import encoder_name
 from rlmem.policies.privileged import critic_only_leaves
 from rlmem.runs.sealed import seal, unseal
+from rlmem.spaces.action_mask import NAME
 
 FILE = "agent.json"
 FORMAT = 1

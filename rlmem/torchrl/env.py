@@ -35,10 +35,10 @@ from torch import Tensor
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from rlmem.action_mask import NAME
 from rlmem.envs.adapters import ActionCheck, made
 from rlmem.envs.base import Spaces, Tensors, VecEnv
 from rlmem.errors import UsageError
+from rlmem.spaces.action_mask import NAME
 from rlmem.torchrl.specs import LeafSpec, MaskSpec
 
 FLAGS = ("done", "terminated", "truncated")

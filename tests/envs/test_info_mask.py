@@ -12,12 +12,12 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from rlmem import envs
-from rlmem.action_mask import NAME
 from rlmem.envs.base import Tensors
 from rlmem.envs.gym_env import GymVecEnv
 from rlmem.envs.mask_check import PERIOD, MaskCheck, mask_check
 from rlmem.envs.tensor_env import StateEnv
 from rlmem.errors import UsageError
+from rlmem.spaces.action_mask import NAME
 
 FORMS: dict[str, tuple[Any, spaces.Space]] = {
     "list": ([1, 0, 1], spaces.Discrete(3, start=4)),

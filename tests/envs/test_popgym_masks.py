@@ -11,10 +11,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlmem import envs
-from rlmem.action_mask import ActionMask
 from rlmem.envs.popgym.concentration import Table
 from rlmem.envs.popgym.task import DIFFICULTIES
 from rlmem.errors import UsageError
+from rlmem.spaces.action_mask import ActionMask
 from tests.envs import popgym_state_boards, popgym_state_cards
 from tests.envs.popgym_parity import original
 

@@ -13,7 +13,6 @@ from gymnasium import spaces
 from torch import Tensor
 from torch import distributions as D
 
-from rlmem.action_mask import Legal
 from rlmem.policies import ActorCritic, Policy, QPolicy, SoftPolicy, describe_inputs
 from rlmem.policies.heads import (
     ILLEGAL,
@@ -23,6 +22,7 @@ from rlmem.policies.heads import (
     make_leaf,
 )
 from rlmem.policies.multi_gamma import MultiGamma
+from rlmem.spaces.action_mask import Legal
 
 ROWS, N = 40, 6
 

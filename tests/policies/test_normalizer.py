@@ -14,7 +14,7 @@ from rlmem import envs
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic, describe_inputs
 from rlmem.policies.normalizer import Normalizer, RunningMoments, normalized_leaves, normalizers
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 ACTIONS: dict[str, spaces.Space] = {"action": spaces.Discrete(2)}
 FREE = spaces.Box(-np.inf, np.inf, (3,))

@@ -17,7 +17,7 @@ from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.meta.splits import Splits
 from rlmem.envs.meta.task_distribution import SolvableTasks, never
 from rlmem.errors import UsageError, positive
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 
 class Flight(NamedTuple):

@@ -24,7 +24,7 @@ from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.meta.splits import Instances, Splits, Values
 from rlmem.envs.meta.task_distribution import SolvableTasks
 from rlmem.errors import UsageError, positive, unknown
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 # Factor of all matrices. Observations have sqrt(2) times the norm of the numbers, and actions can
 # reach each control.

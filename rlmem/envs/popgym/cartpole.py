@@ -14,7 +14,7 @@ from rlmem.envs.base import Tensors
 from rlmem.envs.control.cart import LEVER, LIMITS, MASS, PUSH, push
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.tensor_env import StateEnv
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 
 class Run(NamedTuple):

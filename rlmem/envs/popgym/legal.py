@@ -6,9 +6,9 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Space
 from torch import Tensor, uint8
 
-from rlmem.action_mask import NAME
 from rlmem.envs.base import Tensors
 from rlmem.envs.info_mask import OBSERVATION, with_mask
+from rlmem.spaces.action_mask import NAME
 
 SEEN, MASK = f"obs.{OBSERVATION}", f"obs.{NAME}"
 

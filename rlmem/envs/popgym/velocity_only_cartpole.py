@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlmem.envs.popgym.cartpole import CartPole
 from rlmem.envs.popgym.task import task
-from rlmem.unit_box import UnitBox
+from rlmem.spaces.unit_box import UnitBox
 
 
 @task(

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.discrete import categories, first_values
 from rlmem.errors import unknown
 from rlmem.policies.images import Convolutions, ImageLayout, ImageModule, image_layouts
 from rlmem.policies.normalizer import Normalizer
 from rlmem.registry import REQUIRED, Registry
+from rlmem.spaces.discrete import categories, first_values
 
 registry: Registry[nn.Module] = Registry("encoder", "rlmem.policies.encoders", "rlmem.encoders")
 register = registry.register

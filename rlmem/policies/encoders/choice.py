@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rlmem.discrete import first_values
 from rlmem.errors import UsageError, unknown
 from rlmem.imports import module_at, place_of
 from rlmem.policies.encoders.base import SIZES, Encoder, LeafEncoder, registry
 from rlmem.registry import options_of
+from rlmem.spaces.discrete import first_values
 
 # A name, `MODULE:NAME`, a class or function, or a module that is copied.
 Choice = str | Callable[..., nn.Module]

@@ -23,8 +23,8 @@ import gymnasium as gym
 from jaxtyping import Bool
 from torch import Tensor, cat
 
-from rlmem.discrete import categories
 from rlmem.errors import UsageError
+from rlmem.spaces.discrete import categories
 
 NAME = "action_mask"
 DISCRETE = gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary

@@ -7,8 +7,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlmem.action_mask import ActionMask, Legal
 from rlmem.errors import UsageError
+from rlmem.spaces.action_mask import ActionMask, Legal
 
 Space = spaces.Space
 

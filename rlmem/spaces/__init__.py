@@ -1,0 +1,1 @@
+"""Spaces: values of discrete entries, masks of legal actions, numbers of known scale."""
