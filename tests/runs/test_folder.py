@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_locked_run_is_refused_until_the_other_process_ends(tmp_path: Path) ->
         "with folder.lock('.'):\n    print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [*warm_python(), "-c", code],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,

@@ -11,7 +11,7 @@ from rlmem.errors import UsageError
 
 
 class Flat(nn.Module):
-    """All numbers and indices in one vector, through one layer."""
+    """All numbers and indices in one vector, scaled as bytes, through one layer."""
 
     def __init__(self, spaces: dict[str, Any], output_size: int, gain: float = 1.0) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Flat(nn.Module):
             obs[key].float().flatten(1) if obs[key].dim() > 1 else obs[key].float()[:, None]
             for key in self.keys
         ]
-        return self.gain * self.linear(torch.cat(parts, dim=1))
+        return self.gain * self.linear(torch.cat(parts, dim=1) / 255)
 
 
 class TooWide(Flat):
