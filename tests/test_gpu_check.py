@@ -139,6 +139,7 @@ def test_a_dry_run_needs_few_packages(tmp_path: Path, bare: dict[str, str]) -> N
         assert max(float(row["error"]), float(row["grad_error"])) < LIMIT[row["dtype"]]
 
 
+@pytest.mark.slow
 def test_a_crash_and_a_hang_cost_one_case_each(tmp_path: Path) -> None:
     (tmp_path / "child.py").write_text(CHILD)
     command = [str(tmp_path / "child.py"), "--device", "cpu"]

@@ -1,8 +1,9 @@
 """README and docs: snippets run, commands match the continuous integration, tables match results.
 
 Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- run with MODULE
--->` (run here if it is installed), `<!-- file: NAME -->` (a file for the snippets), `<!-- command:
-NAME -->` (run elsewhere) or `<!-- not run: REASON -->`.
+-->` (run here if it is installed), `<!-- run by night -->` (run here as a slow test), `<!-- file:
+NAME -->` (a file for the snippets), `<!-- command: NAME -->` (run elsewhere) or `<!-- not run:
+REASON -->`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ def blocks(marker: str) -> list[tuple[str, ...]]:
 
 
 SNIPPETS = [("", *block) for block in blocks("run")] + blocks(r"run with (\w+)")
+NIGHT = [("", *block) for block in blocks("run by night")]
+RUN = [*SNIPPETS, *(pytest.param(*each, marks=pytest.mark.slow) for each in NIGHT)]
 FILES = {name: text for name, _, text in blocks(r"file: (\S+)")}
 
 
-@pytest.mark.parametrize(("module", "language", "snippet"), SNIPPETS, ids=range(len(SNIPPETS)))
+@pytest.mark.parametrize(("module", "language", "snippet"), RUN, ids=range(len(RUN)))
 def test_snippets_run(module: str, language: str, snippet: str, tmp_path: Path) -> None:
     if module and find_spec(module) is None:
         pytest.skip(f"needs {module}")
@@ -68,7 +71,8 @@ def test_snippets_run(module: str, language: str, snippet: str, tmp_path: Path) 
 
 def test_every_block_is_marked() -> None:
     fences = len(re.findall(r"^```(?:bash|python)$", PAGES, re.M))
-    assert fences == len(blocks(r"(run|run with \w+|file: \S+|command: \S+|not run: [^\n]+)"))
+    kinds = r"(run|run with \w+|run by night|file: \S+|command: \S+|not run: [^\n]+)"
+    assert fences == len(blocks(kinds))
     assert {language for _, language, _ in SNIPPETS} == {"bash", "python"}
 
 

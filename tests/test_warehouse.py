@@ -28,28 +28,35 @@ print(agent.act(obs).tolist())
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> rlmem.Result:
     folder = tmp_path_factory.mktemp("warehouse") / "agent"
-    return rlmem.train(Warehouse, core="gru", total_steps=24_576, run_dir=folder, **SMALL)
+    return rlmem.train(Warehouse, core="gru", total_steps=4096, run_dir=folder, **SMALL)
 
 
 @pytest.mark.slow
 @pytest.mark.learning
-def test_the_mask_helps(trained: rlmem.Result, tmp_path: Path) -> None:
-    options = {"policy": {"action_mask": False}, **SMALL}
-    unmasked = rlmem.train(
-        Warehouse, core="gru", total_steps=24_576, run_dir=tmp_path / "b", **options
+def test_the_mask_helps(tmp_path: Path) -> None:
+    with_mask, without = (
+        rlmem.train(
+            Warehouse,
+            core="gru",
+            total_steps=24_576,
+            run_dir=tmp_path / str(mask),
+            policy={"action_mask": mask},
+            **SMALL,
+        )
+        for mask in (True, False)
     )
-    assert trained.agent.policy.mask is not None
-    assert unmasked.agent.policy.mask is None
+    assert with_mask.agent.policy.mask is not None
+    assert without.agent.policy.mask is None
     masked, plain = (
         rlmem.evaluate(rlmem.load(each.run_dir), Warehouse, episodes=100)["return_mean"]
-        for each in (trained, unmasked)
+        for each in (with_mask, without)
     )
     # A random policy has about -0.5, always the right crate 1.
     assert masked > 0.2
     assert masked > plain + 0.15
 
 
-def test_the_shell_trains_it_too(tmp_path: Path) -> None:
+def test_the_shell_trains_it_too(trained: rlmem.Result, tmp_path: Path) -> None:
     words = [f"{key}={value}" for key, value in SMALL.items()]
     file = ROOT / "examples" / "warehouse.py"
     command = [*warm_python(), "-m", "rlmem", "train", f"env={file}:Warehouse", "core=gru"]
@@ -63,10 +70,7 @@ def test_the_shell_trains_it_too(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "obs.action_mask: mask of 5 values" in done.stderr
-    result = rlmem.train(
-        f"{file}:Warehouse", core="gru", total_steps=4096, run_dir=tmp_path / "b", **SMALL
-    )
-    ours, theirs = rlmem.load(result.run_dir), rlmem.load(tmp_path / "a")
+    ours, theirs = rlmem.load(trained.run_dir), rlmem.load(tmp_path / "a")
     for key, weight in ours.policy.state_dict().items():
         assert weight.equal(theirs.policy.state_dict()[key]), key
 

@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 CLIENT = Path(__file__).with_name("warm_client.py")
 IMPORTS = (
     "gymnasium",
+    "torch._dynamo",
+    "torch.onnx",
     "matplotlib.figure",
     "torch.utils.tensorboard",
     "tensordict.nn",

@@ -19,6 +19,7 @@ from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic
 from tests.algos.echo import Echo
 from tests.data.counting import Counting
+from tests.marks import by_night
 
 
 def make(core: str = "ffm", **options: object) -> PPO:
@@ -245,7 +246,7 @@ def test_bad_options_get_a_clear_line(options: dict[str, object], message: str):
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("core", ["ffm", "gru", "none"])
+@pytest.mark.parametrize("core", ["gru", "none", *by_night(["ffm"])])
 def test_learns_to_remember_a_bit(core: str, monkeypatch: pytest.MonkeyPatch):
     # Shapes are checked everywhere else; here that would take nine tenths of the time.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -50,12 +50,12 @@ def start_together(commands: Sequence[Sequence[str]]) -> list[tuple[int, str, st
 
 
 def test_runs_of_the_same_second_have_their_own_folders() -> None:
-    sizes = (8, 9, 10, 11)
+    sizes = (8, 9)
     train = ["train", *SMALL, "core=gru"]
     done = start_together([[*train, f"hidden_size={size}"] for size in sizes])
-    assert [code for code, _, _ in done] == [0] * 4, done
+    assert [code for code, _, _ in done] == [0] * 2, done
     name = Path("runs/popgym-repeat/gru/ppo-seed0-20260101-000000")
-    runs = [name, *(name.with_name(f"{name.name}-{number}") for number in (2, 3, 4))]
+    runs = [name, name.with_name(f"{name.name}-2")]
     assert sorted(Path("runs/popgym-repeat/gru").iterdir()) == sorted(runs)
     printed = {
         Path(out.rsplit("run=", 1)[1].strip()): size

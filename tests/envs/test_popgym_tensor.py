@@ -16,7 +16,7 @@ ATTACH = {**popgym_state_cards.ATTACH, **popgym_state_boards.ATTACH, **popgym_st
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("name", ATTACH)
 def test_a_batched_task_equals_the_package_step_by_step(name: str, difficulty: str) -> None:
-    Parity(name, difficulty, ATTACH[name], num_envs=6).check_episodes(at_least=12)
+    Parity(name, difficulty, ATTACH[name], num_envs=4).check_episodes(at_least=6)
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)

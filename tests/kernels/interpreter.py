@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import by_night
+
 HERE = Path(__file__).parent
 
 
 # The interpreter takes up to 10,000 times the time of a GPU.
-TENTH = pytest.mark.parametrize(
-    "every", [10, pytest.param(1, marks=pytest.mark.slow)], ids=["a tenth", "all"]
-)
+PART = pytest.mark.parametrize("every", [30, *by_night([1])], ids=["a part", "all"])
 
 
 def run_interpreted(file: str, at_least: int, every: int) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kernels.interpreter import TENTH, run_interpreted
+from tests.kernels.interpreter import PART, run_interpreted
 
 pytest.importorskip("triton", "3.9", reason="older interpreters mistake scalar conditions")
 
 
-@TENTH
+@PART
 def test_kernels_in_the_interpreter(every: int) -> None:
     run_interpreted("test_delta_rule_triton.py", 12, every)

@@ -10,6 +10,7 @@ import report_kernels
 from ops.gated_rnn import OP, launch
 
 from rlmem.kernels.gated_rnn import triton_form
+from tests.marks import by_night
 
 # Every configuration and every cell, each on one architecture; `report_kernels.py` compiles all of
 # them for both.
@@ -19,7 +20,7 @@ CHOSEN = {
 }
 
 
-@pytest.mark.parametrize("arch", CHOSEN)
+@pytest.mark.parametrize("arch", [90, *by_night([80])])
 def test_configurations_compile_and_fit(arch: int) -> None:
     with report_kernels.recording(OP, arch) as rows:
         for cell, width in CHOSEN[arch]:

@@ -20,11 +20,9 @@ from rlmem.kernels.linear_scan import c_form
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("seed", ["0", pytest.param("1", marks=pytest.mark.slow)])
-def test_random_calls(seed: str) -> None:
+def test_random_calls() -> None:
     # In a separate process: the annotations checked in tests would refuse many calls earlier.
-    options = ["--malformed", "300", "--odd", "60", "--cores", "150", "--raw", "200"]
-    options += ["--seed", seed]
+    options = ["--malformed", "60", "--odd", "10", "--cores", "30", "--raw", "40"]
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "fuzz_kernels.py", *options],
         capture_output=True,

@@ -24,13 +24,13 @@ FEW = ["ffm", "transformer_xl"]
 RARE = ("encoder", "sampled", "folded", "missing", "untouched")
 # In groups: each is a process, which first imports torch and its exporter.
 GROUPS = [
-    [*(f"core:{name}" for name in FEW), "any-batch:ffm", "algo:ppo", "algo:sac"],
+    [*(f"core:{name}" for name in FEW), "algo:ppo"],
     [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask", *RARE)],
 ]
 MORE = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
 MORE += [
     [f"algo:{name}" for name in ALGOS],
-    ["any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
+    ["any-batch:ffm", "any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
     ["mask:ppo:joint=1", "mask:r2d2", "mask:amago", "mask:dt"],
     ["core:mingru:gate=complex", "core:s5:discretization=bilinear", "core:lmu:hippo=legs"],
     ["core:titans:use=context", *RARE],

@@ -15,6 +15,7 @@ from rlmem.cli.main import main
 from rlmem.envs.seeding import eval_seeds, train_seeds
 from rlmem.errors import UsageError
 from rlmem.runs import build, checkpoint, manifest
+from tests.marks import by_night
 
 SMALL = ["threads=1", "num_envs=4", "hidden_size=8", "core=gru", "eval_episodes=1"]
 SMALL += ["env=memory-chain", "env.length=4"]
@@ -140,7 +141,7 @@ def test_each_batching_can_follow_another(algo: str, in_files: bool) -> None:
     assert all(leaf.isfinite().all() for leaf in checkpoint.load("a").weights.values())
 
 
-@pytest.mark.parametrize("algo", ["dt", "ad"])
+@pytest.mark.parametrize("algo", ["dt", *by_night(["ad"])])
 def test_an_algorithm_of_recorded_steps_resumes_with_another_dataset(algo: str) -> None:
     for seed in (0, 1):
         train(*SMALL, *ON_POLICY, f"seed={seed}", "total_steps=256", f"run_dir=run{seed}",

@@ -222,6 +222,7 @@ def test_bad(law):
 """
 
 
+@pytest.mark.slow
 def test_the_plugin_gives_one_test_per_law(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = "rlmem.testing.plugin"\n')
     (tmp_path / "test_mine.py").write_text(PLUGIN_TEST)

@@ -48,6 +48,7 @@ def test_dqn_balances_a_pole_without_velocities() -> None:
     assert left < 0.5 * begun
 
 
+@pytest.mark.slow
 @pytest.mark.learning
 def test_ppo_recalls_earlier_cards() -> None:
     curves = example("ppo").train("ffm", steps=49_000, every=0)
