@@ -14,9 +14,9 @@ from rlmem.errors import UsageError
 from rlmem.runs import checkpoint
 from rlmem.runs.resume import Start, settings
 
-# Checkpoints at a percentage of a run may take this fraction of its time, or these seconds in all.
-MAX_COST = 0.01
-FREE_SECONDS = 1.0
+# Checkpoints at a percentage of a run may take this fraction of its time; the one at its end comes
+# on top, so all of them stay below 1 %.
+MAX_COST = 0.008
 
 
 def interval(name: str, every: str | int | None, total_steps: int) -> int | None:
@@ -40,8 +40,7 @@ class Saver:
 
     `evaluated` is the step of the last evaluation. `whole` is False inside of an iteration: a state
     saved there is not one from which a run goes on exactly. At a percentage of the run, a
-    checkpoint waits while all of them together would take more than `MAX_COST` of the time and more
-    than `FREE_SECONDS`.
+    checkpoint waits while all of them together would take more than `MAX_COST` of the time.
     """
 
     def __init__(self, cfg: DictConfig, run_dir: Path, start: Start) -> None:
@@ -70,7 +69,7 @@ class Saver:
         """Whether it is time for a checkpoint at `step`."""
         if self.every is None or step - self.saved < self.every:
             return False
-        allowed = max(FREE_SECONDS, MAX_COST * (time.monotonic() - self._begin_time))
+        allowed = MAX_COST * (time.monotonic() - self._begin_time)
         return not self.cheap or self._spent + self._last <= allowed
 
     def save(self, step: int) -> Path | None:

@@ -173,7 +173,8 @@ def test_a_run_without_a_complete_episode_says_that_it_has_not_learned(
 def test_periodic_checkpoints_by_default() -> None:
     few = ["algo.num_steps=8", "total_steps=640", "checkpoint_keep=100", "run_dir=a"]
     assert main(["train", *SMALL, *few]) == 0
-    assert checkpoint.steps("a") == list(range(64, 641, 64))
+    # Of so short a run the first one takes more than 1 % of the time; later ones wait.
+    assert checkpoint.steps("a") == [64, 640]
     assert main(["train", *SMALL, *few[:-1], "run_dir=b", "checkpoint_every=null"]) == 0
     assert checkpoint.steps("b") == [640]
     assert main(["train", *SMALL, *few[:-1], "run_dir=c", "checkpoint_every=200"]) == 0

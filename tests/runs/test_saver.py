@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from rlmem.errors import UsageError
 from rlmem.runs import saver
 from rlmem.runs.resume import Start
-from rlmem.runs.saver import FREE_SECONDS, Saver, interval
+from rlmem.runs.saver import Saver, interval
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[
 
 def test_a_percentage_saves_at_each_part_of_a_run(run: Callable[..., Any]) -> None:
     assert run("10%", 1.0, 0.05)[0] == list(range(100, 1001, 100))
-    assert run("25%", 0.001, 0.05)[0] == [250, 500, 750, 1000]
+    assert run("25%", 1.0, 0.05)[0] == [250, 500, 750, 1000]
 
 
 @pytest.mark.parametrize("iteration", [1.0, 10.0, 100.0])
@@ -102,8 +102,7 @@ def test_checkpoints_at_a_percentage_are_cheap(
     steps, fraction = run("10%", iteration, cost)
     # The first one is measured; later ones wait until they are cheap.
     assert steps[0] == 100
-    free = FREE_SECONDS / (100 * iteration)
-    assert fraction <= max(0.01, free) or len(steps) == 1
+    assert fraction < 0.01 or len(steps) == 1
 
 
 def test_a_number_of_steps_is_exact_at_any_cost(run: Callable[..., Any]) -> None:
