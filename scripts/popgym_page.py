@@ -17,8 +17,8 @@ from typing import Any
 from pages import RESULTS
 
 from rlmem.runs import bench_results, grid
-from rlmem.runs.bench import MANIFEST, is_done
 from rlmem.runs.scores import PUBLISHED
+from rlmem.runs.workers import MANIFEST, is_done
 
 FILES = RESULTS / "popgym"
 PAGE = RESULTS.parent / "popgym.md"

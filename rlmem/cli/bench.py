@@ -13,8 +13,9 @@ from rlmem.cli import plain
 from rlmem.errors import UsageError, positive
 from rlmem.files import expanded
 from rlmem.runs import bench_results, grid, records
-from rlmem.runs.bench import MANIFEST, Bench
+from rlmem.runs.bench import Bench
 from rlmem.runs.grid import Cell
+from rlmem.runs.workers import MANIFEST
 
 # Rows of the live table: all that run, and the newest of the others.
 SHOWN = 20

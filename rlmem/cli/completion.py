@@ -18,6 +18,8 @@ SCRIPTS = Path(__file__).parent / "templates" / "completion"
 SHELLS = ("bash", "zsh", "fish")
 # Options of `rlmem train` for commands that have no file of their own.
 LIKE_TRAIN = {"show": "train", "check": "train"}
+# Commands that also take all options of `rlmem train`.
+WITH_TRAIN = ("bench", "tune")
 # Words of commands without options.
 WORDS: dict[str, Sequence[str]] = {
     "list": tuple(cli_help.LISTS),
@@ -40,6 +42,7 @@ CHOICES = {
     "on_nonfinite": ("rollback", "skip", "stop"),
     "player": ("agent", "human", "random"),
     "split": ("heldout", "train"),
+    "objective": ("return", "mean"),
     "analyses": ("interference", "probes", "retention", "saliency", "use"),
 }
 
@@ -95,7 +98,8 @@ def _keys(command: str, before: Sequence[str]) -> dict[str, str]:
         file = CONFIGS / f"{LIKE_TRAIN.get(command, command)}.yaml"
     if not file.exists():
         return {}
-    found = {option.key: option.default for option in cli_help.options(file)}
+    found = _keys("train", before) if command in WITH_TRAIN else {}
+    found |= {option.key: option.default for option in cli_help.options(file)}
     given = dict(word.lstrip("+").split("=", 1) for word in before if "=" in word)
     for group in cli_help.groups_in(file):
         found[group.key] = group.default

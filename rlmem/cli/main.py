@@ -24,6 +24,7 @@ COMMANDS = {
     "check": "look for faults in your environment (rlmem check env=./file.py:Name)",
     "export": "write an agent's step for ONNX or torch (rlmem export run=<dir> to=agent.onnx)",
     "bench": "train and evaluate a grid of runs (rlmem bench popgym, or cores=[...] envs=[...])",
+    "tune": "search for good options with Optuna (rlmem tune env=NAME core=gru trials=30)",
     "compare": "compare runs: table and learning curves (rlmem compare <dir> ... by=core)",
     "diagnose": "test memory cores (rlmem diagnose core=gru,s5), or an agent's memory (run=<dir>)",
     "plot": "draw the learning curve of a run (rlmem plot <run>)",
@@ -84,6 +85,11 @@ def _dispatch(arguments: list[str]) -> int:
         from rlmem.cli.diagnose import run_diagnose
 
         return run_diagnose(rest)
+    elif command == "tune":
+        need("hydra", "rlmem tune", "train", "hydra-core")
+        from rlmem.cli.tune import run_tune
+
+        return run_tune(rest)
     elif command in ("bench", "compare", "plot"):
         need("hydra", f"rlmem {command}", "train", "hydra-core")
         from rlmem.cli.bench import run_bench

@@ -17,7 +17,7 @@ import pytest
 
 from rlmem.cli.main import main
 from rlmem.errors import UsageError
-from rlmem.runs import bench, bench_results, checkpoint
+from rlmem.runs import bench_results, checkpoint, workers
 from rlmem.runs.bench import Bench
 from rlmem.runs.grid import Cell, cells
 from rlmem.runs.log import RunLogger
@@ -89,10 +89,10 @@ def test_the_state_of_a_cell_is_in_its_files(tmp_path: Path) -> None:
     path = write_run(tmp_path / "a", [(1000, 0.5, 3)])
     assert found.state(cell) == "started"
     (path / "checkpoints" / "step-000001000.partial").mkdir(parents=True)
-    assert bench.last_step(path) is None
+    assert workers.last_step(path) is None
     (path / "checkpoints" / "step-000000500").mkdir()
     (path / "checkpoints" / "step-000001000").mkdir()
-    assert bench.last_step(path) == 1000
+    assert workers.last_step(path) == 1000
     assert found.state(cell) == "started"
     (path / "eval.json").write_text(json.dumps({"step": 500}))
     assert found.state(cell) == "started", "the evaluation is of an earlier step"
@@ -103,21 +103,21 @@ def test_the_state_of_a_cell_is_in_its_files(tmp_path: Path) -> None:
 def test_a_cell_goes_on_from_its_files(tmp_path: Path) -> None:
     found, cell = one(tmp_path, "core=gru")
     path = write_run(tmp_path / "a", [(1000, 0.5, 3)])
-    begin = found._command(cell, path)
+    begin = found.workers._command(cell, path)
     assert begin[:2] == ["train", "legs=1"]
     assert list(path.iterdir()) == [], "a run without a checkpoint begins again"
     write_run(tmp_path / "b", [(1000, 0.5, 3)])
     path = tmp_path / "b"
     (path / "checkpoints" / "step-000000500").mkdir(parents=True)
-    assert found._command(cell, path) == ["train", f"resume={path}"]
+    assert found.workers._command(cell, path) == ["train", f"resume={path}"]
     (path / "checkpoints" / "step-000001000").mkdir()
-    assert found._command(cell, path) == ["eval", f"run={path}", "episodes=2"]
+    assert found.workers._command(cell, path) == ["eval", f"run={path}", "episodes=2"]
 
 
 def test_a_folder_of_other_options_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     options = {"options": ["core=gru", "total_steps=5"]}
-    (tmp_path / "a" / bench.MANIFEST).write_text(json.dumps(options))
+    (tmp_path / "a" / workers.MANIFEST).write_text(json.dumps(options))
     one(tmp_path, "total_steps=5", "core=gru")
     with pytest.raises(UsageError, match=r"has other options .total_steps=5 instead of total_st"):
         one(tmp_path, "core=gru", "total_steps=6")
@@ -131,10 +131,10 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     bad, good = (cell.name for cell in found.cells)
     assert found.failed[bad].endswith("gamma must be between 0 and 1, not 2.0")
     assert sorted(seen[2:]) == [(good, "done"), (bad, "failed")]
-    manifest = json.loads((tmp_path / good / bench.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / good / workers.MANIFEST).read_text())
     assert manifest["command"].startswith("rlmem train legs=1 checkpoint_every=null threads=1")
     assert manifest["version"]
-    (row,) = bench_results.collect(tmp_path, [good], bench.MANIFEST)
+    (row,) = bench_results.collect(tmp_path, [good], workers.MANIFEST)
     with (tmp_path / "results.csv").open(newline="") as file:
         (saved,) = csv.DictReader(file)
     assert saved["cell"] == good
@@ -178,7 +178,7 @@ def started(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 def trained(root: Path) -> Iterator[tuple[str, int]]:
     for path in sorted(root.glob("*/config.yaml")):
-        yield path.parent.name, bench.last_step(path.parent) or 0
+        yield path.parent.name, workers.last_step(path.parent) or 0
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_kill_9_three_times_changes_no_result(tmp_path: Path, command: list[str]
     names = [path.parent.name for path in sorted((tmp_path / "b").glob("*/eval.json"))]
     assert len(names) == 4
     for name in names:
-        options = json.loads((tmp_path / "b" / name / bench.MANIFEST).read_text())["options"]
+        options = json.loads((tmp_path / "b" / name / workers.MANIFEST).read_text())["options"]
         legs = ["legs=16", "checkpoint_every=null", f"run_dir={tmp_path / name}"]
         assert main(["train", *options, *legs]) == 0
         assert outcome(tmp_path / name) == outcome(tmp_path / "b" / name), name
