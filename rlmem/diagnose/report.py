@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlmem.diagnose.suite import COST, INFLUENCE, QUESTIONS
-from rlmem.errors import need
-from rlmem.files import replacing
+from rlmem.runs import plot_style
 from rlmem.runs.stats import over_runs
 from rlmem.runs.table import Table
 
@@ -106,27 +105,20 @@ def influence_table(results: Results) -> Table | None:
 
 def heat_map(results: Results, path: Path) -> Path:
     """Draw the mean scores, cores by questions, as a PNG; returns its path."""
-    need("matplotlib", "a plot", "train")
-    # Without pyplot, which has global state and may open a window.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     found = scores(results)
     asked = [name for name in QUESTIONS if any(name in row for row in found.values())]
     values = np.array(
         [[mean(row[name]) if row[name] else np.nan for name in asked] for row in found.values()]
     )
-    figure = Figure(figsize=(2 + 0.5 * len(asked), 1.6 + 0.32 * len(found)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-    axes.set_xticks(range(len(asked)), asked, rotation=50, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(found)), list(found))
+    size = (2 + 0.5 * len(asked), 1.6 + 0.32 * len(found))
+    figure, (axis,) = plot_style.figure(1, 1, size)
+    image = axis.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    plot_style.describe(axis, "", "", "")
+    axis.set_xticks(range(len(asked)), asked, rotation=50, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(found)), list(found))
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
             color = "white" if value < 0.55 else "black"
-            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, size=8)
-    figure.colorbar(image, label="score: 0 chance, 1 optimum")
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
-    return path
+            axis.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, size=8)
+    plot_style.color_bar(axis, image, "score: 0 chance, 1 optimum")
+    return plot_style.save(figure, path)

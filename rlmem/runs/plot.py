@@ -1,17 +1,23 @@
-"""Plots with matplotlib, which is imported only to draw one."""
+"""Plots of estimates and heat maps, in the style of `plot_style`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from rlmem.errors import need
-from rlmem.files import replacing
+from rlmem.runs import plot_style
+from rlmem.runs.plot_style import EndLabel, Look
 from rlmem.runs.stats import Estimate
+
+# A panel with more lines is not readable; the first line is in every panel.
+MOST_LINES = 5
+# Lines with fewer points have a marker at each.
+MARKED = 30
 
 
 def curves(
@@ -26,39 +32,56 @@ def curves(
 ) -> None:
     """Draw lines with intervals over x = 1, 2, ... into a PNG; `mark` adds a dotted vertical.
 
-    Given values of `x` are evenly spaced categories.
+    Given values of `x` are evenly spaced categories. More than five lines fill further panels,
+    each with the first line. Long lines are smoothed over a twentieth of their points, without
+    their bands.
     """
-    need("matplotlib", "a plot", "train")
-    # Without pyplot, which has global state and may open a window.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    groups = panels(list(lines))
+    chosen = plot_style.looks(groups)
+    size = (4.2 + 4.0 * len(groups), 4.2)
+    figure, axes = plot_style.figure(1, len(groups), size)
     longest = max(len(line) for line in lines.values())
-    for name, line in lines.items():
-        places = range(1, len(line) + 1)
-        (plotted,) = axes.plot(
-            places, [point.value for point in line], label=name, marker="o" if longest < 30 else ""
-        )
-        axes.fill_between(
-            places,
-            [point.low for point in line],
-            [point.high for point in line],
-            color=plotted.get_color(),
-            alpha=0.2,
-            linewidth=0,
-        )
-    if mark is not None and mark < longest:
-        axes.axvline(mark, color="black", linestyle=":", linewidth=1)
-    if x is not None:
-        axes.set_xticks(range(1, len(x) + 1), [f"{value:g}" for value in x])
-    axes.set(title=title, xlabel=x_label, ylabel=y_label)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
+    drawn = []
+    window = longest // 20 if longest >= plot_style.MANY else 1
+    for place, (axis, names) in enumerate(zip(axes, groups, strict=True)):
+        ends = [_line(axis, name, lines[name], chosen[name], window) for name in names]
+        if place:
+            axis.sharey(axes[0])
+        if mark is not None and mark < longest:
+            axis.axvline(mark, color=plot_style.GUIDE, linestyle=":", linewidth=1)
+        if x is not None:
+            axis.set_xticks(range(1, len(x) + 1), [f"{value:g}" for value in x])
+        elif longest < MARKED:
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        smoothed = f", smoothed over {window}" if window > 1 else ""
+        plot_style.describe(axis, "" if place else title, x_label + smoothed, y_label)
+        plot_style.guides(axis)
+        axis.margins(x=0.02)
+        drawn.append((axis, ends))
+    for axis, ends in drawn:
+        plot_style.label_ends(axis, ends)
+    plot_style.save(figure, path)
+
+
+def panels(names: Sequence[str]) -> list[list[str]]:
+    """The names of the lines of each panel: at most `MOST_LINES`, the first one in each."""
+    first, others = list(names[:1]), list(names[1:])
+    size = MOST_LINES - 1
+    count = max(1, -(-len(others) // size))
+    return [first + [str(name) for name in part] for part in np.array_split(others, count)]
+
+
+def _line(axis: Any, name: str, line: Sequence[Estimate], look: Look, window: int) -> EndLabel:
+    """Draw a line and its band; returns the label of its end."""
+    places = np.arange(1, len(line) + 1)
+    values = plot_style.smooth(np.array([point.value for point in line], float), window)
+    marker = "o" if len(line) < MARKED else ""
+    axis.plot(
+        places, values, color=look.color, linestyle=look.dash, marker=marker, markersize=4, lw=1.8
+    )
+    low, high = ([getattr(point, bound) for point in line] for bound in ("low", "high"))
+    axis.fill_between(places, low, high, color=look.color, alpha=0.16, linewidth=0)
+    return EndLabel(name, float(values[-1]), look)
 
 
 class HeatMap(NamedTuple):
@@ -78,19 +101,13 @@ def heat_maps(
     panels: Sequence[HeatMap], path: Path, *, x_label: str, y_label: str, scale: str
 ) -> None:
     """Draw heat maps side by side into a PNG; `scale` is the label of the colours."""
-    need("matplotlib", "a plot", "train")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tallest = max(len(panel.values) for panel in panels)
     labels = max(len(label) for panel in panels for label in panel.rows.values())
     size = (1 + (5.2 + 0.07 * labels) * len(panels), min(2.0 + 0.3 * tallest, 4.8))
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    for number, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), number)
-        axes.set_facecolor("0.85")
-        image = axes.imshow(
+    figure, axes = plot_style.figure(1, len(panels), size)
+    for axis, panel in zip(axes, panels, strict=True):
+        axis.set_facecolor("0.85")
+        image = axis.imshow(
             panel.values,
             vmin=0,
             vmax=panel.high,
@@ -98,9 +115,7 @@ def heat_maps(
             aspect="auto",
             interpolation="nearest",
         )
-        axes.set_yticks(list(panel.rows), list(panel.rows.values()))
-        axes.set_xticks(list(panel.columns), list(panel.columns.values()))
-        axes.set(title=panel.title, xlabel=x_label, ylabel=y_label)
-        figure.colorbar(image, label=scale)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=120)
+        plot_style.set_ticks(axis, panel.columns, panel.rows)
+        plot_style.describe(axis, panel.title, x_label, y_label)
+        plot_style.color_bar(axis, image, scale)
+    plot_style.save(figure, path)

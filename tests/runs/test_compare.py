@@ -117,9 +117,6 @@ def test_bins_weigh_episodes_and_smoothing_keeps_gaps() -> None:
     found = learning_curves.binned(curve, np.array([0.0, 20.0, 30.0, 40.0, 50.0]))
     # The third bin has no end of an episode: it lies between the others.
     np.testing.assert_allclose(found, [0.75, 1.875, 3.0, np.nan])
-    np.testing.assert_allclose(
-        learning_curves.smooth(np.array([0.0, 3.0, 6.0, np.nan]), 3), [1.5, 3.0, 4.5, np.nan]
-    )
 
 
 def test_curves_and_profiles_are_drawn(tmp_path: Path) -> None:
