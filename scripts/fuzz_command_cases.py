@@ -67,6 +67,8 @@ new core 1
 new core a/b
 plot
 compare
+report
+report [[1]] out=
 bench seeds=x
 bench dir=[[1]]
 diagnose dir=[[1]] questions=x
@@ -186,7 +188,12 @@ def _plausible(member: dict[str, str], group: str) -> dict[str, str]:
 
 def broken_folders(rng: random.Random, folder: Path) -> Iterator[list[str]]:
     """Commands on copies of a run whose configuration or metrics are cut or changed."""
-    commands = ["eval run=broken episodes=1", "train resume=broken total_steps=1280", "plot broken"]
+    commands = [
+        "eval run=broken episodes=1",
+        "train resume=broken total_steps=1280",
+        "plot broken",
+        "report broken",
+    ]
     commands += ["play run=broken", "compare broken", "export run=broken to=a.rlmem"]
     while True:
         shutil.rmtree("broken", ignore_errors=True)

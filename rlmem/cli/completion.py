@@ -28,7 +28,7 @@ WORDS: dict[str, Sequence[str]] = {
     "bench": ("popgym",),
 }
 # Commands whose words are folders of runs.
-RUNS = ("compare", "plot")
+RUNS = ("compare", "plot", "report")
 # Options whose values are folders or files.
 PATHS = {
     *("run", "resume", "run_dir", "dir", "out", "to", "record", "baseline", "twin"),

@@ -21,6 +21,7 @@ PLAIN = {
     "compare": "DIR ... [KEY=VALUE ...]",
     "diagnose": "[core=NAME,... or run=DIR] [KEY=VALUE ...]",
     "plot": "RUN [KEY=VALUE ...]",
+    "report": "DIR ... [KEY=VALUE ...]",
     "tune": "[KEY=RANGE ...] [KEY=VALUE ...]",
 }
 

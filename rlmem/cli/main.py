@@ -26,6 +26,7 @@ COMMANDS = {
     "bench": "train and evaluate a grid of runs (rlmem bench popgym, or cores=[...] envs=[...])",
     "tune": "search for good options with Optuna (rlmem tune env=NAME core=gru trials=30)",
     "compare": "compare runs: table and learning curves (rlmem compare <dir> ... by=core)",
+    "report": "write one HTML page about runs: curves, scores, options (rlmem report <dir> ...)",
     "diagnose": "test memory cores (rlmem diagnose core=gru,s5), or an agent's memory (run=<dir>)",
     "plot": "draw the learning curve of a run (rlmem plot <run>)",
     "list": "list cores, environments, algorithms, encoders, tuned settings (rlmem list cores)",
@@ -90,12 +91,16 @@ def _dispatch(arguments: list[str]) -> int:
         from rlmem.cli.tune import run_tune
 
         return run_tune(rest)
-    elif command in ("bench", "compare", "plot"):
+    elif command in ("bench", "compare", "plot", "report"):
         need("hydra", f"rlmem {command}", "train", "hydra-core")
         from rlmem.cli.bench import run_bench
         from rlmem.cli.compare import run_compare, run_plot
+        from rlmem.cli.report import run_report
 
-        return {"bench": run_bench, "compare": run_compare, "plot": run_plot}[command](rest)
+        programs = {
+            "bench": run_bench, "compare": run_compare, "plot": run_plot, "report": run_report
+        }  # fmt: skip
+        return programs[command](rest)
     elif command in COMMANDS:
         need("hydra", f"rlmem {command}", "train", "hydra-core")
         from rlmem.cli.commands import run

@@ -11,7 +11,7 @@ import secrets
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,16 +122,19 @@ def index(run_dir: Path) -> dict[str, Any]:
         raise Damaged(f"{INDEX}: {_reason(error)}") from error
 
 
-def check_log(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-    """Print a line on stderr if the rows of a log are not those at the newest checkpoint."""
+def check_log(
+    path: Path, header: Sequence[str], rows: Callable[[], Iterable[Sequence[str]]]
+) -> None:
+    """Print a line on stderr if the `rows()` of a log are not those at the newest checkpoint."""
     run = path.parent
     present = checkpoint_folders.steps(run)
     found = readable(checkpoint_folders.of_step(run, present[-1])) if present else None
     wanted = found.logs.get(path.name) if found is not None else None
     if found is None or wanted is None:
         return
-    kept = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= found.step]
-    digest = sealed.digest_rows(kept).hexdigest()
+    step = header.index("step")
+    kept = [row for row in rows() if row[step].isdigit() and int(row[step]) <= found.step]
+    digest = sealed.digest_table(header, kept).hexdigest()
     if {"rows": len(kept), sealed.SEAL: digest} != wanted:
         note_log(path, found.step, len(kept), wanted)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +23,12 @@ from rlmem.runs.scores import REFERENCES, Reference
 # Steps of a rollout in POPGym's benchmark: 64 environments x 1024 steps.
 EPOCH_STEPS = 65_536
 TAIL_BYTES = 8192
+METRICS = "metrics.csv"
+PART = 1024
+NOTED = ("torch", "python", "commit")
+# Logs of this size are read by several processes, whose start takes half a second.
+PARALLEL_BYTES = 32 * 2**20
+RETURN = "episode_return"
 
 
 class Curve(NamedTuple):
@@ -29,6 +39,14 @@ class Curve(NamedTuple):
     steps: Int[ndarray, " I"]
     returns: Float[ndarray, " I"]
     episodes: Float[ndarray, " I"]
+
+
+class Evaluations(NamedTuple):
+    """The evaluations of a run during its training: steps, mean returns, standard errors."""
+
+    steps: Int[ndarray, " E"]
+    means: Float[ndarray, " E"]
+    errors: Float[ndarray, " E"]
 
 
 class Record(NamedTuple):
@@ -104,8 +122,49 @@ def _runs(path: Path) -> Iterator[Path]:
 def read(path: Path) -> Record:
     """The results of a run folder; a `UsageError` if a file cannot be read."""
     config = read_config(path)
-    steps, seconds, curve = _read_metrics(path / "metrics.csv")
+    steps, seconds, curve = _read_metrics(path / METRICS)
     return Record(path, dict(flat(config)), curve, steps, seconds, _read_json(path / "eval.json"))
+
+
+def read_all(paths: Sequence[Path]) -> list[Record]:
+    """`read` for many runs; with large logs, in as many processes as there are cores."""
+    size = sum(each.stat().st_size for path in paths if (each := path / METRICS).is_file())
+    workers = min(len(paths), len(os.sched_getaffinity(0)))
+    if size < PARALLEL_BYTES or workers < 2:
+        return [read(path) for path in paths]
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        return list(pool.map(read, paths))
+
+
+def read_evaluations(path: Path) -> Evaluations | None:
+    """The evaluations during the training of a run folder; None without any."""
+    table = _table(path / "evaluations.csv")
+    names = ("step", "return_mean", "return_std", "episodes")
+    if not set(names) <= set(table.header) or not (table.lines or table.parsed):
+        return None
+    step, *others = table.columns(*names)
+    try:
+        steps = np.array([int(cell) for cell in step])
+        means, stds, counts = (np.array([float(cell) for cell in cells]) for cells in others)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{path / 'evaluations.csv'} is damaged: {error}") from error
+    return Evaluations(steps, means, stds / np.sqrt(np.maximum(counts, 1)))
+
+
+def versions(path: Path) -> dict[str, str]:
+    """The versions that a run folder names: of rlmem, and in a benchmark also of torch and Python.
+
+    Empty without a readable file.
+    """
+    found: dict[str, str] = {}
+    for name, key in (("agent.json", "rlmem"), ("bench.json", "version")):
+        try:
+            content = sealed.read(path / name)
+        except (OSError, ValueError):
+            continue
+        known = {"rlmem": content.get(key), **{k: content.get(k) for k in NOTED}}
+        found |= {k: str(value) for k, value in known.items() if value is not None}
+    return found
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -150,36 +209,72 @@ def _read_metrics(path: Path) -> tuple[int, float, Curve]:
 
     A line on stderr says if the rows are not those that the newest checkpoint has described.
     """
-    rows: list[tuple[float, float, float]] = []
-    steps, seconds = 0, 0.0
-    table, header = _table(path)
-    if header and not {"step", "seconds"} <= set(header):
+    table = _table(path)
+    if table.header and not {"step", "seconds"} <= set(table.header):
         raise UsageError(f"{path} is not a metrics file: it has no column 'step'")
-    if header:
-        manifest.check_log(path, (dict(zip(header, row, strict=True)) for row in table))
-    for cells in table:
-        row = dict(zip(header, cells, strict=True))
-        try:
-            steps, seconds = int(row["step"]), float(row["seconds"])
-            if row.get("episode_return"):
-                ended = float(row.get("episodes") or 1)
-                rows.append((steps, float(row["episode_return"]), ended))
-        except ValueError as error:
-            raise UsageError(f"{path} is damaged: {error}") from error
-    found = np.array(rows, dtype=float).reshape(-1, 3)
-    return steps, seconds, Curve(found[:, 0].astype(np.int64), found[:, 1], found[:, 2])
-
-
-def _table(path: Path) -> tuple[list[list[str]], list[str]]:
-    """The whole rows of a table, and its header; both empty without a file."""
-    if not path.exists():
-        return [], []
+    if not table.lines and not table.parsed:
+        return 0, 0.0, Curve(np.array([], np.int64), np.array([]), np.array([]))
+    manifest.check_log(path, table.header, table.rows)
+    step, second, returned, ended_episodes = table.columns("step", "seconds", RETURN, "episodes")
     try:
-        lines = list(csv.reader(read_text(path).splitlines()))
+        steps = np.array([int(cell) for cell in step], np.int64)
+        seconds = [float(cell) for cell in second]
+        returns = np.array([float(cell or "nan") for cell in returned])
+        episodes = np.array([float(cell or 1) for cell in ended_episodes])
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{path} is damaged: {error}") from error
+    ended = np.array([cell != "" for cell in returned])
+    return int(steps[-1]), seconds[-1], Curve(steps[ended], returns[ended], episodes[ended])
+
+
+class _Table(NamedTuple):
+    """The header of a table, and its whole rows: lines without quotes, or lists of cells.
+
+    Cells are made a thousand rows at a time: those of a long log would need much memory.
+    """
+
+    header: list[str]
+    lines: list[str]
+    parsed: list[list[str]]
+
+    def _parts(self) -> Iterator[list[str]]:
+        """All cells, row by row."""
+        for first in range(0, len(self.lines), PART):
+            yield ",".join(self.lines[first : first + PART]).split(",")
+        if self.parsed:
+            yield list(chain.from_iterable(self.parsed))
+
+    def columns(self, *names: str) -> list[list[str]]:
+        """The cells of some columns; empty ones if there is none of a name."""
+        width, count = len(self.header), len(self.lines) + len(self.parsed)
+        places = {name: self.header.index(name) for name in names if name in self.header}
+        found: dict[str, list[str]] = {name: [] for name in names}
+        for cells in self._parts():
+            for name, place in places.items():
+                found[name] += cells[place::width]
+        return [found[name] if name in places else [""] * count for name in names]
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        """The cells of each row."""
+        for cells in self._parts():
+            yield from zip(*[iter(cells)] * len(self.header), strict=True)
+
+
+def _table(path: Path) -> _Table:
+    """The whole rows of a table; empty without a file."""
+    if not path.exists():
+        return _Table([], [], [])
+    try:
+        text = read_text(path)
+        if '"' in text:
+            header, *rows = list(csv.reader(text.splitlines()))
+            return _Table(header, [], [row for row in rows if len(row) == len(header)])
     except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
-    header = lines[0] if lines else []
-    return [row for row in lines[1:] if len(row) == len(header)], header
+    first, *lines = text.splitlines() or [""]
+    commas = first.count(",")
+    header = first.split(",") if first else []
+    return _Table(header, [line for line in lines if line and line.count(",") == commas], [])
 
 
 def newest(path: Path) -> tuple[int, str, float]:

@@ -20,7 +20,7 @@ class Table(NamedTuple):
         """Aligned columns, numbers to the right."""
         lines = [list(self.header), *map(list, self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        right = self._numeric()
+        right = self.numeric()
 
         def line(cells: Sequence[str]) -> str:
             parts = zip(cells, widths, right, strict=True)
@@ -30,14 +30,14 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """A table of GitHub's Markdown."""
-        ruler = ["---:" if right else "---" for right in self._numeric()]
+        ruler = ["---:" if right else "---" for right in self.numeric()]
         lines = [list(self.header), ruler, *map(list, self.rows)]
         escaped = [[cell.replace("|", r"\|") for cell in line] for line in lines]
         return "\n".join("| " + " | ".join(line) + " |" for line in escaped)
 
     def latex(self) -> str:
         """A `tabular` with the rules of the package booktabs."""
-        columns = "".join("r" if right else "l" for right in self._numeric())
+        columns = "".join("r" if right else "l" for right in self.numeric())
         head, *body = (
             " & ".join(map(_escape, line)) + r" \\" for line in (self.header, *self.rows)
         )
@@ -45,7 +45,8 @@ class Table(NamedTuple):
         rows = [begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
         return "\n".join(rows)
 
-    def _numeric(self) -> list[bool]:
+    def numeric(self) -> list[bool]:
+        """Whether each column has numbers only."""
         columns = zip(*self.rows, strict=True) if self.rows else ([],) * len(self.header)
         return [all(re.fullmatch(NUMBERS, cell) for cell in column) for column in columns]
 

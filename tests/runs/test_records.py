@@ -99,3 +99,59 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, text: str, message: 
 def test_reading_needs_no_torch() -> None:
     program = "import rlmem.cli.compare, rlmem.cli.bench, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_many_runs_are_read_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_run(tmp_path / str(i), [(100, float(i), 1)]) for i in range(3)]
+    before = records.read_all(paths)
+    asked = []
+
+    class Pool:
+        """In place of processes: their start takes a second."""
+
+        def __init__(self, workers: int, context: object) -> None:
+            asked.append(workers)
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        map = staticmethod(map)
+
+    monkeypatch.setattr(records, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(records, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    after = records.read_all(paths)
+    assert asked == [2]
+    assert [run.curve.returns.tolist() for run in after] == [[0.0], [1.0], [2.0]]
+    assert [run.path for run in after] == [run.path for run in before]
+
+
+@pytest.mark.slow
+def test_processes_read_what_this_one_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_run(tmp_path / str(i), [(100, float(i), 1)], [0.5]) for i in range(3)]
+    here = records.read_all(paths)
+    monkeypatch.setattr(records, "PARALLEL_BYTES", 0)
+    for one, other in zip(here, records.read_all(paths), strict=True):
+        assert (one.path, one.options, one.evaluation) == (
+            other.path,
+            other.options,
+            other.evaluation,
+        )
+        assert (one.curve.returns == other.curve.returns).all()
+
+
+def test_tables_with_and_without_quotes_are_the_same(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", CURVE * 700)  # more rows than are split at once
+    plain = records.read(path).curve
+    text = (path / "metrics.csv").read_text()
+    (path / "metrics.csv").write_text(text.replace("step,", '"step",', 1))
+    quoted = records.read(path).curve
+    assert len(plain.steps) == 1400
+    for one, other in zip(plain, quoted, strict=True):
+        assert (one == other).all()
