@@ -1,4 +1,5 @@
-"""A cart-pole behind random matrices on observations and actions."""
+"""A cart-pole behind random matrices on observations and actions (after Lu et al. 2023, arXiv
+2303.03982)."""
 
 from __future__ import annotations
 

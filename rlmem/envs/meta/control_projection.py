@@ -1,4 +1,5 @@
-"""Several control tasks behind random matrices on observations and actions."""
+"""Control tasks behind random matrices on observations and actions (after Lu et al. 2023, arXiv
+2303.03982)."""
 
 from __future__ import annotations
 
