@@ -1,4 +1,4 @@
-"""Write docs/cores.md, docs/environments.md and docs/algorithms.md from code and YAML.
+"""Write docs/cores.md, environments.md, algorithms.md and the laws in contract.md from the code.
 
     python scripts/generate_pages.py [--check]
 
@@ -27,6 +27,18 @@ WITHOUT_SPACES = {"gym", "minigrid-memory", "meta-dmc-projection", "meta-half-ch
 WITHOUT_SPACES |= {"meta-metaworld"}
 # Names in a citation, such as "Gu and Dao 2023" and "Ni et al. 2023".
 CITATION = r"[A-Z][\w-]+(?: and [A-Z][\w-]+| et al\.)? (?:19|20)\d\d"
+# Packages with public names, and their titles.
+API = {
+    "rlmem": "rlmem",
+    "rlmem.cores": "Cores",
+    "rlmem.kernels": "Kernels",
+    "rlmem.envs": "Environments",
+    "rlmem.algos": "Algorithms",
+    "rlmem.policies": "Policies",
+    "rlmem.policies.encoders": "Encoders",
+    "rlmem.torchrl": "torchrl",
+    "rlmem.testing": "Testing",
+}
 FOLDERS = {"core": "cores", "env": "envs", "algo": "algos"}
 
 
@@ -193,6 +205,49 @@ def algorithms_page() -> str:
     return _page("Algorithms", [about], "algo", lambda entry: [])
 
 
+def api_page() -> str:
+    """The page of the API: a line for mkdocstrings for every public name."""
+    about = (
+        "Public names, from their docstrings. `rlmem.cores`, `rlmem.envs`, `rlmem.algos` and "
+        "`rlmem.policies.encoders` are registries: `make(name, **options)`, `names()` and "
+        "`register(name)`. The site shows the docstrings here; a checkout has them in the code."
+    )
+    parts = ["# API", about]
+    for module, title in API.items():
+        parts += [f"## {title}", *(f"::: {place(module, name)}" for name in public(module))]
+    return "\n\n".join(parts) + "\n"
+
+
+def place(module: str, name: str) -> str:
+    """The path of a public name; a function may have the name of its own module."""
+    path = f"{module}.{name}"
+    folder = ROOT / path.replace(".", "/")
+    return f"{path}.{name}" if folder.is_dir() else path
+
+
+def public(module: str) -> list[str]:
+    """The public names of a package, without its modules and the functions of its registry."""
+    import importlib
+    from types import ModuleType
+
+    found = importlib.import_module(module)
+    shared = {"make", "names", "register"} if hasattr(found, "registry") else set()
+    names = [name for name in found.__all__ if name not in shared]
+    return [name for name in names if not isinstance(getattr(found, name), ModuleType)]
+
+
+def contract_page() -> str:
+    """The page of the contract, with the table of all laws."""
+    from rlmem.testing.law import LAWS
+
+    rows = [f"| {sentence(law.name)} | {len(list(law.cases()))} |" for law in LAWS]
+    lines = "\n".join(["| law | cases |", "|---|---:|", *rows])
+    text = (DOCS / "contract.md").read_text()
+    before, rest = text.split("<!-- generated: laws -->\n")
+    after = rest[rest.index("<!-- end -->") :]
+    return f"{before}<!-- generated: laws -->\n{lines}\n{after}"
+
+
 def _page(title: str, head: list[str], group: str, facts: Callable[[Entry], list[str]]) -> str:
     command = "`python scripts/generate_pages.py`"
     note = f"This page is written by {command} from docstrings and `rlmem/configs/{group}`."
@@ -236,6 +291,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "cores.md": cores_page,
     "environments.md": environments_page,
     "algorithms.md": algorithms_page,
+    "contract.md": contract_page,
+    "api.md": api_page,
 }
 
 

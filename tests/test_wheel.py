@@ -55,9 +55,8 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_contains_only_the_package(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0].split("-")[0] for name in names} == {"rlmem"}
-    wanted = {
-        n for n in _files("--cached", "rlmem") if n.endswith((".py", ".yaml", ".typed", ".txt"))
-    }
+    kinds = (".py", ".yaml", ".typed", ".txt", ".css", ".js")
+    wanted = {n for n in _files("--cached", "rlmem") if n.endswith(kinds)}
     assert wanted - names == set()
     compiled = [name for name in names if name.endswith(".so")]
     if shutil.which("cc"):
