@@ -37,7 +37,7 @@ def curves(
     their bands.
     """
     groups = panels(list(lines))
-    chosen = plot_style.looks(groups)
+    chosen = plot_style.looks([list(lines)])
     size = (4.2 + 4.0 * len(groups), 4.2)
     figure, axes = plot_style.figure(1, len(groups), size)
     longest = max(len(line) for line in lines.values())

@@ -77,9 +77,9 @@ def figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, lis
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=size, layout="constrained", facecolor="white")
+    made = Figure(figsize=size, facecolor="white")
     FigureCanvasAgg(made)
-    made.get_layout_engine().set(w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.06)
+    made.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08, wspace=0.04, hspace=0.06)
     return made, [made.add_subplot(rows, columns, i + 1) for i in range(rows * columns)]
 
 

@@ -98,7 +98,7 @@ def test_a_sweep_prints_its_comparison(capsys: pytest.CaptureFixture[str]) -> No
     assert "written to s/compare.md" in out
 
 
-@pytest.mark.parametrize("command", ["bench", "compare", "plot"])
+@pytest.mark.parametrize("command", ["bench", "compare", "plot", "report"])
 def test_help_lists_the_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out

@@ -52,7 +52,8 @@ def line(name: str, runs: Sequence[Record], last: float, look: Look) -> Line:
     curves = [finite(run.curve) for run in runs]
     curves = [curve for curve in curves if len(curve.steps)]
     if not curves:
-        return Line(name, *[np.array([])] * 4, look)
+        empty = np.array([])
+        return Line(name, empty, empty, empty, empty, look)
     # A run with few rows has a bucket for each; shorter runs have wider ones.
     edges = np.linspace(0, last, min(BUCKETS, max(len(each.steps) for each in curves)) + 1)
     means = np.stack([binned(curve, edges) for curve in curves])
@@ -152,7 +153,7 @@ def estimates(
 ) -> list[list[Line]]:
     """Lines of estimates (value, low, high), over 1, 2, ... or `x`: at most five in each list."""
     groups = plot.panels(list(scores))
-    chosen = plot_style.looks(groups)
+    chosen = plot_style.looks([list(scores)])
     return [[_estimates(name, scores[name], x, chosen[name]) for name in part] for part in groups]
 
 

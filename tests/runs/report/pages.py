@@ -51,6 +51,9 @@ class Page(HTMLParser):
         return [value for _, attrs in self.elements if (value := attrs.get(name)) is not None]
 
 
+LONG = "popgym-noisy-position-only-cartpole-transformer_xl-num_envs=1024-seed0"
+
+
 def folders(root: Path, seeds: int = 2, rows: int = 30) -> Path:
     """Runs of two cores with evaluations, one with adaptation, and one with a diagnosis."""
     rng = np.random.default_rng(0)

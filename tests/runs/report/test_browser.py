@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from rlmem.runs import report
-from tests.runs.report.pages import folders
+from tests.runs.report.pages import LONG, folders
+from tests.runs.run_folders import write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SWITCHES = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync hide-scrollbars"
@@ -64,15 +65,17 @@ def describe(page: str, width: int, folder: Path) -> dict[str, object]:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_readable_in_a_browser(width: int, tmp_path: Path) -> None:
-    found = describe(report.page([folders(tmp_path / "runs")]), width, tmp_path)
+    root = folders(tmp_path / "runs")
+    write_run(root / LONG, [(640, 0.1, 3), (1280, 0.2, 3)], [0.1], core=LONG, env=LONG)
+    found = describe(report.page([root]), width, tmp_path)
     assert found["needed"] == found["width"] == width
-    # Two groups, four runs, four evaluations, two players, one line of retention.
-    assert (found["lines"], found["empty"]) == (13, 0)
+    # Three groups, five runs, four evaluations, two players, one line of retention.
+    assert (found["lines"], found["empty"]) == (15, 0)
     assert found["cut"] == []
     assert isinstance(found["tips"], list)
-    assert len(found["tips"]) == 8
+    assert len(found["tips"]) == 10
     assert any("agent: 0.5 [0.45, 0.55]" in tip for tip in found["tips"])
-    assert found["labels"] == (12 if width == 1280 else 0)
+    assert found["labels"] == (13 if width == 1280 else 0)
 
 
 @pytest.mark.slow
