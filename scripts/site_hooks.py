@@ -58,13 +58,15 @@ def linked(text: str, folder: str, page: str) -> str:
     def replace(match: re.Match[str]) -> str:
         image, label, target, place = match.groups()
         place = place or ""
-        if not target or "://" in target:
+        if not target or re.match(r"\w+:", target):
             return match[0]
         path = posixpath.normpath(posixpath.join(folder, target))
         if path in OUTSIDE:
             found = OUTSIDE[path]
         elif path.startswith("docs/") and (ROOT / path).is_file():
             found = path.removeprefix("docs/")
+            if page != (shown := found.replace(".ipynb", ".md")):
+                found = shown
         elif path == "examples":
             found = "gallery.md"
         else:

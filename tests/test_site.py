@@ -101,6 +101,10 @@ def test_links_lead_to_pages_of_the_site() -> None:
     )
     inside = site_hooks.linked("[a](../README.md) [b](cores.md)", "docs/results", "results/x.md")
     assert inside == "a b"
+    notebook, picture = "[a](adaptation.ipynb)", "![b](data:image/png;base64,QUJD)"
+    pages = ("notebooks/adaptation.md", "notebooks/other.md")
+    found = [site_hooks.linked(notebook + picture, "docs/notebooks", page) for page in pages]
+    assert found == [notebook + picture, notebook.replace("ipynb", "md") + picture]
     assert site_hooks.linked("[a](docs/guide.md#x)", "", "index.md") == "[a](guide.md#x)"
 
 
