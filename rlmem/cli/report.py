@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,5 +21,6 @@ def run_report(arguments: Sequence[str]) -> int:
     out = expanded(options["out"] or folder / "report.html")
     if out.is_dir():
         raise UsageError(f"out={out} is a folder: give a file, such as {out / 'report.html'}")
-    print(report.write(folders, out, plain.as_list(options["by"])))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(report.write(folders, out, plain.as_list(options["by"]), cores or 1))
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
@@ -126,13 +126,15 @@ def read(path: Path) -> Record:
     return Record(path, dict(flat(config)), curve, steps, seconds, _read_json(path / "eval.json"))
 
 
-def read_all(paths: Sequence[Path]) -> list[Record]:
-    """`read` for many runs; with large logs, in as many processes as there are cores."""
+def read_all(paths: Sequence[Path], processes: int = 1) -> list[Record]:
+    """`read` for many runs; large logs in several `processes`, which import the main program."""
     size = sum(each.stat().st_size for path in paths if (each := path / METRICS).is_file())
-    workers = min(len(paths), len(os.sched_getaffinity(0)))
+    workers = min(len(paths), processes)
     if size < PARALLEL_BYTES or workers < 2:
         return [read(path) for path in paths]
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    # Ctrl-C is an error of one line in this process, and nothing in the others.
+    ignore = signal.SIGINT, signal.SIG_IGN
+    with ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, ignore) as pool:
         return list(pool.map(read, paths))
 
 

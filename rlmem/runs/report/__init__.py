@@ -23,13 +23,16 @@ HERE = Path(__file__).parent
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
-def write(folders: Sequence[str | Path], out: Path, by: Sequence[str] = ()) -> Path:
+def write(
+    folders: Sequence[str | Path], out: Path, by: Sequence[str] = (), processes: int = 1
+) -> Path:
     """Write the report of all runs in and below `folders`; returns its path.
 
-    `by` are the options that tell groups of runs apart, as in `rlmem compare`. Raises `UsageError`
-    for a folder without runs, and for a file that cannot be read.
+    `by` are the options that tell groups of runs apart, as in `rlmem compare`. Long logs are read
+    by several `processes`. Raises `UsageError` for a folder without runs, and for a file that
+    cannot be read.
     """
-    text = page(folders, by)
+    text = page(folders, by, processes)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(out, text)
@@ -38,9 +41,9 @@ def write(folders: Sequence[str | Path], out: Path, by: Sequence[str] = ()) -> P
     return out
 
 
-def page(folders: Sequence[str | Path], by: Sequence[str] = ()) -> str:
+def page(folders: Sequence[str | Path], by: Sequence[str] = (), processes: int = 1) -> str:
     """The report as HTML."""
-    runs = records.read_all(records.find(folders))
+    runs = records.read_all(records.find(folders), processes)
     found = dict(zip(sections.names(runs), runs, strict=True))
     groups = compare.group(runs, by)
     places = [expanded(folder) for folder in folders]

@@ -27,7 +27,7 @@ LEVELS = 8
 
 
 class Line(NamedTuple):
-    """A line with its band; all points are numbers, `x` ascends."""
+    """A line with its band; `x` ascends."""
 
     name: str
     x: Float[ndarray, " N"]
@@ -71,8 +71,9 @@ class _Range(NamedTuple):
 
 
 def html(chart: Chart) -> str:
-    """A chart as a `figure`; lines without points are left out."""
-    chart = chart._replace(lines=[line for line in chart.lines if len(line.x)])
+    """A chart as a `figure`; points that are not finite are left out, and lines without points."""
+    known = map(_finite, chart.lines)
+    chart = chart._replace(lines=[line for line in known if len(line.x)])
     if not chart.lines:
         return f"<p>{escape(chart.title)}: no finite values</p>"
     values = [array for line in chart.lines for array in (line.y, line.low, line.high)]
@@ -143,6 +144,13 @@ def heat_map(
             "</figure>",
         ]
     )
+
+
+def _finite(line: Line) -> Line:
+    """The points of a line whose numbers are all finite."""
+    values = np.stack([line.x, line.y, line.low, line.high])
+    x, y, low, high = values[:, np.isfinite(values).all(axis=0)]
+    return line._replace(x=x, y=y, low=low, high=high)
 
 
 def look_class(look: Look) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlmem.errors import reading
-from rlmem.files import read_text
+from rlmem.runs import sealed
 from rlmem.runs.records import Record
 from rlmem.runs.report import chart, lines
 from rlmem.runs.report.chart import Chart
@@ -45,7 +44,7 @@ def adaptation(found: Mapping[str, Record], folders: Sequence[Path]) -> Section 
     ]
     for path, name in sorted(files.items()):
         with reading(path):
-            parts += _adaptation(name, json.loads(read_text(path)))
+            parts += _adaptation(name, sealed.read(path))
     return Section("adaptation", "Adaptation", parts)
 
 
@@ -76,7 +75,7 @@ def memory(found: Mapping[str, Record]) -> Section | None:
         if not path.exists():
             continue
         with reading(path):
-            analyses = json.loads(read_text(path))["analyses"]
+            analyses = sealed.read(path)["analyses"]
             parts += _saliency(name, analyses.get("saliency", {}))
             parts += _retention(name, analyses.get("retention", {}))
     if not parts:

@@ -12,7 +12,7 @@ from rlmem.errors import UsageError
 from rlmem.runs import plot_style, records, report
 from rlmem.runs.plot_style import Look
 from rlmem.runs.records import Curve
-from rlmem.runs.report import extras, lines, sections
+from rlmem.runs.report import chart, extras, lines, sections
 from tests.runs.report.pages import Page, folders
 from tests.runs.run_folders import write_run
 
@@ -119,6 +119,18 @@ def test_values_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert "No episode has ended yet in: c." in text
 
 
+def test_points_that_are_not_finite_are_left_out_of_charts() -> None:
+    y = np.array([0.0, np.nan, 2.0, np.inf])
+    look = Look(plot_style.COLORS[0])
+    line = chart.Line("a", np.arange(4.0), y, y - 1, y + 1, look)
+    drawn = chart.html(chart.Chart("t", "x", "y", [line], {"level": 1.0}))
+    (found,) = Page(drawn).charts
+    assert (found["lines"][0]["x"], found["lines"][0]["high"]) == ([0.0, 2.0], [1.0, 3.0])
+    assert not re.search(r"nan|inf", drawn)
+    nothing = line._replace(y=np.full(4, np.nan))
+    assert chart.html(chart.Chart("t", "x", "y", [nothing])) == "<p>t: no finite values</p>"
+
+
 def test_names_are_text(tmp_path: Path) -> None:
     bad = "</script><b onload=1>&"
     write_run(tmp_path / "a&<b>", [(1, 0.0, 1)], [0.0], core=bad, note=bad)
@@ -152,6 +164,7 @@ def test_labels_are_without_their_common_words() -> None:
     ("file", "content"),
     [
         ("gru0/eval-heldout.json", "{"),
+        ("gru0/eval-heldout.json", "[" * 200_000),
         ("gru0/eval-heldout.json", '{"scores": {"agent": {}}}'),
         ("ffm1/diagnose/diagnose.json", "[1]"),
         ("ffm1/diagnose/diagnose.json", '{"analyses": {"saliency": {"action": {"heat": [1]}}}}'),
