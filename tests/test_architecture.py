@@ -19,7 +19,7 @@ ALL_SOURCES = SOURCES + sorted(
 )
 
 # From the floor upward: each room and the rooms that it may import, all of them below it.
-TOOLS = {"errors", "files", "imports", "options", "registry", "spaces", "tree"}
+TOOLS = {"errors", "files", "imports", "options", "ranks", "registry", "spaces", "tree"}
 MAY_IMPORT = {
     "configs": set(),
     "errors": set(),
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "options": {"errors"},
     "registry": {"errors", "options"},
     "spaces": {"errors"},
+    "ranks": {"errors"},
     "kernels": {"errors"},
     "cores": TOOLS | {"kernels"},
     "policies": TOOLS | {"cores"},

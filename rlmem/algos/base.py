@@ -77,6 +77,7 @@ class Requirements:
     the policy reads the previous action and reward, as `Trials` adds them to observations.
     `unsupported_reason(action_space)` is a short reason, or None for a supported space.
     `estimates_returns` says that `policy.value` estimates returns in the units of the rewards.
+    `ranks` says that several ranks may train together.
     """
 
     policy_type: type[Policy] = ActorCritic
@@ -84,6 +85,7 @@ class Requirements:
     needs_history: bool = False
     unsupported_reason: Callable[[Spaces], str | None] = supports_all
     estimates_returns: bool = False
+    ranks: bool = False
 
 
 registry: Registry[Algorithm] = Registry("algo", "rlmem.algos")

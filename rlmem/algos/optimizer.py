@@ -14,6 +14,7 @@ from torch.optim import Adam, Optimizer
 from rlmem.algos.base import NonFiniteLoss
 from rlmem.algos.nonfinite import Experience
 from rlmem.errors import UsageError
+from rlmem.ranks import reduce
 
 # Scalar tensors by name. They stay on the device until the end of an iteration.
 Metrics = dict[str, Tensor]
@@ -57,6 +58,8 @@ class PlainAdam(Adam):
 
 class ClippedAdam:
     """Adam (Kingma and Ba 2015) with gradients clipped to a norm of `max_grad_norm`.
+
+    Gradients are means over all ranks, so the weights of all ranks stay equal.
 
     `separate_group` is a subset of `parameters`. Its gradient is clipped separately, because its
     norm is unrelated to that of the others. Raises `UsageError` for a step size or norm <= 0.
@@ -111,6 +114,7 @@ class ClippedAdam:
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
         grads = [[p.grad for p in group if p.grad is not None] for group in self.groups]
+        reduce.average_gradients([each for group in grads for each in group])
         norms = [nn.utils.get_total_norm(each) for each in grads]
         norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
         update = Update(loss.detach(), norm, where, batch)

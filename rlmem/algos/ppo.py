@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from rlmem.algos.base import Requirements, register, require_statistics
@@ -24,8 +23,11 @@ from rlmem.data.rollout import Collector, Rollout, minibatches
 from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, fraction, positive
 from rlmem.policies import ActorCritic
+from rlmem.ranks import group, reduce
 
-NEEDS = Requirements(ActorCritic, ("separate_critic", "normalize_reward"), estimates_returns=True)
+NEEDS = Requirements(
+    ActorCritic, ("separate_critic", "normalize_reward"), estimates_returns=True, ranks=True
+)
 
 
 @register("ppo", NEEDS)
@@ -99,8 +101,8 @@ class PPO:
             gae_lambda=self.gae_lambda,
         )
         value_scale = 1.0
-        if self.norm_value and target.numel() > 1:
-            value_scale = float(target.var().clamp(min=self.min_value_scale))
+        if self.norm_value and group.count() * target.numel() > 1:
+            value_scale = float(reduce.variance(target).clamp(min=self.min_value_scale))
 
         updates: list[Metrics] = []
         for epoch in range(1, self.num_epochs + 1):
@@ -110,11 +112,12 @@ class PPO:
                 updates.append(metrics)
             if self.target_kl is not None:
                 kl = mean_metrics(updates[-self.num_minibatches :])["approx_kl"]
-                if kl > self.target_kl:
+                if reduce.mean_number(kl) > self.target_kl:
                     break
         self.optimizer.check()
         self.collector.update_statistics()
-        unexplained = variance(target - rollout.value) / variance(target).clamp(min=1e-12)
+        unexplained = reduce.variance(target - rollout.value)
+        unexplained = unexplained / reduce.variance(target).clamp(min=1e-12)
         return {
             **mean_metrics(updates),
             "epochs": float(epoch),
@@ -136,8 +139,9 @@ class PPO:
         log_ratio = policy.log_prob(rollout.actions(rows)) - rollout.log_prob[rows]
         ratio = log_ratio.exp()
         # A single advantage has no deviation, and a single target no variance.
-        if self.norm_adv and advantage.numel() > 1:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        if self.norm_adv and group.count() * advantage.numel() > 1:
+            mean, deviation = reduce.mean_and_deviation(advantage)
+            advantage = (advantage - mean) / (deviation + 1e-8)
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
         policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
         value_loss = self.value_loss(value, rollout.value[rows], target)
@@ -168,8 +172,3 @@ class PPO:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.collector.load_state_dict(state)
-
-
-def variance(x: Float[Tensor, "*N"]) -> Float[Tensor, ""]:
-    """The unbiased variance of all entries; 0 for a single one."""
-    return x.var() if x.numel() > 1 else x.new_zeros(())

@@ -32,6 +32,7 @@ NEEDS = Requirements(
     ("dueling", "normalize_reward"),
     unsupported_reason=discrete_unsupported_reason,
     estimates_returns=True,
+    ranks=True,
 )
 
 

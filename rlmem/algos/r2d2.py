@@ -32,9 +32,12 @@ from rlmem.envs.base import VecEnv
 from rlmem.errors import UsageError, fraction, positive
 from rlmem.policies import QPolicy
 from rlmem.policies.action_space import discrete_unsupported_reason
+from rlmem.ranks import group
+
+NEEDS = Requirements(QPolicy, ("dueling",), False, discrete_unsupported_reason, ranks=True)
 
 
-@register("r2d2", Requirements(QPolicy, ("dueling",), False, discrete_unsupported_reason))
+@register("r2d2", NEEDS)
 class R2D2:
     """R2D2 for any core; `configs/algo/r2d2.yaml` describes the options.
 
@@ -75,7 +78,8 @@ class R2D2:
         self.gamma, self.eta, self.double = fraction("gamma", gamma), fraction("eta", eta), double
         self.n_step = positive("n_step", n_step)
         self.rescale_eps = rescale_eps
-        policy.epsilon = epsilons(env.num_envs, epsilon, epsilon_alpha).to(env.device)
+        every = epsilons(group.count() * env.num_envs, epsilon, epsilon_alpha)
+        policy.epsilon = every[group.rows(env.num_envs)].to(env.device)
         self.target = TargetNetwork(policy, target_tau, target_period)
         self.optimizer = ClippedAdam(policy.parameters(), learning_rate, max_grad_norm, adam_eps)
 
@@ -103,7 +107,7 @@ class R2D2:
         online = _read(self.policy, batch)
         delta = self.errors(online, target, batch.past_burn_in(None))
         mask = batch.mask[:, batch.burn_in :]
-        loss = (batch.weight[:, None] * delta.square() / 2).sum() / mask.sum().clamp(min=1)
+        loss = (batch.weight[:, None] * delta.square() / 2).sum() / batch.learned_steps
         norm = self.optimizer.step(loss, f"update {self.collector.updates} of R2D2", batch)
         self.target.update()
         size = delta.detach().abs()
@@ -111,7 +115,7 @@ class R2D2:
         metrics = {
             "q_loss": loss.detach(),
             "q_value": self.policy.mean_value(online.detach()),
-            "td_error": size.sum() / mask.sum().clamp(min=1),
+            "td_error": size.sum() / batch.learned_steps,
             "grad_norm": norm,
         }
         return metrics, self.eta * size.amax(1) + (1 - self.eta) * mean

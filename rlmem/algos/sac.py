@@ -43,6 +43,7 @@ from rlmem.errors import UsageError, fraction
 from rlmem.policies import SoftPolicy
 from rlmem.policies.action_space import DISCRETE, hybrid_unsupported_reason
 from rlmem.policies.soft import ActorOutput
+from rlmem.ranks import reduce
 from rlmem.spaces.action_mask import Legal
 
 REPLAY = replay_options(capacity=300_000, length=64, burn_in=0, stride=16, alpha=0.0, beta=0.0)
@@ -62,7 +63,10 @@ class Losses(NamedTuple):
     error: Float[Tensor, "B"]
 
 
-@register("sac", Requirements(SoftPolicy, ("num_critics",), False, hybrid_unsupported_reason))
+NEEDS = Requirements(SoftPolicy, ("num_critics",), False, hybrid_unsupported_reason, ranks=True)
+
+
+@register("sac", NEEDS)
 class SAC:
     """SAC for any core and any actions; `configs/algo/sac.yaml` describes the options.
 
@@ -262,7 +266,7 @@ class RewardScale:
 
         On other devices than the CPU, where asking takes long, the loss will tell.
         """
-        square = average(batch.reward.square(), batch)
+        square = reduce.mean(average(batch.reward.square(), batch))
         finite = square.isfinite()
         if self.square.device.type == "cpu" and not finite:
             raise NonFiniteLoss(
@@ -280,7 +284,10 @@ class RewardScale:
 
 
 def average(x: Float[Tensor, "B T *K"], batch: SequenceBatch) -> Float[Tensor, "*K"]:
-    """The mean over the unmasked steps, each weighted by its row."""
-    weight = batch.mask * batch.weight[:, None] / batch.mask.sum().clamp(min=1)
+    """The mean over the unmasked steps, each weighted by its row.
+
+    With several ranks, the mean over all of them is the mean of these.
+    """
+    weight = batch.mask * batch.weight[:, None] / batch.learned_steps
     mask = batch.mask.reshape(batch.mask.shape + (1,) * (x.dim() - 2))
     return torch.tensordot(weight, torch.where(mask, x, 0), dims=2)

@@ -40,6 +40,7 @@ from rlmem.cli.hydra_errors import sweep_config, to_usage_error
 from rlmem.cli.output import print_error
 from rlmem.cli.overrides import check, readable
 from rlmem.errors import UsageError
+from rlmem.ranks import group as ranks
 
 
 def run(command: str, arguments: Sequence[str]) -> int:
@@ -115,7 +116,8 @@ def _train(cfg: DictConfig) -> float:
     if auto and cfg.resume is not None:
         step = max(checkpoint.steps(cfg.resume), default=0)
         if train.is_finished(cfg, step):  # a cluster may start a finished job again
-            print(f"{cfg.resume} is finished: it has trained {step:,} steps", file=sys.stderr)
+            if ranks.launched()[0] == 0:
+                print(f"{cfg.resume} is finished: it has trained {step:,} steps", file=sys.stderr)
             return float("nan")
     try:
         return train.run(cfg, unique=not has_own_folder(cfg))

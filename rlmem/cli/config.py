@@ -21,6 +21,7 @@ from rlmem.cli.help import CONFIGS
 from rlmem.cli.hydra_errors import GROUPS, compose, leaves, to_usage_error
 from rlmem.cli.overrides import expand_paths
 from rlmem.errors import UsageError, unknown
+from rlmem.ranks import group as ranks
 
 # The value of `resume` that goes on with the run in `run_dir`, if there is one.
 AUTO = "auto"
@@ -46,6 +47,8 @@ def prepare_train(cfg: DictConfig, env_given: bool = False) -> DictConfig:
     if cfg.resume not in (None, AUTO):
         return _resumed_config(cfg, overrides, env_given)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if ranks.launched()[1] > 1:
+            raise UsageError("rlmem train -m trains many runs in one process, without torchrun")
         if any(override.startswith("run_dir=") for override in overrides):
             raise UsageError("run_dir is one folder for many runs: with -m use hydra.sweep.dir")
         cfg.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)
@@ -160,10 +163,14 @@ def with_saved_groups(command: str, overrides: Sequence[str]) -> list[str]:
     """`overrides`, with the group members of the run that they resume or play.
 
     So `resume=RUN algo.OPTION=VALUE` knows the options of the run's own algorithm. Raises
-    `UsageError` if there is no such run, or for a set of options (`tuned`, `experiment`).
+    `UsageError` if there is no such run, or for a set of options (`tuned`, `experiment`). After a
+    restart by torchrun a training resumes its own run.
     """
     from rlmem.runs.build import load_config
 
+    if command == "train" and ranks.restarts() and _given_path(overrides, "resume") is None:
+        # torchrun has started this command before.
+        overrides = [*overrides, f"resume={AUTO}"]
     option, groups = {"train": ("resume", GROUPS), "play": ("run", ("env",))}.get(command, ("", ()))
     run = _given_path(overrides, option)
     given = {override.partition("=")[0].lstrip("+") for override in overrides}

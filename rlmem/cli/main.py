@@ -15,6 +15,7 @@ from rlmem import __version__
 from rlmem.cli import help as cli_help
 from rlmem.cli.output import print_error
 from rlmem.errors import UsageError, need, unknown
+from rlmem.ranks import group as ranks
 
 COMMANDS = {
     "train": "train an agent and write a run folder (rlmem train env=popgym-repeat core=ffm)",
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted", file=sys.stderr)
+        if ranks.launched()[0] == 0:
+            print(str(interrupt) or "interrupted", file=sys.stderr)
         # A signal other than Ctrl-C has its own code.
         return getattr(interrupt, "exit_code", 130)
 

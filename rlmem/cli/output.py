@@ -6,10 +6,16 @@ import sys
 from collections.abc import Sequence
 
 from rlmem.errors import UsageError, nearest, nearest_by_words, unknown
+from rlmem.ranks import group as ranks
 
 
 def print_error(error: Exception) -> None:
-    """Print an error as one line on stderr."""
+    """Print an error as one line on stderr.
+
+    All ranks have the errors before they have joined; rank 0 prints them.
+    """
+    if ranks.launched()[0] and not ranks.several():
+        return
     print("rlmem:", " ".join(str(error).split()), file=sys.stderr)
 
 

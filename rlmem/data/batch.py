@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
+from rlmem.ranks import group, reduce
 
 
 @dataclass
@@ -53,6 +55,17 @@ class SequenceBatch:
             state=state,
             burn_in=0,
         )
+
+    @cached_property
+    def learned_steps(self) -> Tensor:
+        """The number of unmasked steps, at least 1: the denominator of means over them.
+
+        With several ranks it is the mean of their numbers. Then the mean of their losses is that
+        over the steps of all ranks.
+        """
+        if not group.several():
+            return self.mask.sum().clamp(min=1)
+        return reduce.mean(self.mask.sum().float()).clamp(min=1 / group.count())
 
     @property
     def done(self) -> Bool[Tensor, "B T"]:

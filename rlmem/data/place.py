@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.envs.base import CannotContinue, Tensors, VecEnv, load_state, state_of
+from rlmem.envs.base import CannotContinue, Tensors, VecEnv, load_state, reshard, state_of
+from rlmem.ranks import shards
 
 
 def save_place(
@@ -47,6 +49,16 @@ def load_place(
         place["start"].to(env.device, copy=True),
         tree.map(lambda like: next(rest).to(like.device, copy=True), memory),
     )
+
+
+def reshard_place(places: Sequence[dict[str, Any]], env: VecEnv, first: int) -> dict[str, Any]:
+    """The place of `env`, whose episodes are those from number `first` on in all ranks' places.
+
+    Raises `CannotContinue` if its episodes cannot be shared out anew.
+    """
+    rest = [{key: part for key, part in place.items() if key != "env"} for place in places]
+    state = reshard(env, [place["env"] for place in places], first)
+    return {"env": state, **shards.tree_rows(rest, first, env.num_envs)}
 
 
 def _form(leaf: Tensor) -> tuple[Any, ...]:

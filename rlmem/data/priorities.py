@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rlmem.ranks import reduce
+
 # Added to every priority, so that segments without an error can still be drawn (section 3.3).
 EPSILON = 1e-6
 
@@ -92,10 +94,13 @@ class Priorities:
         return self.tree.find(part * self.tree.total)
 
     def weights(self, segment: Int[Tensor, "B"], present: int, beta: float) -> Float[Tensor, "B"]:
-        """Importance weights of drawn segments; `present` (N) is the number of drawable ones."""
+        """Importance weights of drawn segments; `present` (N) is the number of drawable ones.
+
+        The largest one is 1 in the batch of all ranks.
+        """
         relative = present * self.tree.get(segment) / self.tree.total
         weight = relative**-beta
-        return (weight / weight.max()).float()
+        return (weight / reduce.highest(weight.max())).float()
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a resumed run."""

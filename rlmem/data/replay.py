@@ -42,6 +42,7 @@ from rlmem.data.stored_states import StoredStates
 from rlmem.envs.base import CannotContinue, Tensors, Transition, VecEnv
 from rlmem.errors import unknown
 from rlmem.policies import Policy
+from rlmem.ranks import group
 
 # Steps that are written together: a single write costs as much as several steps.
 CHUNK = 32
@@ -49,6 +50,9 @@ CHUNK = 32
 
 class Replay:
     """Stores `capacity` entries in all; `sample` draws `batch_size` rows.
+
+    Both are shared out over the ranks: each stores the steps of its own environments, and draws its
+    part of a batch from them.
 
     `directory` is a folder for memory-mapped files, which may be larger than the memory. `alpha`
     and `beta` are those of `Priorities`; `anneal_beta` anneals beta to 1. These three, `burn_in`,
@@ -61,16 +65,16 @@ class Replay:
             if name not in DEFAULTS:
                 raise unknown("option of replay", name, DEFAULTS)
         options = {**DEFAULTS, **given}
-        check_options(options, env.num_envs)
+        check_options(options, group.count() * env.num_envs)
         self.policy, self.device = policy, env.device
         self.batching: str = options["batching"]
-        self.batch_size: int = options["batch_size"]
+        self.batch_size = group.share("algo.replay.batch_size", options["batch_size"])
         self.burn_in: int = options["burn_in"] if self.batching == "segments" else 0
         self.steps: int = self.burn_in + options["length"]
         self.beta: float = options["beta"]
         self.anneal_beta: bool = options["anneal_beta"]
         stride: int = options["stride"]
-        slots = options["capacity"] // env.num_envs // stride * stride
+        slots = options["capacity"] // (group.count() * env.num_envs) // stride * stride
         self.chunk = min(CHUNK, slots // 2)
         directory = None if options["directory"] is None else Path(options["directory"])
         self.storage = RingStorage(env.num_envs, slots, directory, undoable=True)

@@ -14,12 +14,14 @@ from rlmem.envs.base import VecEnv
 from rlmem.errors import at_least, positive
 from rlmem.policies import Policy
 from rlmem.policies.normalizer import normalizers
+from rlmem.ranks import group, reduce
 
 
 class ReplayCollector:
     """Runs a policy in N environments, `num_steps` steps per call, and adds them to a replay.
 
-    There are no batches before `learning_starts` steps. `replay` holds the options of `Replay`.
+    There are no batches before `learning_starts` steps. `replay` holds the options of `Replay`. All
+    numbers of steps are those of all ranks.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class ReplayCollector:
         self.num_steps = positive("num_steps", num_steps)
         self.num_updates = positive("num_updates", num_updates)
         self.learning_starts = at_least("learning_starts", learning_starts, 0)
-        self.steps = env.num_envs * num_steps
+        self.steps = group.count() * env.num_envs * num_steps
         self.obs = env.reset(seed)
         self.start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
         self.state = policy.initial_state(env.num_envs)
@@ -77,7 +79,9 @@ class ReplayCollector:
         `progress` (0 to 1) is the finished fraction of the training. `updates` counts the batches,
         including the current one.
         """
-        if self.collected < self.learning_starts or not self.replay.ready:
+        if self.collected < self.learning_starts:
+            return
+        if reduce.highest_number(int(not self.replay.ready)):
             return
         for _ in range(self.num_updates):
             batch = self.replay.sample(progress)
@@ -93,7 +97,7 @@ class ReplayCollector:
         """
         if self.updates:
             return 0
-        row = (self.replay.steps + 1) * self.env.num_envs
+        row = (self.replay.steps + 1) * self.env.num_envs * group.count()
         first = 1 if self.replay.batching == "tape" else row - 1
         return max(first, self.learning_starts, self.collected + 1) - self.collected
 

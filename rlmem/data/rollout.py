@@ -18,6 +18,7 @@ from rlmem.envs.base import Tensors, VecEnv
 from rlmem.errors import UsageError, positive
 from rlmem.policies import PolicyStep
 from rlmem.policies.normalizer import RunningMoments, normalizers
+from rlmem.ranks import group
 
 
 @dataclass
@@ -71,14 +72,15 @@ class OnPolicyAgent(Protocol):
 class Collector:
     """Runs a policy in N environments and fills one `Rollout` of T steps per call.
 
-    The rollout's tensors are allocated once; the next `collect` overwrites them.
+    The rollout's tensors are allocated once; the next `collect` overwrites them. `steps` are those
+    of all ranks.
     """
 
     def __init__(self, env: VecEnv, policy: OnPolicyAgent, num_steps: int, seed: list[int]) -> None:
         self.env = env
         self.policy = policy
         self.num_steps = positive("num_steps", num_steps)
-        self.steps = env.num_envs * num_steps
+        self.steps = group.count() * env.num_envs * num_steps
         self.obs = env.reset(seed)
         self.start = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
         self.state = policy.initial_state(env.num_envs)
@@ -94,8 +96,9 @@ class Collector:
         """Raises a `UsageError` unless the rows can be split into minibatches of equal size."""
         num_envs = self.env.num_envs
         if num_envs % positive("num_minibatches", num_minibatches):
+            part = f" on each of {group.count()} ranks" if group.several() else ""
             raise UsageError(
-                f"num_minibatches ({num_minibatches}) must divide num_envs ({num_envs}): "
+                f"num_minibatches ({num_minibatches}) must divide num_envs ({num_envs}{part}): "
                 "a minibatch is a set of whole rows"
             )
 

@@ -85,6 +85,27 @@ class Continuable(Protocol):
         ...
 
 
+@runtime_checkable
+class Shareable(Continuable, Protocol):
+    """Environments whose present episodes can be shared out over another number of ranks."""
+
+    def reshard(self, states: Sequence[dict[str, Any]], first: int) -> dict[str, Any]:
+        """The `state_dict` of these environments, whose episodes are those from number `first` on
+        in the `states` of all ranks; may raise `CannotContinue`.
+        """
+        ...
+
+
+def reshard(env: VecEnv, states: Sequence[dict[str, Any]], first: int) -> dict[str, Any]:
+    """The state of `env`, with the episodes from number `first` on in the `state_of` of all ranks.
+
+    Raises `CannotContinue` if that is impossible.
+    """
+    if not isinstance(env, Shareable):
+        raise CannotContinue("it had other ranks, and its environments cannot be shared out anew")
+    return env.reshard(states, first)
+
+
 def state_of(env: VecEnv) -> dict[str, Any] | None:
     """The present episodes of `env`; None if they cannot be saved."""
     return env.state_dict() if isinstance(env, Continuable) else None

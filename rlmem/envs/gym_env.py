@@ -33,6 +33,7 @@ from rlmem.envs.vectorization import (
     EnvFn,
 )
 from rlmem.errors import UsageError, positive, unknown
+from rlmem.ranks import group, shards
 from rlmem.spaces.action_mask import NAME
 
 
@@ -173,6 +174,30 @@ class GymVecEnv:
             if not same:
                 raise CannotContinue(f"environment {env} did not repeat its episode")
 
+    def reshard(self, states: Sequence[dict[str, Any]], first: int) -> dict[str, Any]:
+        """The state of these environments, from number `first` on in the states of all ranks."""
+        n, steps = self.num_envs, max(len(state["rewards"]) for state in states)
+        # Ranks keep steps from their oldest present episode on: fill up with steps before it.
+        missing = [steps - len(state["rewards"]) for state in states]
+        example = next((state["actions"] for state in states if state["actions"]), [])
+        begun, rewards, actions = [], [], []
+        for state, some in zip(states, missing, strict=True):
+            own = len(state["starts"])
+            begun += [number + some for number in state["begun"]]
+            before = torch.zeros(some, own, dtype=torch.float64)
+            rewards.append(torch.cat([before, *(row[None] for row in state["rewards"])]))
+            fill = [leaf.new_zeros(some, own, *leaf.shape[2:]) for leaf in example]
+            stored = state["actions"] or [leaf[:0] for leaf in fill]
+            actions.append([torch.cat(pair) for pair in zip(fill, stored, strict=True)])
+        return {
+            "steps": states[0]["steps"],
+            "starts": [text for state in states for text in state["starts"]][first : first + n],
+            "begun": begun[first : first + n],
+            "actions": [shards.rows(leaf, first, n, 1) for leaf in zip(*actions, strict=True)],
+            "rewards": list(shards.rows(rewards, first, n, 1)),
+            "obs": shards.tree_rows([state["obs"] for state in states], first, n),
+        }
+
     def close(self) -> None:
         """Close the environments and their processes."""
         self.envs.close()
@@ -267,10 +292,11 @@ def vectorize(
 ) -> VecEnv:
     """`num_envs` copies of an environment, optionally with the previous action observed.
 
-    Several functions take turns.
+    Several functions take turns, through the environments of all ranks.
     """
     turns = [env_fn] if callable(env_fn) else env_fn
-    env_fns = [turns[i % len(turns)] for i in range(positive("num_envs", num_envs))]
+    rows = group.rows(positive("num_envs", num_envs))
+    env_fns = [turns[i % len(turns)] for i in range(rows.start, rows.stop)]
     env = GymVecEnv(env_fns, vectorization, device, check_obs, info_mask, info_privileged)
     return PreviousAction(env) if previous_action else env
 

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, load_state, state_of
+from rlmem.envs.base import Spaces, Tensors, Transition, VecEnv, load_state, reshard, state_of
 
 
 class PreviousAction:
@@ -66,6 +66,10 @@ class PreviousAction:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the episodes of a `state_dict`; raises the errors of `env`."""
         load_state(self.env, state)
+
+    def reshard(self, states: Sequence[dict[str, Any]], first: int) -> dict[str, Any]:
+        """The state of these environments from those of all ranks; raises the errors of `env`."""
+        return reshard(self.env, states, first)
 
     def _play(self, action: Tensors) -> Transition:
         return self.env.step(action)

@@ -17,6 +17,7 @@ from rlmem.envs.meta.splits import DrawsTasks
 from rlmem.envs.previous_action import PreviousAction
 from rlmem.envs.tensor_env import TensorEnv
 from rlmem.errors import UsageError, positive
+from rlmem.ranks import shards
 from rlmem.spaces.unit_box import UnitBox
 
 
@@ -92,6 +93,12 @@ class Trials(PreviousAction):
         """Go on in the trials of a `state_dict`; raises the errors of `env`."""
         super().load_state_dict(state["env"])
         self.episode = state["episode"].to(self.device)
+
+    def reshard(self, states: Sequence[dict[str, Any]], first: int) -> dict[str, Any]:
+        """The state of these trials from those of all ranks; raises the errors of `env`."""
+        inner = super().reshard([state["env"] for state in states], first)
+        episode = [state["episode"] for state in states]
+        return {"env": inner, "episode": shards.rows(episode, first, self.num_envs)}
 
     def _play(self, action: Tensors) -> Transition:
         step = self.env.step(action)

@@ -5,8 +5,8 @@ and LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1):
 
     d = M_b - M,    M <- M + d n_b / (n + n_b),    S <- S + S_b + d^2 n n_b / (n + n_b)
 
-All three are float64 buffers: they are saved with the weights, and those of several processes can
-be merged in the same way.
+All three are float64 buffers, saved with the weights. Those of several ranks are merged in the same
+way, in the order of the ranks: so they are equal on all of them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rlmem.errors import UsageError
 from rlmem.policies.images import image_layout
+from rlmem.ranks import group, reduce
 from rlmem.spaces.unit_box import UnitBox
 
 # Entries beyond this size are normalised by `auto`.
@@ -68,16 +69,24 @@ class RunningMoments(nn.Module):
 
         Does nothing after the first update.
         """
-        square = x.double().square().mean(0).clamp(min=1)
+        square = reduce.mean(x.double().square().mean(0)).clamp(min=1)
         self.m2.copy_(torch.where((self.count == 0) & square.isfinite(), square, self.m2))
         self.scale.copy_(self.deviation)
 
     @torch.no_grad()
     def update(self, x: Float[Tensor, "M K"]) -> None:
-        """Include the vectors of a batch; an entry that is NaN or infinite in one is left out."""
+        """Include the vectors of a batch; an entry that is NaN or infinite in one is left out.
+
+        With several ranks, those of all of them.
+        """
         values = x.double()
         mean = values.mean(0)
-        self.merge(torch.full_like(mean, len(x)), mean, (values - mean).square().sum(0))
+        own = torch.full_like(mean, len(x)), mean, (values - mean).square().sum(0)
+        if not group.several():
+            self.merge(*own)
+            return
+        for each in reduce.gather(torch.stack(own)):
+            self.merge(*each.unbind())
 
     @torch.no_grad()
     def merge(

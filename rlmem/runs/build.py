@@ -25,6 +25,7 @@ from rlmem.envs.trials import Trials
 from rlmem.errors import UsageError, positive
 from rlmem.options import check_call, check_range, check_type
 from rlmem.policies import Policy
+from rlmem.ranks import group, reduce
 from rlmem.runs import checkpoint, memory, run_files, trust
 from rlmem.runs.guard import environment_errors
 from rlmem.runs.size_limit import limited
@@ -40,10 +41,15 @@ SAVED: dict[str, Any] = {
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device named `auto`, `cpu` or `cuda`; a `UsageError` if it is unknown or unavailable."""
+    """The device named `auto`, `cpu` or `cuda`; a `UsageError` if it is unknown or unavailable.
+
+    Each of several ranks has a GPU of its own.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if count else "cpu")
+        name = "cuda" if count else "cpu"
+    if name.startswith("cuda") and group.several():
+        return _own_gpu(name, count)
     # A pattern, because torch also knows devices that it was built without (mps, xla, meta).
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise UsageError(f"unknown device {name!r} (allowed: auto, cpu, cuda, cuda:N)")
@@ -52,6 +58,18 @@ def resolve_device(name: str) -> torch.device:
         found = f"only {count}" if count else "no"
         raise UsageError(f"device={name}, but torch finds {found} CUDA device")
     return device
+
+
+def _own_gpu(name: str, count: int) -> torch.device:
+    """The GPU of this rank, of `count` on this machine."""
+    if name != "cuda":
+        raise UsageError(
+            f"device={name} is one GPU, and every rank needs its own: give device=cuda"
+        )
+    if (ranks := group.local_count()) > count:
+        raise UsageError(f"{ranks} ranks need as many CUDA devices, and torch finds {count}")
+    torch.cuda.set_device(group.local_number())
+    return torch.device("cuda", group.local_number())
 
 
 def options(node: DictConfig) -> dict[str, Any]:
@@ -141,17 +159,19 @@ def build(
 
     `given` is the environment itself (see `make_env`). `guard` may wrap the environment in which
     the algorithm acts. The environments get the `num_envs` seeds after the first `seeds_used`, so
-    that a resumed run has new episodes. With `weights` of a checkpoint, a policy that is much
-    larger is a `UsageError`.
+    that a resumed run has new episodes. They are shared out over the ranks. With `weights` of a
+    checkpoint, a policy that is much larger is a `UsageError`.
     """
     device = resolve_device(cfg.device)
     memory.require(cfg, device)
     seed_everything(cfg.seed)
-    env = make_env(cfg, positive("num_envs", cfg.num_envs), device, given)
+    num_envs = group.share("num_envs", positive("num_envs", cfg.num_envs))
+    env = make_env(cfg, num_envs, device, given)
     with limited(weights, cfg.run_dir):
         policy = make_policy(cfg, env).to(device)
+    reduce.copy_first([*policy.parameters(), *policy.buffers()])
     env = guard(env)
-    seeds = train_seeds(cfg.seed, cfg.num_envs, seeds_used)
+    seeds = train_seeds(cfg.seed, cfg.num_envs, seeds_used)[group.rows(num_envs)]
     recorder = None
     if (folder := cfg.get("record")) is not None:
         env = recorder = Recorder(env, Path(folder), _dataset_metadata(cfg))
@@ -219,5 +239,5 @@ def _check_saved(cfg: DictConfig, path: Path) -> None:
     for key, kind in SAVED.items():
         check_type(f"{path}: {key}", plain[key], kind)
         check_range(f"{path}: {key}", plain[key])
-    for group in ("env", "core", "algo"):
-        check_type(f"{path}: {group}.name", plain[group].get("name"), str)
+    for part in ("env", "core", "algo"):
+        check_type(f"{path}: {part}.name", plain[part].get("name"), str)

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from rlmem.envs.base import Tensors, Transition, VecEnv, load_state, state_of
+from rlmem.envs.base import Tensors, Transition, VecEnv, load_state, reshard, state_of
 from rlmem.errors import UsageError
 from rlmem.runs.stop import Stop
 
@@ -65,6 +65,10 @@ class GuardedEnv:
         """Go on in the episodes of a `state_dict`; raises the errors of `env`."""
         with environment_errors():
             load_state(self.env, state)
+
+    def reshard(self, states: Sequence[dict[str, Any]], first: int) -> dict[str, Any]:
+        """The state of these environments from those of all ranks; raises the errors of `env`."""
+        return reshard(self.env, states, first)
 
     def close(self) -> None:
         """Close the environments; errors of that lose nothing and are ignored."""

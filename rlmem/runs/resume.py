@@ -14,8 +14,9 @@ from rlmem.algos import Algorithm
 from rlmem.envs.base import CannotContinue, VecEnv
 from rlmem.envs.given import Given
 from rlmem.policies import Policy
-from rlmem.runs import checkpoint
-from rlmem.runs.build import build, options
+from rlmem.ranks import group
+from rlmem.runs import checkpoint, ranks
+from rlmem.runs.build import build, options, seed_everything
 from rlmem.runs.checkpoint import Checkpoint
 from rlmem.runs.guard import EnvironmentFailure, closing
 
@@ -59,20 +60,25 @@ def start(
         return parts
 
     if saved is None:
-        return Start(*made(0), 0, cfg.num_envs)
+        parts = made(0)
+        _own_random_numbers(cfg, None, 0)
+        return Start(*parts, 0, cfg.num_envs)
     used = saved.seeds_used(cfg.num_envs)
     env, policy, algo = made(used)
     reason = _difference(cfg, saved.trainer) or _leg_end(cfg, saved.step, algo)
     if reason is None:
         try:
-            _load(saved, policy, algo)
+            _load(cfg, saved, env, policy, algo)
         except (CannotContinue, EnvironmentFailure) as error:
             reason = str(error)
+        # All ranks go on, or none.
+        reason = next(filter(None, group.gather(reason)), None)
+        if reason is not None:
             env, policy, algo = made(used)
     if reason is not None:
         trainer = dict(saved.trainer)
         trainer["algo"] = {k: v for k, v in _part(trainer, "algo").items() if k != "place"}
-        _load(saved._replace(trainer=trainer), policy, algo)
+        _load(cfg, saved._replace(trainer=trainer), env, policy, algo)
         used += cfg.num_envs
     trainer = saved.trainer
     evaluated = trainer.get("evaluated", saved.step)
@@ -95,10 +101,20 @@ def leg_end(step: int, total_steps: int, legs: int) -> int:
     return min(total_steps, -(-(done + 1) * total_steps // legs))
 
 
-def _load(saved: Checkpoint, policy: Policy, algo: Algorithm) -> None:
+def _load(cfg: DictConfig, saved: Checkpoint, env: VecEnv, policy: Policy, algo: Algorithm) -> None:
     saved.load_weights(policy)
+    if group.several() or ranks.count_in(saved.trainer) > 1:
+        saved = saved._replace(trainer=ranks.own_part(saved.trainer, env))
     saved.load_trainer(algo)
-    checkpoint.set_rng_state(saved.trainer["rng"])
+    _own_random_numbers(cfg, saved.trainer["rng"], saved.step)
+
+
+def _own_random_numbers(cfg: DictConfig, state: Mapping[str, Any] | None, step: int) -> None:
+    """Go on with the random numbers of this rank; without a `state`, a new rank begins its own."""
+    if state is not None:
+        checkpoint.set_rng_state(state)
+    elif group.number():
+        seed_everything(ranks.own_seed(cfg.seed, step))
 
 
 def _difference(cfg: DictConfig, trainer: Mapping[str, Any]) -> str | None:
@@ -133,6 +149,12 @@ def _line(cfg: DictConfig, saved: Checkpoint, reason: str | None) -> str | None:
     place = f"{cfg.resume} goes on at step {saved.step:,}"
     if reason is not None:
         return f"{place} with new episodes: {reason}"
+    before = ranks.count_in(saved.trainer)
+    if before != group.count():
+        return (
+            f"{place} in the same episodes, with other random numbers: it had {before} ranks, not "
+            f"{group.count()}"
+        )
     threads, now = json.loads(saved.trainer["settings"])["threads"], torch.get_num_threads()
     rounded = "" if threads == now else f" (but for rounding: it had {threads} threads, not {now})"
     return f"{place} exactly where it was{rounded}"

@@ -11,7 +11,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rlmem.errors import UsageError
-from rlmem.runs import checkpoint
+from rlmem.ranks import group
+from rlmem.runs import checkpoint, ranks
 from rlmem.runs.resume import Start, settings
 
 # Checkpoints at a percentage of a run may take this fraction of its time; the one at its end comes
@@ -40,7 +41,8 @@ class Saver:
 
     `evaluated` is the step of the last evaluation. `whole` is False inside of an iteration: a state
     saved there is not one from which a run goes on exactly. At a percentage of the run, a
-    checkpoint waits while all of them together would take more than `MAX_COST` of the time.
+    checkpoint waits while all of them together would take more than `MAX_COST` of the time. All
+    ranks save together, and rank 0 writes.
     """
 
     def __init__(self, cfg: DictConfig, run_dir: Path, start: Start) -> None:
@@ -69,22 +71,29 @@ class Saver:
         """Whether it is time for a checkpoint at `step`."""
         if self.every is None or step - self.saved < self.every:
             return False
+        if not self.cheap:
+            return True
         allowed = MAX_COST * (time.monotonic() - self._begin_time)
-        return not self.cheap or self._spent + self._last <= allowed
+        return bool(group.of_first(self._spent + self._last <= allowed))
 
     def save(self, step: int) -> Path | None:
         """Save a checkpoint at `step`, unless there is one; returns its folder, or None."""
         if step == self.saved:
             return None
         begun = time.monotonic()
-        state = {
-            "algo": self.algo.state_dict(),
-            "seeds_used": self.seeds_used,
-            "settings": self.settings,
-            "whole": self.whole,
-            "evaluated": self.evaluated,
-            "score": self.score,
-        }
+        state = ranks.gathered(
+            {
+                "algo": self.algo.state_dict(),
+                "seeds_used": self.seeds_used,
+                "settings": self.settings,
+                "whole": self.whole,
+                "evaluated": self.evaluated,
+                "score": self.score,
+            }
+        )
+        if group.number():
+            self.saved = step
+            return None
         try:
             path = checkpoint.save(
                 self.run_dir,

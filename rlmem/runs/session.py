@@ -16,6 +16,7 @@ from rlmem.envs.base import VecEnv
 from rlmem.envs.gym_ids import OBJECT
 from rlmem.envs.meta.splits import TRAIN, splits_of
 from rlmem.errors import UsageError
+from rlmem.ranks import group, reduce
 from rlmem.runs import trust
 from rlmem.runs.agent import Agent, AgentSpec
 from rlmem.runs.build import plain
@@ -32,13 +33,13 @@ from rlmem.runs.stop import Interrupted, LeftIteration, Stop
 
 @dataclass
 class Session:
-    """Everything that takes part in a training."""
+    """Everything that takes part in a training; loggers and callbacks on rank 0 alone."""
 
     cfg: DictConfig
     training: Training
     saver: Saver
     evaluations: Evaluations
-    logger: RunLogger
+    logger: RunLogger | None
     callbacks: Sequence[Callback]
     stop: Stop
 
@@ -49,12 +50,13 @@ def iterate(session: Session, end: int) -> None:
     algo, run_dir = training.algo, training.run_dir
     guard = NumberGuard(cfg.get("on_nonfinite", "stop"))
     with stop.finishing_iterations():
-        while training.step < end and stop.requested is None and not training.stopped:
+        while training.step < end and not _stops(session):
             try:
                 _evaluate(session)  # a stop may have interrupted the last one
                 saver.whole = False
                 metrics = algo.iterate(training.step / cfg.total_steps)
                 saver.whole = True
+                metrics = reduce.mean_metrics(metrics)
                 guard.check(algo, metrics)
                 if saver.due(training.step + algo.steps_per_iteration):
                     guard.check_weights(algo)
@@ -68,6 +70,8 @@ def iterate(session: Session, end: int) -> None:
                 saver.whole = True
                 training.step += algo.steps_per_iteration
             except UsageError as error:
+                if group.several():  # the others are somewhere else: nothing can be saved
+                    raise _report(error, saver, training.step) from error
                 # A signal to a whole group of processes also ends those of the environment.
                 if stop.requested is None:
                     raise _save_and_report(error, saver, training.step) from error
@@ -77,14 +81,22 @@ def iterate(session: Session, end: int) -> None:
         except NonFiniteLoss as error:
             guard.handle(error, training)
         _save(session)
-    if stop.requested is not None:
-        raise Interrupted(stop.requested)
+    if (requested := stop.agree()) is not None:
+        raise Interrupted(requested)
     later = isinstance(algo, LearnsLater) and algo.steps_until_learning > 0
     if later and training.stopped is None and training.step >= cfg.total_steps:
         raise UsageError(
             f"algo {cfg.algo.name} never learned in {training.step:,} steps: its batches need an "
             f"episode that has ended and fits into the replay; resume={run_dir} goes on"
         )
+
+
+def _stops(session: Session) -> bool:
+    """Whether a signal, or a callback of rank 0, ends the training."""
+    training = session.training
+    if group.several():
+        training.stopped = group.of_first(training.stopped)
+    return session.stop.agree() is not None or bool(training.stopped)
 
 
 def _after_iteration(session: Session, metrics: dict[str, float]) -> None:
@@ -99,12 +111,17 @@ def _after_iteration(session: Session, metrics: dict[str, float]) -> None:
 
 
 def _evaluate(session: Session) -> None:
-    """Evaluate if it is time."""
+    """Evaluate if it is time, on rank 0."""
     training, saver, evaluations = session.training, session.saver, session.evaluations
-    if not evaluations.due(training.step):
+    if session.logger is None or not evaluations.due(training.step):
         return
-    with session.logger.paused():
-        result = evaluations.run(training.step, session.stop)
+    try:
+        with session.logger.paused():
+            result = evaluations.run(training.step, session.stop)
+    except LeftIteration:
+        if group.several():  # the ranks stop together, after the next iteration
+            return
+        raise
     saver.score, saver.evaluated = result["return_mean"], training.step
     _notify(session, lambda callback: callback.on_evaluation(training, result))
 
@@ -115,7 +132,8 @@ def _notify(session: Session, call: Callable[[Callback], None]) -> None:
         try:
             call(callback)
         except Exception:
-            session.saver.save(session.training.step)
+            if not group.several():
+                session.saver.save(session.training.step)
             raise
 
 
@@ -131,6 +149,11 @@ def _save_and_report(error: UsageError, saver: Saver, step: int) -> UsageError:
     The agent acts between its updates, so the weights are still those after that iteration.
     """
     saver.save(step)
+    return _report(error, saver, step)
+
+
+def _report(error: UsageError, saver: Saver, step: int) -> UsageError:
+    """The error with the last checkpoint's place."""
     context = f"at step {step:,}; {last_checkpoint(saver.run_dir)}"
     if isinstance(error, EnvironmentFailure):
         return report(error, saver.run_dir, context)
@@ -138,9 +161,20 @@ def _save_and_report(error: UsageError, saver: Saver, step: int) -> UsageError:
 
 
 def finish(session: Session, following: str) -> Result:
-    """Evaluate the trained policy and print the last line, which ends with `following`."""
+    """Evaluate the trained policy and print the last line, which ends with `following`.
+
+    Rank 0 does; the others get its result.
+    """
+    training = session.training
+    own = session.logger and _last_evaluation(session, session.logger, following)
+    result: dict[str, Any] = group.of_first(own)
+    agent = Agent(training.algo.policy, training.spec, training.device)
+    return Result(agent, training.run_dir, training.step, result, training.stopped)
+
+
+def _last_evaluation(session: Session, logger: RunLogger, following: str) -> dict[str, Any]:
     training, evaluations = session.training, session.evaluations
-    session.logger.end_progress()
+    logger.end_progress()
     # A resumed run may have logged the evaluation of this step, without its result.
     result, logged = evaluations.result, evaluations.step == training.step
     if result is None or not logged:
@@ -160,9 +194,8 @@ def finish(session: Session, following: str) -> Result:
     if (cost := session.saver.cost) is not None:
         print(cost, file=sys.stderr)
     stopped = "" if training.stopped is None else f", stopped: {training.stopped},"
-    session.logger.finish(_outcome(result, training.spec) + stopped, following)
-    agent = Agent(training.algo.policy, training.spec, training.device)
-    return Result(agent, training.run_dir, training.step, result, training.stopped)
+    logger.finish(_outcome(result, training.spec) + stopped, following)
+    return result
 
 
 def _outcome(result: dict[str, Any], spec: AgentSpec) -> str:

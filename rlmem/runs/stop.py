@@ -2,7 +2,8 @@
 
 The first signal lets the current iteration finish. An iteration that takes longer than `PATIENCE`
 is left where weights, optimizer and replay are consistent: in a step of the environment, or after
-a step of an optimizer. A second signal stops at once.
+a step of an optimizer. A second signal stops at once. Several ranks finish the iteration together,
+whatever its time, and a signal to one of them stops all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from rlmem.ranks import group, reduce
 
 # Seconds that an iteration may take after a signal; clusters kill 30 seconds after theirs.
 PATIENCE = 10.0
@@ -77,6 +80,11 @@ class Stop:
                 self.left()
                 signal.signal(signal.SIGALRM, alarm)
 
+    def agree(self) -> int | None:
+        """The number of the signal to any rank that stops all of them; None without one."""
+        self.requested = reduce.highest_number(self.requested or 0) or None
+        return self.requested
+
     def check(self) -> None:
         """Raise `LeftIteration` if the iteration should have finished by now."""
         if self._overdue:
@@ -101,6 +109,8 @@ class Stop:
         if again or not self._finishing:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise Interrupted(number)
+        if group.several():
+            return
         signal.signal(signal.SIGALRM, self._on_alarm)
         # It repeats, because an environment may swallow the exception.
         signal.setitimer(signal.ITIMER_REAL, PATIENCE, 1.0)

@@ -18,8 +18,9 @@ from rlmem.envs.given import Batch, Given
 from rlmem.errors import UsageError, positive
 from rlmem.options import check_type
 from rlmem.policies import describe_inputs
+from rlmem.ranks import group
 from rlmem.runs import callbacks as watchers
-from rlmem.runs import checkpoint, evaluate, folder, nonfinite, task_splits
+from rlmem.runs import checkpoint, evaluate, folder, nonfinite, ranks, task_splits
 from rlmem.runs.agent import AgentSpec
 from rlmem.runs.build import policy_arguments, resolve_device
 from rlmem.runs.callbacks import Callback, Training
@@ -53,7 +54,8 @@ def train(
     With `unique`, a run folder that is taken gets another name, written to `cfg.run_dir`. `env` and
     `eval_env` are environments that Python has given, in place of that of `cfg`. Raises
     `UsageError` for bad options, a loss that is not finite, or an error of the environment. A
-    signal (Ctrl-C, SIGTERM, SIGHUP) saves a checkpoint, then raises `Interrupted`.
+    signal (Ctrl-C, SIGTERM, SIGHUP) saves a checkpoint, then raises `Interrupted`. Processes that
+    torchrun has started train together.
     """
     _check_options(cfg)
     loggers.require(cfg, eval_env or env)
@@ -67,8 +69,23 @@ def train(
         raise UsageError("legs need new environments: give env as a name, class or function")
     if nonfinite.check(cfg.get("on_nonfinite", "stop")) == "rollback" and isinstance(env, Batch):
         raise UsageError("a rollback needs new environments: give env as a name, class or function")
+    ranks.require(cfg, unique, env)
+    group.join()
+    with group.only_first_speaks():
+        return _legs(cfg, unique, env, eval_env, watching)
+
+
+def _legs(
+    cfg: DictConfig,
+    unique: bool,
+    env: Given | None,
+    eval_env: Given | None,
+    watching: Sequence[Callback],
+) -> Result:
+    """Train all legs, and again after a rollback."""
     rollbacks = 0
     while True:
+        group.barrier()  # the last checkpoint is written
         try:
             if (result := _leg(cfg, unique, env, eval_env, watching)) is not None:
                 return result
@@ -94,13 +111,18 @@ def _leg(
             stack.enter_context(_threads(positive("threads", cfg.threads)))
         saved = None
         if cfg.resume is not None:
-            stack.enter_context(folder.lock(checkpoint.require_run(cfg.resume)))
+            run = checkpoint.require_run(cfg.resume)
+            if group.number() == 0:
+                stack.enter_context(folder.lock(run))
             saved = _saved(cfg)
         begun = start(cfg, saved, lambda env: GuardedEnv(env, stop), env, stack)
         _require_learning(cfg, begun.algo, begun.step)
         spec = AgentSpec.of(begun.env, cfg.algo.name, policy_arguments(cfg))
-        run_dir = _prepare_folder(cfg, unique, begun.step, begun.env, stack)
-        spec.write(run_dir)
+        group.barrier()  # all ranks have read the run
+        if group.number() == 0:
+            spec.write(_prepare_folder(cfg, unique, begun.step, begun.env, stack))
+        cfg.run_dir = group.of_first(cfg.run_dir)
+        run_dir = Path(cfg.run_dir)
         if begun.step == 0 or legs == 1:
             print(describe_inputs(begun.policy), file=sys.stderr)
         if begun.line is not None:
@@ -119,7 +141,7 @@ def _saved(cfg: DictConfig) -> checkpoint.Checkpoint | None:
     if which == "last" and not checkpoint.steps(cfg.resume):
         print(f"{cfg.resume} has no checkpoint yet: it starts over", file=sys.stderr)
         replay = OmegaConf.select(cfg, "algo.replay.directory")
-        if replay is not None and is_inside(replay, cfg.resume):
+        if replay is not None and is_inside(replay, cfg.resume) and group.number() == 0:
             shutil.rmtree(replay, ignore_errors=True)
         return None
     saved = checkpoint.load(cfg.resume, which)
@@ -151,6 +173,9 @@ def _session(
     training = Training(run_dir, begun.step, cfg.total_steps, begun.algo, spec, device)
     trained = evaluate.Trained(run_dir, cfg, begun.policy, begun.step, device, eval_env)
     evaluations = Evaluations(trained, begun.evaluated)
+    saver = Saver(cfg, run_dir, begun)
+    if group.number():
+        return Session(cfg, training, saver, evaluations, None, [], stop)
     others = loggers.opened(trained, stack)
     logger = RunLogger(
         run_dir,
@@ -162,7 +187,6 @@ def _session(
     )
     stack.enter_context(logger)
     training.paused = logger.paused
-    saver = Saver(cfg, run_dir, begun)
     saver.describe_logs = logger.describe
     return Session(cfg, training, saver, evaluations, logger, [logger, *others, *watching], stop)
 

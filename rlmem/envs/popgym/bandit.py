@@ -59,6 +59,16 @@ class MultiarmedBandit(LockstepEnv[Arms]):
         limit = chance.T.double().mul_(2.0**32).sub_(2.0**31).to(torch.int32).reshape(-1)
         return Arms(chance, limit, torch.zeros_like(self._first_arm))
 
+    def apart(self, leaves: list[Tensor], num_envs: int) -> list[Tensor]:
+        """As `WithState.apart`."""
+        chance, limit, paid = leaves
+        return [chance, limit.view(num_envs, -1), paid]
+
+    def together(self, leaves: list[Tensor]) -> list[Tensor]:
+        """As `WithState.together`."""
+        chance, limit, paid = leaves
+        return [chance, limit.reshape(-1), paid]
+
     def transition(self, state: Arms, t: int, action: Tensors) -> tuple[Arms, Float[Tensor, "N"]]:
         """Pull an arm."""
         limit = state.limit.index_select(0, self._first_arm + action["action"])

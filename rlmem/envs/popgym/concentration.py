@@ -96,6 +96,19 @@ class Concentration(StateEnv[Table]):
         first = self._rows.repeat(draws.size // self.num_envs)
         return Table(cards, board, first, down, first, down, none.bool(), none, none)
 
+    def apart(self, leaves: list[Tensor], num_envs: int) -> list[Tensor]:
+        """As `WithState.apart`: places are counted from the first one of their own game."""
+        return self._moved(leaves, -self.places)
+
+    def together(self, leaves: list[Tensor]) -> list[Tensor]:
+        """As `WithState.together`."""
+        return self._moved(leaves, self.places)
+
+    def _moved(self, leaves: list[Tensor], each: int) -> list[Tensor]:
+        table = Table(*leaves)
+        by = each * torch.arange(len(table.last), device=table.last.device)
+        return list(table._replace(last=table.last + by, before=table.before + by))
+
     def transition(
         self, state: Table, action: Tensors
     ) -> tuple[Table, Float[Tensor, "N"], Bool[Tensor, "N"], Bool[Tensor, "N"]]:
