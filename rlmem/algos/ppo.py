@@ -11,6 +11,7 @@ splitting, padding or a loop over time. A minibatch is a set of whole rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,14 +101,16 @@ class PPO:
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
         )
-        value_scale = 1.0
+        value_scale = 1.0  # a single target has no variance
         if self.norm_value and group.count() * target.numel() > 1:
             value_scale = float(reduce.variance(target).clamp(min=self.min_value_scale))
 
         updates: list[Metrics] = []
         for epoch in range(1, self.num_epochs + 1):
-            for rows in minibatches(advantage, self.num_minibatches):
-                loss, metrics = self.loss(rollout, rows, advantage[rows], target[rows], value_scale)
+            batches = minibatches(advantage, self.num_minibatches)
+            advantages = self.normalized([advantage[rows] for rows in batches])
+            for rows, own in zip(batches, advantages, strict=True):
+                loss, metrics = self.loss(rollout, rows, own, target[rows], value_scale)
                 metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PPO", rollout)
                 updates.append(metrics)
             if self.target_kl is not None:
@@ -126,6 +129,17 @@ class PPO:
             **self.collector.episode_metrics(),
         }
 
+    def normalized(self, advantages: Sequence[Tensor]) -> list[Tensor]:
+        """The advantages of some minibatches, each with mean 0 and deviation 1, with `norm_adv`."""
+        # A single advantage has no deviation.
+        if not self.norm_adv or group.count() * advantages[0].numel() == 1:
+            return list(advantages)
+        moments = reduce.means_and_deviations(advantages)
+        return [
+            (advantage - mean) / (deviation + 1e-8)
+            for advantage, (mean, deviation) in zip(advantages, moments, strict=True)
+        ]
+
     def loss(
         self,
         rollout: Rollout,
@@ -138,10 +152,6 @@ class PPO:
         policy, value = self.policy(*rollout.rows(rows))
         log_ratio = policy.log_prob(rollout.actions(rows)) - rollout.log_prob[rows]
         ratio = log_ratio.exp()
-        # A single advantage has no deviation, and a single target no variance.
-        if self.norm_adv and group.count() * advantage.numel() > 1:
-            mean, deviation = reduce.mean_and_deviation(advantage)
-            advantage = (advantage - mean) / (deviation + 1e-8)
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
         policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
         value_loss = self.value_loss(value, rollout.value[rows], target)

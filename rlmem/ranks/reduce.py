@@ -74,30 +74,34 @@ def gather(x: Tensor) -> list[Tensor]:
     return found
 
 
-def mean_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (unbiased) standard deviation of the entries of all ranks, each with as many."""
+def means_and_deviations(parts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Mean and (unbiased) standard deviation of the entries of each tensor, on all ranks.
+
+    All tensors have the same number of entries, on all ranks.
+    """
     if not several():
-        return x.mean(), x.std()
-    average, variance_ = _moments(x)
-    return average.to(x.dtype), variance_.sqrt().to(x.dtype)
+        return [(part.mean(), part.std()) for part in parts]
+    averages, variances = _moments(torch.stack([part.flatten() for part in parts]))
+    pairs = zip(averages, variances.sqrt(), strict=True)
+    return [(mean.to(parts[0].dtype), deviation.to(parts[0].dtype)) for mean, deviation in pairs]
 
 
 def variance(x: Tensor) -> Tensor:
     """The unbiased variance of the entries of all ranks, each with as many; 0 for a single one."""
     if count() * x.numel() == 1:
         return x.new_zeros(())
-    return _moments(x)[1].to(x.dtype) if several() else x.var()
+    return _moments(x.reshape(1, -1))[1][0].to(x.dtype) if several() else x.var()
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased variance of the entries of all ranks, in float64, from those of each."""
-    values = x.double()
-    own = torch.stack([values.mean(), values.var(correction=0)])
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each row [K, n] on all ranks, from those of each; float64."""
+    values = rows.double()
+    own = torch.stack([values.mean(1), values.var(1, correction=0)])
     averages, variances = torch.stack(gather(own)).unbind(1)
     # The variance of all is the mean of the variances plus the variance of the means.
-    total = count() * x.numel()
-    whole = variances.mean() + averages.var(correction=0)
-    return averages.mean(), whole * total / (total - 1)
+    total = count() * rows.shape[1]
+    whole = variances.mean(0) + averages.var(0, correction=0)
+    return averages.mean(0), whole * total / (total - 1)
 
 
 def mean_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

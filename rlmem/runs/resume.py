@@ -152,8 +152,8 @@ def _line(cfg: DictConfig, saved: Checkpoint, reason: str | None) -> str | None:
     before = ranks.count_in(saved.trainer)
     if before != group.count():
         return (
-            f"{place} in the same episodes, with other random numbers: it had {before} ranks, not "
-            f"{group.count()}"
+            f"{place} in the same episodes, with other random numbers: the number of ranks was "
+            f"{before}, not {group.count()}"
         )
     threads, now = json.loads(saved.trainer["settings"])["threads"], torch.get_num_threads()
     rounded = "" if threads == now else f" (but for rounding: it had {threads} threads, not {now})"

@@ -93,10 +93,15 @@ def iterate(session: Session, end: int) -> None:
 
 def _stops(session: Session) -> bool:
     """Whether a signal, or a callback of rank 0, ends the training."""
-    training = session.training
-    if group.several():
-        training.stopped = group.of_first(training.stopped)
-    return session.stop.agree() is not None or bool(training.stopped)
+    training, stop = session.training, session.stop
+    asked = stop.requested is not None or bool(training.stopped)
+    if not group.several():
+        return asked
+    if not reduce.highest_number(int(asked)):
+        return False
+    training.stopped = group.of_first(training.stopped)
+    stop.agree()
+    return True
 
 
 def _after_iteration(session: Session, metrics: dict[str, float]) -> None:

@@ -82,7 +82,8 @@ class Stop:
 
     def agree(self) -> int | None:
         """The number of the signal to any rank that stops all of them; None without one."""
-        self.requested = reduce.highest_number(self.requested or 0) or None
+        if group.several():
+            self.requested = reduce.highest_number(self.requested or 0) or None
         return self.requested
 
     def check(self) -> None:

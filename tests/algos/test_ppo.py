@@ -69,7 +69,8 @@ def hand_made(
     ppo.policy = Fixed([math.log(2), -math.log(2)], [1.0, 5.0], 0.7)  # type: ignore[assignment]
     target = torch.tensor([[0.0, 2.0]])
     rollout, rows = played([1.0, 2.0]), torch.tensor([0])
-    return ppo.loss(rollout, rows, torch.tensor([advantage]), target, unit)
+    (normalized,) = ppo.normalized([torch.tensor([advantage])])
+    return ppo.loss(rollout, rows, normalized, target, unit)
 
 
 def test_loss_by_hand():
@@ -153,7 +154,7 @@ def test_a_single_advantage_is_left_unchanged():
     ppo.policy = Fixed([math.log(2)], [1.0], 0.0)  # type: ignore[assignment]
     rollout = played([1.0, 2.0])
     rollout.log_prob = rollout.log_prob[:, :1]
-    row, advantage = torch.tensor([0]), torch.tensor([[3.0]])
+    row, (advantage,) = torch.tensor([0]), ppo.normalized([torch.tensor([[3.0]])])
     _, metrics = ppo.loss(rollout, row, advantage, torch.tensor([[0.0]]))
     assert metrics["policy_loss"].item() == pytest.approx(-2 * 3)
 

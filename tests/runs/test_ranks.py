@@ -1,0 +1,167 @@
+"""Several ranks train as one process does, and a run survives the death of a rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlmem.runs import checkpoint
+from tests.runs import rank_worker
+from tests.warm_python import warm_python
+
+TINY: dict[str, Any] = {"core": "gru", "hidden_size": 8, "num_envs": 4, "eval_episodes": 2}
+TINY |= {"log.tensorboard": False, "log.progress": False, "checkpoint_keep": 99}
+CARTPOLE = {"env": "popgym-noisy-position-only-cartpole", "policy.normalize_obs": True}
+ON_POLICY = {"algo.num_steps": 12, "algo.num_minibatches": 1, "algo.num_epochs": 3}
+ON_POLICY |= {"total_steps": 192, "checkpoint_every": 96, "algo.normalize_reward": True}
+PPO = TINY | CARTPOLE | ON_POLICY | {"algo": "ppo", "algo.target_kl": 0.01}
+PQN = TINY | CARTPOLE | ON_POLICY | {"algo": "pqn", "algo.start_e": 0.0, "algo.end_e": 0.0}
+REPLAY = {"algo.num_steps": 4, "algo.learning_starts": 48, "algo.replay.capacity": 160}
+REPLAY |= {"algo.replay.length": 6, "algo.replay.stride": 3, "algo.replay.batch_size": 4}
+REPLAY |= {"algo.replay.alpha": 0.9, "algo.replay.burn_in": 2, "total_steps": 256}
+SAC = TINY | CARTPOLE | REPLAY | {"algo": "sac", "checkpoint_every": 64, "eval_every": 128}
+
+
+@pytest.fixture(autouse=True)
+def _temporary_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(arguments: list[str], count: int = 2, **environments: dict[int, str]) -> list[str]:
+    """Run `rank_worker` on `count` ranks; returns their error output.
+
+    `environments` are further variables for single ranks, by their numbers.
+    """
+    port = str(free_port())
+    processes = []
+    for rank in range(count):
+        variables = {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_PORT": port}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        variables |= {key: values[rank] for key, values in environments.items() if rank in values}
+        command = [*warm_python(), "-m", "tests.runs.rank_worker", *arguments]
+        environment = os.environ | variables | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        pipe = subprocess.PIPE
+        processes.append(subprocess.Popen(command, env=environment, stderr=pipe, text=True))
+    return [process.communicate(timeout=120)[1] for process in processes]
+
+
+def on_ranks(
+    name: str, options: dict[str, Any], **environments: dict[int, str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Train on two ranks; returns the results of those that reach the end, and error output."""
+    said = start([name, json.dumps(options)], **environments)
+    files = [Path(f"{name}-{rank}.pt") for rank in range(2)]
+    return [torch.load(file) for file in files if file.exists()], said
+
+
+def alone(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    return rank_worker.train(name, options)
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """Two sets of weights are equal bit for bit."""
+    assert one.keys() == other.keys()
+    assert all(torch.equal(weight, other[key]) for key, weight in one.items())
+
+
+def assert_near(one: dict[str, Tensor], other: dict[str, Tensor], tolerance: float) -> None:
+    """Two sets of weights are equal, but for rounding."""
+    for key, weight in one.items():
+        torch.testing.assert_close(weight, other[key], rtol=tolerance, atol=tolerance)
+
+
+def back_to(run: str, copy: str, step: int) -> None:
+    """Copy a run as it was at its checkpoint of `step`."""
+    shutil.copytree(run, copy)
+    (Path(copy) / "eval.json").unlink()
+    for later in [each for each in checkpoint.steps(copy) if each > step]:
+        shutil.rmtree(checkpoint.find(copy, later))
+
+
+@pytest.mark.parametrize("options", [PPO, PQN], ids=["ppo", "pqn"])
+def test_two_ranks_learn_what_one_process_learns(options: dict[str, Any]) -> None:
+    """Also where one goes on after the other."""
+    one = alone("one", options | {"run_dir": "one"})
+    two, said = on_ranks("two", options | {"run_dir": "two"})
+    assert len(two) == 2, said
+    error = (two[0]["gradient"] - one["gradient"]).norm() / one["gradient"].norm()
+    print(
+        error,
+        max(
+            (w.double() - two[0]["weights"][k].double()).abs().max().item()
+            for k, w in one["weights"].items()
+            if "count" not in k and "m2" not in k
+        ),
+    )
+    assert error < 1e-6
+    assert_near(one["weights"], two[0]["weights"], 1e-4)
+    assert_equal(two[0]["weights"], two[1]["weights"])
+    assert two[0]["return_mean"] == two[1]["return_mean"]
+    assert {each["step"] for each in two} == {one["step"]} == {192}
+    assert said[1] == ""  # rank 0 alone speaks
+
+    back_to("two", "fewer", 96)
+    fewer = alone("fewer", {"resume": "fewer"})
+    assert_near(one["weights"], fewer["weights"], 1e-4)
+    back_to("one", "more", 96)
+    more, said = on_ranks("more", {"resume": "more"})
+    assert (
+        "in the same episodes, with other random numbers: the number of ranks was 1, not 2"
+        in said[0]
+    )
+    assert_near(one["weights"], more[0]["weights"], 1e-4)
+    assert_equal(more[0]["weights"], more[1]["weights"])
+
+
+def test_a_rank_that_dies_changes_nothing() -> None:
+    """The other one says so and ends; started again, both go on from the last checkpoint."""
+    options = SAC | {"run_dir": "undisturbed"}
+    expected, said = on_ranks("undisturbed", options)
+    assert len(expected) == 2, said
+    options["run_dir"] = "killed"
+    found, said = on_ranks("killed", options, DIE_AFTER={1: "20"})
+    assert not found
+    assert "rank 0: another rank has ended, or cannot be reached" in said[0]
+    assert checkpoint.steps("killed") == [64, 128]
+    restarted = {"TORCHELASTIC_RESTART_COUNT": {0: "1", 1: "1"}}
+    found, said = on_ranks("killed", options, **restarted)
+    assert "killed goes on at step 128 exactly where it was" in said[0]
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one["weights"], other["weights"])
+
+
+def test_two_ranks_learn_the_same_from_a_batch_of_a_replay() -> None:
+    """Their rows have different numbers of steps to learn from, and different weights."""
+    names = ["sac", "r2d2"]
+    for name in names:
+        learner = rank_worker.make(name, 4)
+        while not learner.collector.replay.ready:
+            learner.collector.collect()
+        batch = learner.collector.replay.sample(0.0)
+        batch.mask[0, 2:7], batch.weight[:] = False, torch.tensor([1.0, 0.2, 0.5, 0.7])
+        torch.save(batch, f"{name}.pt")
+    said = start(["learn", json.dumps(names)])
+    for name in names:
+        one = rank_worker.learn(name)
+        two = [torch.load(f"{name}-{rank}-of-2.pt") for rank in range(2)]
+        assert len(one["gradients"]) == (2 if name == "sac" else 1), said
+        for own, expected in zip(two[0]["gradients"], one["gradients"], strict=True):
+            assert (own - expected).norm() < 1e-6 * expected.norm()
+        assert two[0]["metrics"] == two[1]["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
+        assert_equal(two[0]["weights"], two[1]["weights"])
+        assert_near(one["weights"], two[0]["weights"], 1e-4)
