@@ -49,6 +49,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
     flags, overrides = _parse(command, arguments)
     if "--multirun" in flags and body in (_show, _check):
         raise UsageError(f"rlmem {command} takes one value for each option, without -m")
+    if "--multirun" in flags and command == "train" and ranks.launched()[1] > 1:
+        raise UsageError("rlmem train -m trains many runs in one process, without torchrun")
     check(overrides)
     overrides = with_saved_groups(command, readable(overrides, command in WITH_ENV))
     failures: list[Exception] = []

@@ -47,8 +47,6 @@ def prepare_train(cfg: DictConfig, env_given: bool = False) -> DictConfig:
     if cfg.resume not in (None, AUTO):
         return _resumed_config(cfg, overrides, env_given)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        if ranks.launched()[1] > 1:
-            raise UsageError("rlmem train -m trains many runs in one process, without torchrun")
         if any(override.startswith("run_dir=") for override in overrides):
             raise UsageError("run_dir is one folder for many runs: with -m use hydra.sweep.dir")
         cfg.run_dir = os.path.relpath(HydraConfig.get().runtime.output_dir)

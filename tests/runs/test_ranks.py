@@ -7,14 +7,20 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from rlmem.runs import checkpoint
+import rlmem
+from rlmem import envs
+from rlmem.cli.main import main
+from rlmem.errors import UsageError
+from rlmem.runs import checkpoint, ranks
 from tests.runs import rank_worker
 from tests.warm_python import warm_python
 
@@ -100,14 +106,6 @@ def test_two_ranks_learn_what_one_process_learns(options: dict[str, Any]) -> Non
     two, said = on_ranks("two", options | {"run_dir": "two"})
     assert len(two) == 2, said
     error = (two[0]["gradient"] - one["gradient"]).norm() / one["gradient"].norm()
-    print(
-        error,
-        max(
-            (w.double() - two[0]["weights"][k].double()).abs().max().item()
-            for k, w in one["weights"].items()
-            if "count" not in k and "m2" not in k
-        ),
-    )
     assert error < 1e-6
     assert_near(one["weights"], two[0]["weights"], 1e-4)
     assert_equal(two[0]["weights"], two[1]["weights"])
@@ -120,10 +118,8 @@ def test_two_ranks_learn_what_one_process_learns(options: dict[str, Any]) -> Non
     assert_near(one["weights"], fewer["weights"], 1e-4)
     back_to("one", "more", 96)
     more, said = on_ranks("more", {"resume": "more"})
-    assert (
-        "in the same episodes, with other random numbers: the number of ranks was 1, not 2"
-        in said[0]
-    )
+    assert "goes on at step 96 in the same episodes, with other random numbers" in said[0]
+    assert "the number of ranks was 1, not 2" in said[0]
     assert_near(one["weights"], more[0]["weights"], 1e-4)
     assert_equal(more[0]["weights"], more[1]["weights"])
 
@@ -165,3 +161,75 @@ def test_two_ranks_learn_the_same_from_a_batch_of_a_replay() -> None:
         assert two[0]["metrics"] == two[1]["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
         assert_equal(two[0]["weights"], two[1]["weights"])
         assert_near(one["weights"], two[0]["weights"], 1e-4)
+
+
+def as_rank(monkeypatch: pytest.MonkeyPatch, number: int, count: int = 2, **more: str) -> None:
+    """Set the variables of a rank that torchrun has started."""
+    variables = {"RANK": str(number), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    for key, value in (variables | {"MASTER_PORT": "1"} | more).items():
+        monkeypatch.setenv(key, value)
+
+
+ONE = "works in one process only, not on 2 ranks"
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"num_envs": 5}, "num_envs (5) must be divisible by the number of ranks (2)"),
+    (
+        {"algo": {"name": "amago"}},
+        "algo 'amago' trains in one process only, not on 2 ranks (algorithms that do: ppo, pqn, "
+        "r2d2, sac)",
+    ),
+    ({"record": "data"}, f"record: recording {ONE}"),
+    (
+        {"algo": {"name": "sac", "replay": {"directory": "there"}}},
+        f"algo.replay.directory: a replay in files {ONE}",
+    ),
+    (
+        {"algo": {"name": "sac", "replay": {"batch_size": 3}}},
+        "algo.replay.batch_size (3) must be divisible by the number of ranks (2)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "line"), REFUSED)
+def test_options_for_one_process_are_refused_in_one_line(
+    options: dict[str, Any], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = OmegaConf.create({"algo": {"name": "ppo"}, "num_envs": 4} | options)
+    ranks.require(cfg, True, None)  # one process
+    as_rank(monkeypatch, 1)
+    with pytest.raises(UsageError) as caught:
+        ranks.require(cfg, True, None)
+    assert str(caught.value) == line
+
+
+def test_rank_0_prints_an_error_of_all_ranks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = "rlmem: rlmem train -m trains many runs in one process, without torchrun\n"
+    for number, line in enumerate([sweep, ""]):
+        as_rank(monkeypatch, number)
+        assert main(["train", "-m", "seed=1,2"]) == 2
+        assert capsys.readouterr().err == line
+    assert not list(Path().iterdir())
+
+
+def test_a_batch_of_environments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_rank(monkeypatch, 0)
+    with pytest.raises(UsageError, match="a batch of environments cannot be shared out over 2"):
+        rlmem.train(envs.make("memory-chain", num_envs=2), **TINY | {"num_envs": 2})
+
+
+def test_restarts_need_a_run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_rank(monkeypatch, 0, TORCHELASTIC_MAX_RESTARTS="3")
+    cfg = OmegaConf.create({"algo": {"name": "ppo"}, "num_envs": 4})
+    ranks.require(cfg, False, None)
+    with pytest.raises(UsageError, match=r"torchrun --max-restarts needs run_dir=\.\.\., to find"):
+        ranks.require(cfg, True, None)
+
+
+@pytest.mark.slow
+def test_ranks_killed_at_random_moments() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "kill_ranks.py"
+    command = [sys.executable, str(script), "--moments=2", "--cases=ppo;r2d2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+    assert done.stdout.count("| 2 of 2 |") == 2, done.stdout + done.stderr
