@@ -20,11 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from kill_resume import CASES, COMMON, difference, outcome
+from kill_resume import CASES, COMMON, checkpoint_total, difference, outcome
 
 from rlmem.runs import checkpoint
 
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
+PLACES = ("before a checkpoint", "while training", "at the end")
 NAMES = ("ppo", "pqn", "sac", "r2d2", "ppo on trials")
 
 
@@ -54,10 +55,13 @@ def workers(process: subprocess.Popen[bytes]) -> list[int]:
     return found
 
 
-def disturb(case: str, run: str, seconds: float, luck: random.Random) -> str:
-    """Kill a random rank some seconds after the first checkpoint; returns the part of the run."""
+def disturb(case: str, run: str, seconds: float, begun: bool, luck: random.Random) -> str:
+    """Kill a random rank after some seconds; returns the part of the run.
+
+    With `begun` the time counts from the first checkpoint on, else from the two processes on.
+    """
     process = begin(case, run)
-    while not checkpoint.steps(run):
+    while not (checkpoint.steps(run) if begun else len(workers(process)) == 2):
         time.sleep(0.01)
     time.sleep(seconds)
     victims = workers(process)
@@ -67,17 +71,20 @@ def disturb(case: str, run: str, seconds: float, luck: random.Random) -> str:
     log = Path(f"{run}.log").read_text()
     if "exactly where it was" in log:
         return "while training"
-    return "at the end" if len(victims) == 2 else "after the end"
+    return "at the end" if begun else "before a checkpoint"
 
 
 def duration(case: str, run: str) -> float:
-    """Train undisturbed ranks; returns the seconds from the first checkpoint to the end."""
+    """Train undisturbed ranks; returns the seconds from the first checkpoint to the last one."""
     process = begin(case, run)
     while not checkpoint.steps(run):
         time.sleep(0.01)
     start = time.monotonic()
+    while checkpoint.steps(run)[-1] < checkpoint_total(case):
+        time.sleep(0.01)
+    seconds = time.monotonic() - start
     finish(process, run)
-    return time.monotonic() - start
+    return seconds
 
 
 def measure(case: str, moments: int, luck: random.Random) -> str:
@@ -88,15 +95,15 @@ def measure(case: str, moments: int, luck: random.Random) -> str:
     places, equal = [], 0
     for moment in range(moments):
         run = f"{folder}-{moment}"
-        # Ranks take some time to end.
-        places.append(disturb(case, run, luck.uniform(0, 0.7 * seconds), luck))
+        begun = moment % 5 > 0
+        places.append(disturb(case, run, luck.uniform(0, seconds if begun else 5), begun, luck))
         found = difference(expected, outcome(run))
         equal += found is None
         if found is not None:
             print(f"{run}: {found}", file=sys.stderr)
         shutil.rmtree(run)
-    count = places.count("while training")
-    return f"| {case} | {count} | {moments - count} | {equal} of {moments} |"
+    counts = [str(places.count(place)) for place in PLACES]
+    return f"| {case} | {' | '.join(counts)} | {equal} of {moments} |"
 
 
 def main() -> None:
@@ -109,8 +116,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         luck = random.Random(0)
-        print("| training | killed while training | at or after its end | equal to undisturbed |")
-        print("|---|---|---|---|", flush=True)
+        print(f"| training | killed {' | '.join(PLACES)} | equal to undisturbed |")
+        print("|---|---|---|---|---|", flush=True)
         for case in options.cases.split(";"):
             print(measure(case, options.moments, luck), flush=True)
         os.chdir("/")

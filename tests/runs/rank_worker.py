@@ -26,6 +26,7 @@ import rlmem
 from rlmem import algos, envs
 from rlmem.algos.optimizer import PlainAdam
 from rlmem.data.batch import SequenceBatch
+from rlmem.data.priorities import Priorities
 from rlmem.policies.heads import Categorical
 from rlmem.ranks import group, reduce
 
@@ -100,6 +101,12 @@ def learn(algo: str) -> dict[str, Any]:
         metrics, _ = learner.learn(SequenceBatch(**fields))
     metrics = reduce.mean_metrics({key: float(value) for key, value in metrics.items()})
     result = {"gradients": found, "metrics": metrics, "weights": dict(learner.policy.state_dict())}
+    # The second rank has a segment that is drawn less often, so with a larger weight.
+    priorities = Priorities(2, 1.0)
+    priorities.add(torch.arange(2))
+    priorities.update(torch.tensor([1]), torch.tensor([3.0 + group.number()]))
+    result["priority"] = priorities.weights(torch.tensor([0, 1]), 2, 0.5)
+    result["epsilon"] = getattr(learner.policy, "epsilon", None)
     torch.save(result, f"{algo}-{group.number()}-of-{group.count()}.pt")
     return result
 

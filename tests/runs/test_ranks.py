@@ -158,6 +158,9 @@ def test_two_ranks_learn_the_same_from_a_batch_of_a_replay() -> None:
         assert len(one["gradients"]) == (2 if name == "sac" else 1), said
         for own, expected in zip(two[0]["gradients"], one["gradients"], strict=True):
             assert (own - expected).norm() < 1e-6 * expected.norm()
+        assert two[0]["priority"].max() < two[1]["priority"].max() == 1
+        if name == "r2d2":
+            assert torch.equal(torch.cat([each["epsilon"] for each in two]), one["epsilon"])
         assert two[0]["metrics"] == two[1]["metrics"] == pytest.approx(one["metrics"], rel=1e-5)
         assert_equal(two[0]["weights"], two[1]["weights"])
         assert_near(one["weights"], two[0]["weights"], 1e-4)
