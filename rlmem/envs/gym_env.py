@@ -179,7 +179,7 @@ class GymVecEnv:
         n, steps = self.num_envs, max(len(state["rewards"]) for state in states)
         # Ranks keep steps from their oldest present episode on: fill up with steps before it.
         missing = [steps - len(state["rewards"]) for state in states]
-        example = next((state["actions"] for state in states if state["actions"]), [])
+        example: list[Tensor] = next((state["actions"] for state in states if state["actions"]), [])
         begun, rewards, actions = [], [], []
         for state, some in zip(states, missing, strict=True):
             own = len(state["starts"])
