@@ -22,7 +22,7 @@ from pathlib import Path
 
 from kill_resume import CASES, COMMON, checkpoint_total, difference, outcome
 
-from rlmem.runs import checkpoint
+from rlmem.runs import checkpoint, checkpoint_folders
 
 RANKS = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
 PLACES = ("before a checkpoint", "while training", "at the end")
@@ -80,7 +80,8 @@ def duration(case: str, run: str) -> float:
     while not checkpoint.steps(run):
         time.sleep(0.01)
     start = time.monotonic()
-    while checkpoint.steps(run)[-1] < checkpoint_total(case):
+    last = checkpoint_folders.folder_name(checkpoint_total(case))
+    while not Path(run, "checkpoints", last).exists():
         time.sleep(0.01)
     seconds = time.monotonic() - start
     finish(process, run)

@@ -19,7 +19,7 @@ from rlmem.errors import UsageError
 # The variables of torchrun, which other launchers set too.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # The others wait while rank 0 evaluates. A rank that dies is noticed at once, without this limit.
-TIMEOUT = timedelta(days=1)
+TIMEOUT = timedelta(hours=6)
 
 _joined = (0, 1)  # the number of this rank, and that of all ranks
 
@@ -91,7 +91,12 @@ def join() -> None:
         on_gpus = cuda.is_available() and distributed.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         with collective():
-            distributed.init_process_group(backend, timeout=TIMEOUT)
+            store, rank, ranks = next(iter(distributed.rendezvous("env://")))
+            # The store of torchrun still has the addresses from before a restart.
+            store = distributed.PrefixStore(f"rlmem-{restarts()}", store)
+            distributed.init_process_group(
+                backend, timeout=TIMEOUT, rank=rank, world_size=ranks, store=store
+            )
         # It stays for further trainings of this process.
         atexit.register(distributed.destroy_process_group)
     _joined = found

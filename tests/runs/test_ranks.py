@@ -30,6 +30,7 @@ CARTPOLE = {"env": "popgym-noisy-position-only-cartpole", "policy.normalize_obs"
 ON_POLICY = {"algo.num_steps": 12, "algo.num_minibatches": 1, "algo.num_epochs": 3}
 ON_POLICY |= {"total_steps": 192, "checkpoint_every": 96, "algo.normalize_reward": True}
 PPO = TINY | CARTPOLE | ON_POLICY | {"algo": "ppo", "algo.target_kl": 0.01}
+PPO |= {"algo.separate_critic": True}
 PQN = TINY | CARTPOLE | ON_POLICY | {"algo": "pqn", "algo.start_e": 0.0, "algo.end_e": 0.0}
 REPLAY = {"algo.num_steps": 4, "algo.learning_starts": 48, "algo.replay.capacity": 160}
 REPLAY |= {"algo.replay.length": 6, "algo.replay.stride": 3, "algo.replay.batch_size": 4}
@@ -99,21 +100,34 @@ def back_to(run: str, copy: str, step: int) -> None:
         shutil.rmtree(checkpoint.find(copy, later))
 
 
-@pytest.mark.parametrize("options", [PPO, PQN], ids=["ppo", "pqn"])
-def test_two_ranks_learn_what_one_process_learns(options: dict[str, Any]) -> None:
-    """Also where one goes on after the other."""
-    one = alone("one", options | {"run_dir": "one"})
-    two, said = on_ranks("two", options | {"run_dir": "two"})
-    assert len(two) == 2, said
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run `two` of PPO on two ranks, and what its ranks have written."""
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        found, said = on_ranks("two", PPO | {"run_dir": "two"})
+    assert len(found) == 2, said
+    assert said[1] == ""  # rank 0 alone speaks
+    return folder
+
+
+def assert_same_learning(one: dict[str, Any], two: list[dict[str, Any]]) -> None:
+    """One process and two ranks have learned the same."""
     error = (two[0]["gradient"] - one["gradient"]).norm() / one["gradient"].norm()
     assert error < 1e-6
     assert_near(one["weights"], two[0]["weights"], 1e-4)
     assert_equal(two[0]["weights"], two[1]["weights"])
     assert two[0]["return_mean"] == two[1]["return_mean"]
-    assert {each["step"] for each in two} == {one["step"]} == {192}
-    assert said[1] == ""  # rank 0 alone speaks
+    assert two[0]["step"] == two[1]["step"] == one["step"]
 
-    back_to("two", "fewer", 96)
+
+def test_two_ranks_learn_what_one_process_learns(two: Path) -> None:
+    """Also where one goes on after the other."""
+    one = alone("one", PPO | {"run_dir": "one"})
+    assert_same_learning(one, [torch.load(two / f"two-{rank}.pt") for rank in range(2)])
+
+    back_to(str(two / "two"), "fewer", 96)
     fewer = alone("fewer", {"resume": "fewer"})
     assert_near(one["weights"], fewer["weights"], 1e-4)
     back_to("one", "more", 96)
@@ -124,21 +138,36 @@ def test_two_ranks_learn_what_one_process_learns(options: dict[str, Any]) -> Non
     assert_equal(more[0]["weights"], more[1]["weights"])
 
 
-def test_a_rank_that_dies_changes_nothing() -> None:
-    """The other one says so and ends; started again, both go on from the last checkpoint."""
-    options = SAC | {"run_dir": "undisturbed"}
-    expected, said = on_ranks("undisturbed", options)
-    assert len(expected) == 2, said
-    options["run_dir"] = "killed"
-    found, said = on_ranks("killed", options, DIE_AFTER={1: "20"})
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_process_learns_with_pqn() -> None:
+    one = alone("one", PQN | {"run_dir": "one"})
+    assert_same_learning(one, on_ranks("two", PQN | {"run_dir": "two"})[0])
+
+
+def check_death(
+    name: str, options: dict[str, Any], updates: int, step: int, expected: dict[str, Any]
+) -> None:
+    """Rank 1 dies after some updates; started again, both go on from the checkpoint of `step`."""
+    options = options | {"run_dir": name}
+    found, said = on_ranks(name, options, DIE_AFTER={1: str(updates)})
     assert not found
     assert "rank 0: another rank has ended, or cannot be reached" in said[0]
-    assert checkpoint.steps("killed") == [64, 128]
-    restarted = {"TORCHELASTIC_RESTART_COUNT": {0: "1", 1: "1"}}
-    found, said = on_ranks("killed", options, **restarted)
-    assert "killed goes on at step 128 exactly where it was" in said[0]
-    for one, other in zip(found, expected, strict=True):
-        assert_equal(one["weights"], other["weights"])
+    assert checkpoint.steps(name)[-1] == step
+    found, said = on_ranks(name, options, TORCHELASTIC_RESTART_COUNT={0: "1", 1: "1"})
+    assert f"{name} goes on at step {step} exactly where it was" in said[0]
+    for one in found:
+        assert_equal(one["weights"], expected["weights"])
+
+
+def test_a_rank_that_dies_changes_nothing(two: Path) -> None:
+    check_death("killed", PPO, 8, 96, torch.load(two / "two-0.pt"))
+
+
+@pytest.mark.slow
+def test_a_rank_with_a_replay_that_dies_changes_nothing() -> None:
+    expected, _ = on_ranks("undisturbed", SAC | {"run_dir": "undisturbed"})
+    assert_equal(expected[0]["weights"], expected[1]["weights"])
+    check_death("killed", SAC, 20, 128, expected[0])
 
 
 def test_two_ranks_learn_the_same_from_a_batch_of_a_replay() -> None:
