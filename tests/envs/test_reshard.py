@@ -13,7 +13,7 @@ from rlmem.envs.tensor_env import StateEnv
 from rlmem.errors import UsageError
 from tests.envs.test_tensor_state import assert_same, random_actions, saved
 
-STEPS = 40
+STEPS = 15
 # Slow ones of the package of POPGym would only repeat the law of Gymnasium's environments.
 ALL = [name for name in envs.names() if name not in ("meta-metaworld", "meta-dmc-projection")]
 

@@ -77,7 +77,10 @@ def train(name: str, options: dict[str, Any]) -> dict[str, Any]:
     with greedy(), gradients(first), dying(int(die) if die else None):
         result = rlmem.train(**options)
     weights = dict(result.agent.policy.state_dict())
-    found = {"weights": weights, "gradient": first[0] if first else None}
+    # A separate critic has a gradient of its own.
+    groups = 2 if options.get("algo.separate_critic") else 1
+    found: dict[str, Any] = {"weights": weights}
+    found["gradient"] = torch.cat(first[:groups]) if first else None
     found["return_mean"], found["step"] = result.return_mean, result.step
     torch.save(found, f"{name}-{os.environ.get('RANK', 0)}.pt")
     return found
