@@ -292,12 +292,14 @@ def _write_report(report: dict[str, Any], scores: Sequence[Scores], folder: Path
     returns = {each.name: each.returns.tolist() for each in scores}
     text = json.dumps(report | {"returns": returns}, indent=1) + "\n"
     atomic_write(folder / f"{name}.json", text)
+    trained, played = report["trained_episodes"], report["episodes"]
+    more = f" (dotted: the last of {trained} in training)" if trained < played else ""
     curves(
         {key: summary["curve"] for key, summary in report["scores"].items()},
         folder / f"{name}.png",
         title=f"{report['env']}: {report['split']}",
-        x_label="episode of the trial",
+        x_label=f"episode of the trial{more}",
         y_label="return (mean, 95 %)",
-        mark=report["trained_episodes"],
+        mark=trained,
     )
     return f"{table(report)}\n{folder / name}.json, .png"
