@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from rlmem.errors import UsageError
+from rlmem.errors import UsageError, reading
 from rlmem.files import expanded, read_text
 from rlmem.runs import manifest, run_files, sealed
 from rlmem.runs.scores import REFERENCES, Reference
@@ -121,9 +121,11 @@ def _runs(path: Path) -> Iterator[Path]:
 
 def read(path: Path) -> Record:
     """The results of a run folder; a `UsageError` if a file cannot be read."""
-    config = read_config(path)
+    options = dict(flat(read_config(path)))
+    if not {"env.name", "core.name", "algo.name"} <= options.keys():
+        raise UsageError(f"{path / 'config.yaml'} is not the configuration of a run")
     steps, seconds, curve = _read_metrics(path / METRICS)
-    return Record(path, dict(flat(config)), curve, steps, seconds, _read_json(path / "eval.json"))
+    return Record(path, options, curve, steps, seconds, _read_evaluation(path / "eval.json"))
 
 
 def read_all(paths: Sequence[Path], processes: int = 1) -> list[Record]:
@@ -296,10 +298,11 @@ def newest(path: Path) -> tuple[int, str, float]:
     return int(whole[-1]["step"]), value, float(whole[-1]["steps_per_second"] or 0)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_evaluation(path: Path) -> dict[str, Any] | None:
+    """The content of `eval.json`, with numbers as its returns; None without one."""
     if not path.exists():
         return None
-    try:
-        return sealed.read(path)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    with reading(path):
+        found = sealed.read(path)
+        np.asarray([found["return_mean"], *found.get("returns", [])], float)
+        return found

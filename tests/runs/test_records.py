@@ -85,7 +85,10 @@ def test_runs_are_found_below_folders_once(tmp_path: Path) -> None:
     [
         ("config.yaml", "{a: [", "cannot read .*config.yaml"),
         ("config.yaml", "a: 1", "not the configuration of a run"),
+        ("config.yaml", "{env: {}, core: {}, algo: {}}", "not the configuration of a run"),
         ("eval.json", "{", "cannot read .*eval.json"),
+        ("eval.json", "{}", "cannot read .*eval.json: it has no 'return_mean'"),
+        ("eval.json", '{"return_mean": 0, "returns": ["x"]}', "eval.json: it is damaged: could"),
         ("metrics.csv", "a,b\n1,2\n", "no column 'step'"),
     ],
 )

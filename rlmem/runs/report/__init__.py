@@ -43,7 +43,9 @@ def write(
 
 def page(folders: Sequence[str | Path], by: Sequence[str] = (), processes: int = 1) -> str:
     """The report as HTML."""
-    runs = records.read_all(records.find(folders), processes)
+    # The same run may be in several of the folders.
+    paths = {path.resolve(): path for path in records.find(folders)}
+    runs = records.read_all(list(paths.values()), processes)
     found = dict(zip(sections.names(runs), runs, strict=True))
     groups = compare.group(runs, by)
     places = [expanded(folder) for folder in folders]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -60,11 +61,11 @@ def text(sentence: str) -> str:
 
 def names(runs: Sequence[Record]) -> list[str]:
     """The names of runs: their folders, without the part that all have in common."""
-    parts = [run.path.absolute().parts for run in runs]
-    common = 0
-    while len(parts) > 1 and len({part[: common + 1] for part in parts}) == 1:
-        common += 1
-    return ["/".join(part[common:]) if len(parts) > 1 else part[-1] for part in parts]
+    paths = [run.path.absolute() for run in runs]
+    if len(paths) == 1:
+        return [paths[0].name]
+    common = os.path.commonpath(paths)
+    return [path.relative_to(common).as_posix() for path in paths]
 
 
 def runs(found: Mapping[str, Record]) -> Section:

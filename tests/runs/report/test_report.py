@@ -141,6 +141,13 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert "a&<b>" in page.attributes("data-run")
 
 
+def test_a_run_in_two_folders_is_shown_once(tmp_path: Path) -> None:
+    for name in ("x/a", "x/b/c"):
+        write_run(tmp_path / name, [(64, 0.5, 1)], [0.5])
+    found = Page(report.page([tmp_path, tmp_path / "x", tmp_path / "x/../x/a"]))
+    assert sorted(found.attributes("data-run")) == ["a", "b/c"]
+
+
 def test_a_small_heat_map_keeps_the_largest_values() -> None:
     heat = np.zeros((200, 300))
     heat[17, 250] = 0.7
