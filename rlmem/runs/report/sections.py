@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,7 @@ def text(sentence: str) -> str:
 
 def names(runs: Sequence[Record]) -> list[str]:
     """The names of runs: their folders, without the part that all have in common."""
-    paths = [run.path.absolute() for run in runs]
+    paths = [Path(os.path.abspath(run.path)) for run in runs]
     if len(paths) == 1:
         return [paths[0].name]
     common = os.path.commonpath(paths)
