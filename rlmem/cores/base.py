@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rlmem import tree
 from rlmem.cores.arguments import Rows, input_problem, row_count, state_problem
+from rlmem.cores.segments import scan_in_segments
 from rlmem.errors import UsageError, positive
 from rlmem.kernels import linear_scan
 from rlmem.registry import Registry
@@ -162,8 +163,10 @@ def _checked_step(step: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tupl
     return call
 
 
-def _checked_scan(scan: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tuple[Tensor, Any]]:
-    """A core's `scan` for any precision, after a check of all arguments."""
+def _checked_scan(
+    scan: Callable[..., tuple[Tensor, Any]], segmented: bool = True
+) -> Callable[..., tuple[Tensor, Any]]:
+    """A core's `scan` for any precision, in segments, after a check of all arguments."""
     scan = any_precision(scan)
 
     @wraps(scan)
@@ -172,6 +175,8 @@ def _checked_scan(scan: Callable[..., tuple[Tensor, Any]]) -> Callable[..., tupl
     ) -> tuple[Tensor, Any]:
         rows = check_inputs(self, "scan", x, start, dims=3)
         check_state(self, "scan", state, self.initial_state(1), rows)
+        if segmented and (length := self.checkpoint_segments) and x.shape[1] > length:
+            return scan_in_segments(partial(scan, self), x, state, start, length)
         return scan(self, x, state, start, *rest)
 
     return call
@@ -183,7 +188,7 @@ _WRAPS = {
     "update": any_precision,
     "step": _checked_step,
     "scan": _checked_scan,
-    "scan_states": _checked_scan,
+    "scan_states": partial(_checked_scan, segmented=False),
 }
 
 
@@ -204,6 +209,9 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
     forgets_nonfinite: bool = True  # a start also removes NaN and Inf from the state
     claims_length: bool = True  # state and outputs stay finite in rows of any length
     smooth: bool = True  # gradients in half precision are near those in float32
+
+    # Steps after which `scan` keeps the state alone, and the backward pass computes the rest again.
+    checkpoint_segments: int | None = None
 
     input_size: int
     output_size: int

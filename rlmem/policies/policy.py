@@ -41,7 +41,8 @@ class Trunk(nn.Module):
     the sizes. `layers` > 1 stacks the core in residual pre-norm blocks. `encoder` is a name, a
     `MODULE:NAME`, a class or a module, `encoder_options` are its constructor's arguments other than
     the sizes (see `make_encoder`). `normalize_obs` says which leaves are normalised (see
-    `normalized_leaves`), and `clip_obs` bounds them then.
+    `normalized_leaves`), and `clip_obs` bounds them then. With `checkpoint_segments`, rows of more
+    steps keep the memory's state after each so many steps only, for the backward pass.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Trunk(nn.Module):
         encoder_options: Mapping[str, Any] | None = None,
         normalize_obs: bool | str = "auto",
         clip_obs: float | None = LARGE,
+        checkpoint_segments: int | None = None,
     ) -> None:
         super().__init__()
         positive("hidden_size", hidden_size)
@@ -77,6 +79,9 @@ class Trunk(nn.Module):
         self.core = cores.make(
             core, input_size=hidden_size, output_size=hidden_size, **(core_options or {})
         )
+        if checkpoint_segments is not None:
+            positive("checkpoint_segments", checkpoint_segments)
+            self.core.checkpoint_segments = checkpoint_segments
 
     def initial_state(self, batch_size: int) -> Any:
         """The memory before an episode's first observation."""

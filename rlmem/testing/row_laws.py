@@ -48,6 +48,15 @@ def scan_equals_a_loop_over_step(subject: Subject, dtype: torch.dtype, output_si
     runs_close(run(scan, core, given), run(fold, core, given), dtype)
 
 
+@law(length=(4,))
+def a_scan_in_segments_equals_one_scan(subject: Subject, length: int) -> None:
+    core = subject.make(torch.float64)
+    given = data(core)  # with starts inside of segments
+    whole = run(scan, core, given)
+    core.checkpoint_segments = length
+    runs_close(run(scan, core, given), whole, torch.float64)
+
+
 @law()
 def every_parameter_has_a_gradient(subject: Subject) -> None:
     core = subject.make(torch.float64)
