@@ -183,7 +183,7 @@ def _checked_scan(
 
 
 # Methods of cores, and the function that each is passed through.
-_WRAPS = {
+_WRAPS: dict[str, Callable[..., Any]] = {
     "initial_state": _checked_rows,
     "update": any_precision,
     "step": _checked_step,
