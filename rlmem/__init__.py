@@ -11,7 +11,11 @@ Nothing is imported before its first use.
 import sys
 
 # `python -m rlmem` puts the current folder, maybe a stranger's, before the standard library.
-if sys.orig_argv[1:3] == ["-m", "rlmem"] and sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+if (
+    [word for word in sys.orig_argv[1:4] if word != "-u"][:2] == ["-m", "rlmem"]  # -u: torchrun
+    and sys.argv[:1] == ["-m"]
+    and not sys.flags.safe_path
+):
     del sys.path[0]
 
 import importlib

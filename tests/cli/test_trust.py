@@ -305,13 +305,15 @@ def test_models_larger_than_their_weights_are_refused(
         shutil.rmtree("b")
 
 
-def test_python_m_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
+# torchrun starts ranks with -u.
+@pytest.mark.parametrize("flags", [[], pytest.param(["-u"], marks=pytest.mark.slow)])
+def test_python_m_imports_nothing_from_the_current_folder(flags: list[str], tmp_path: Path) -> None:
     for name in ("torch", "yaml", "hydra", "typing_extensions", "importlib", "omegaconf", "typing"):
         (tmp_path / f"{name}.py").write_text("open('RAN', 'w')\n")
     (tmp_path / "hydra_plugins").mkdir()
     (tmp_path / "hydra_plugins/evil.py").write_text("open('RAN', 'w')\n")
     done = subprocess.run(
-        [sys.executable, "-m", "rlmem", "eval", "run=x"],
+        [sys.executable, *flags, "-m", "rlmem", "eval", "run=x"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
