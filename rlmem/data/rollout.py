@@ -96,9 +96,8 @@ class Collector:
         """Raises a `UsageError` unless the rows can be split into minibatches of equal size."""
         num_envs = self.env.num_envs
         if num_envs % positive("num_minibatches", num_minibatches):
-            part = f" on each of {group.count()} ranks" if group.several() else ""
             raise UsageError(
-                f"num_minibatches ({num_minibatches}) must divide num_envs ({num_envs}{part}): "
+                f"num_minibatches ({num_minibatches}) must divide num_envs ({num_envs}): "
                 "a minibatch is a set of whole rows"
             )
 

@@ -51,7 +51,15 @@ def require(cfg: DictConfig, unique: bool, env: Given | None) -> None:
             f"a batch of environments cannot be shared out over {ranks} ranks: give env as a name, "
             "class or function"
         )
-    group.share("num_envs", cfg.num_envs, ranks)
+    part, minibatches = (
+        group.share("num_envs", cfg.num_envs, ranks),
+        cfg.algo.get("num_minibatches"),
+    )
+    if isinstance(minibatches, int) and minibatches > 0 and part % minibatches:
+        raise UsageError(
+            f"num_minibatches ({minibatches}) must divide num_envs ({part} on each of {ranks} "
+            "ranks): a minibatch is a set of whole rows"
+        )
     if (size := OmegaConf.select(cfg, "algo.replay.batch_size")) is not None:
         group.share("algo.replay.batch_size", size, ranks)
 

@@ -210,6 +210,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "algo 'amago' trains in one process only, not on 2 ranks (algorithms that do: ppo, pqn, "
         "r2d2, sac)",
     ),
+    (
+        {"algo": {"name": "ppo", "num_minibatches": 4}},
+        "num_minibatches (4) must divide num_envs (2 on each of 2 ranks): a minibatch is a set of "
+        "whole rows",
+    ),
     ({"record": "data"}, f"record: recording {ONE}"),
     (
         {"algo": {"name": "sac", "replay": {"directory": "there"}}},
