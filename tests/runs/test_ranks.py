@@ -159,6 +159,7 @@ def check_death(
         assert_equal(one["weights"], expected["weights"])
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_changes_nothing(two: Path) -> None:
     check_death("killed", PPO, 8, 96, torch.load(two / "two-0.pt"))
 
