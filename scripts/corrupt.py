@@ -33,6 +33,11 @@ SIZES += ["log.progress=false", "log.tensorboard=false", "checkpoint_every=96"]
 TRIALS = ["env=meta-bandit", "env.episodes=6", "algo=r2d2", "algo.learning_starts=64"]
 TRIALS += ["algo.replay.length=8", "algo.replay.burn_in=0", "algo.replay.stride=8"]
 TRIALS += ["algo.num_steps=8", "algo.replay.capacity=1200", "eval_every=96"]
+ABOUT = (
+    "a run of R2D2 on meta-bandit with its replay in files, 2 checkpoints. One file damaged (flip, "
+    "cut, zero, swap, delete, append), then read by `compare`, evaluated and resumed; `no effect`: "
+    "equal results, because the damaged bytes are not read, or were written again."
+)
 FIRST, SECOND = "total_steps=192", "total_steps=288"
 
 
@@ -295,7 +300,7 @@ def main() -> None:
     import rlmem.runs.train  # noqa: F401
 
     command = f"python scripts/corrupt.py --corruptions {args.corruptions} --every {args.every}"
-    parts = [f"`{command}`"]
+    parts = [f"`{command}`: {ABOUT}"]
     with tempfile.TemporaryDirectory() as place:
         folders = [Path(place) / name for name in ("corruptions", "crashes", "hostile")]
         for each in folders:
