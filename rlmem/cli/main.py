@@ -39,6 +39,10 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with `argv` (default: the process's arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Threads of OpenMP that wait would use a core each, and take it from a busy thread of the same
+    # program: two threads beside another program then train at a tenth of the speed of one. libgomp
+    # reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
