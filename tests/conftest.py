@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,12 +20,13 @@ from jaxtyping import install_import_hook
 # at every call, which the hook would decorate every time (0.7 ms).
 import rlmem.tree  # noqa: F401
 
-# Annotations are checked where tensors enter, in cores and kernels. The nightly run checks all:
-# every call then takes about twice its time.
-CHECKED = {"memory": ["rlmem.cores", "rlmem.kernels"], "all": ["rlmem"]}
+# Checks of annotations take two fifths of the time of the tests of cores. By day
+# `test_annotations.py` runs a part of the tests with those of cores and kernels, where tensors
+# enter; the nightly run checks all rooms in all tests.
+CHECKED = {"none": [], "memory": ["rlmem.cores", "rlmem.kernels"], "all": ["rlmem"]}
 HAS_BEARTYPE = find_spec("beartype") is not None
 if HAS_BEARTYPE:
-    install_import_hook(CHECKED[os.environ.get("RLMEM_CHECK_TYPES", "memory")], "beartype.beartype")
+    install_import_hook(CHECKED[os.environ.get("RLMEM_CHECK_TYPES", "none")], "beartype.beartype")
 
 # The tensors of the tests are small: more threads only wait for each other.
 torch.set_num_threads(1)
@@ -46,6 +48,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    count: Counter[str] = Counter()
+    for item in items:
+        if chosen := item.get_closest_marker("by_day"):
+            test = item.nodeid.partition("[")[0]
+            if count[test] % chosen.args[0]:
+                item.add_marker(pytest.mark.slow)
+            count[test] += 1
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -90,6 +90,7 @@ def test_commands_name_the_extra(command: str) -> None:
     assert done.stderr == f"rlmem: rlmem {command} needs hydra-core: {hint('train')}\n"
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize(
     ("code", "what", "extra"),
     [

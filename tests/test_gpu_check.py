@@ -211,6 +211,7 @@ def test_waits_for_the_device_are_counted_by_place(
     assert modes == ["warn", "default"]
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # by torch.compile
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}-{case.variant}-{case.dtype}")
 def test_every_form_agrees_with_the_definition(case: Case) -> None:

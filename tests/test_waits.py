@@ -121,6 +121,7 @@ def all_options() -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize(("name", "options"), all_options(), ids=str)
 def test_steps_and_new_episodes_never_wait(name: str, options: dict[str, Any]) -> None:
     with Device() as device:

@@ -72,6 +72,7 @@ def record(form: str, folder: Path) -> None:
 MAIN_FORMS = ("discrete", "nested", "hybrid")
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize(
     "form",
     [form if form in MAIN_FORMS else pytest.param(form, marks=pytest.mark.slow) for form in FORMS],

@@ -118,6 +118,7 @@ def iterate(algo: Algorithm, count: int) -> list[dict[str, float]]:
     return metrics
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("name", CONTINUOUS)
 @pytest.mark.parametrize("kind", BOXES)
 def test_continuous_actions_are_in_their_space(name: str, kind: str, tmp_path: Path):
@@ -126,6 +127,7 @@ def test_continuous_actions_are_in_their_space(name: str, kind: str, tmp_path: P
     check_actions(algo, BOXES[kind])
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("name", algos.names())
 @pytest.mark.parametrize("kind", DISCRETE)
 def test_discrete_actions_are_in_their_space(name: str, kind: str, tmp_path: Path):

@@ -90,6 +90,7 @@ def learner(batching: str, directory: Path | None, **replay: Any) -> Any:
     )
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("in_files", [False, True])
 @pytest.mark.parametrize("batching", BATCHINGS)
 def test_a_resumed_run_is_the_run_that_was_never_stopped(

@@ -14,6 +14,7 @@ from rlmem.cli.main import main
 from tests.cli.common import SMALL
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -161,7 +162,7 @@ def test_bad_options_of_eval(arguments: str, message: str, error_line: Callable[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "missing command: train, eval, play, show, check, export, bench, compare"),
+        ("", "missing command: train, eval, play, show, check, export, bench, tune, compare"),
         ("trian", "unknown command 'trian'; did you mean train?"),
         ("help trian", "unknown command 'trian'; did you mean train?"),
         ("train --help core=ffmm", "unknown core 'ffmm'; did you mean ffm"),

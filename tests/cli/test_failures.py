@@ -138,6 +138,7 @@ def test_a_second_signal_stops_at_once() -> None:
     assert process.returncode == 143
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize(
     ("mode", "vectorization", "every", "text"),
     [
@@ -166,6 +167,7 @@ def test_an_error_of_the_environment_saves_the_last_iteration(
     assert checkpoint.steps("a")[-1] == 1024
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("algo", ["ppo", "pqn", "r2d2", "sac", "amago"])
 def test_the_saved_weights_are_those_of_the_last_iteration(
     algo: str, monkeypatch: pytest.MonkeyPatch, error_line: Callable[..., str]

@@ -53,6 +53,7 @@ def test_a_path_is_read_as_it_is_written(key: str, name: str) -> None:
     assert OverridesParser.create().parse_override(override).value() == name
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_folder_gets_the_given_name(name: str, trained: list[DictConfig]) -> None:
     assert main(["train", f"run_dir={name}"]) == 0

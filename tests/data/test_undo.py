@@ -64,6 +64,7 @@ def assert_equal(replay: Replay, leaves: dict[str, Tensor]) -> None:
         assert torch.equal(found[name], leaf), name
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("more", [1, 40, 90, 250])
 @pytest.mark.parametrize("steps", [30, 95, 130])
 def test_nothing_of_the_checkpoint_is_lost(steps: int, more: int, tmp_path: Path) -> None:

@@ -248,6 +248,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize(("env", "lines"), FAULTS, ids=lambda case: getattr(case, "__name__", ""))
 def test_every_fault_is_one_line(
     env: type[gym.Env[Any, Any]], lines: list[str], monkeypatch: pytest.MonkeyPatch

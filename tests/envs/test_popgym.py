@@ -49,6 +49,7 @@ def sample_action(env: VecEnv) -> torch.Tensor:
     return torch.as_tensor(np.stack([space.sample() for _ in range(env.num_envs)]))
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize(("name", "difficulty"), TASKS)
 def test_a_task_equals_that_of_the_package(name: str, difficulty: str) -> None:
     options = {"difficulty": difficulty, "previous_action": True, "backend": "package"}

@@ -92,6 +92,7 @@ HIDDEN: dict[str, Hidden] = {
 }
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("name", TASKS)
 def test_hidden_states_are_those_of_the_package(name: str, difficulty: str) -> None:

@@ -84,6 +84,7 @@ def test_bad_arguments_raise_an_error(arguments: tuple[Tensor, ...], message: st
         linear_scan(*arguments)
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.complex128], ids=str)

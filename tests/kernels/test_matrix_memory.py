@@ -42,6 +42,7 @@ def assert_equals_the_definition(problem, name, tolerance=1e-9):
     assert_close(results(matrix_memory, fresh(problem), **options(name)), want, tolerance)
 
 
+@pytest.mark.by_day(2)
 @every_setting
 @pytest.mark.parametrize("at", STARTS.values(), ids=STARTS)
 def test_outputs_states_and_gradients(name, at):

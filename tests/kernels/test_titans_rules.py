@@ -38,6 +38,7 @@ def given_for(rule: Rule, time: int, **options) -> Given:
     return given
 
 
+@pytest.mark.by_day(3)
 @every_rule
 @pytest.mark.parametrize(
     ("time", "sizes", "chunk"),
@@ -133,6 +134,7 @@ def test_newton_schulz_brings_singular_values_near_one(shape):
     assert values.max() < 1.3
 
 
+@pytest.mark.by_day(3)
 @every_rule
 def test_long_rows_stay_finite_within_a_limit(rule):
     rule = rule._replace(chunk=32, limit=1.0)

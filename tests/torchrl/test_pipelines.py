@@ -88,6 +88,7 @@ def test_ppo_learns_with_two_collector_processes() -> None:
     assert left < 0.9 * begun
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("core", ["LSTMModule", "lru"])
 @pytest.mark.parametrize("name", ["dqn", "ppo", "sac"])
 def test_examples_run(

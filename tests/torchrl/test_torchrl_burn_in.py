@@ -52,6 +52,7 @@ def scanned(memory: MemoryModule, batch: TensorDictBase) -> Tensor:
     return y[:, BURN:]
 
 
+@pytest.mark.by_day(3)
 @every_core
 def test_burnt_in_outputs_equal_a_scan_with_the_new_weights(name: str) -> None:
     memory = module(name)

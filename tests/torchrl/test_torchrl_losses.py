@@ -157,6 +157,7 @@ def losses(name: str, agent: Agent, batch: TensorDictBase) -> TensorDictBase:
     return out.select(*[key for key in list(out.keys()) if key.startswith("loss_")])
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("core", ["s5", "gru", "titans"])
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_with_memories_equal_losses_on_their_outputs(name: str, core: str) -> None:

@@ -98,6 +98,7 @@ ACTION_SPACES = {
 }
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("options", [{}, ONE_HOT], ids=["numbers", "one-hot"])
 @pytest.mark.parametrize("name", ACTION_SPACES)
 def test_random_actions_are_legal(name: str, options: dict[str, Any]) -> None:

@@ -136,6 +136,7 @@ def errors(name: str, layout: str, corrected: bool) -> Tensor:
     return error[~rows(batch)["next", "terminated"]]
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("layout", ["rows", "slices"])
 @pytest.mark.parametrize("name", EXACT)
 def test_corrected_targets_equal_stepping_through_the_batch(name: str, layout: str) -> None:
