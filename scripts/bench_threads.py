@@ -3,8 +3,8 @@
     python scripts/bench_threads.py [--rounds 3] [--page] [KEY=VALUE ...]
 
 Every round runs all cases once, so a change of the machine meets all of them; medians are printed.
-A case is a number of threads and a wait policy of OpenMP: `spin` is the default of libgomp, whose
-threads use their core while they wait, `passive` what `rlmem` sets (OMP_WAIT_POLICY).
+A case is a number of threads and how they wait for work: `libgomp` is its default, which uses the
+core for milliseconds, `rlmem` the shorter time that the program sets, `passive` none at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pages import RESULTS
 
-CASES = [(1, "passive"), (2, "spin"), (2, "passive")]
+CASES = [(1, "rlmem"), (2, "libgomp"), (2, "rlmem"), (2, "passive")]
 TRAIN = ["env=popgym-repeat", "core=ffm", "total_steps=60000", "eval_episodes=2"]
 # Of a case that collapses, until it is stopped.
 SECONDS = 60
@@ -32,10 +32,11 @@ def speed(threads: int, policy: str, options: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "rlmem", "train", *TRAIN, f"threads={threads}", *options]
         command += [f"run_dir={folder}/a", "log.progress=false", "log.tensorboard=false"]
+        ours = ("OMP_", "GOMP_")
+        environment = {key: text for key, text in os.environ.items() if not key.startswith(ours)}
         # An empty value is a choice of the user: libgomp ignores it, and rlmem keeps it.
-        wait = "" if policy == "spin" else "passive"
-        environment = {**os.environ, "OMP_WAIT_POLICY": wait}
-        environment.pop("OMP_NUM_THREADS", None)
+        wait = {"libgomp": {"OMP_WAIT_POLICY": ""}, "passive": {"OMP_WAIT_POLICY": "passive"}}
+        environment |= wait.get(policy, {})
         try:
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=SECONDS

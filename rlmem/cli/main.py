@@ -39,10 +39,12 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program with `argv` (default: the process's arguments); returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Threads of OpenMP that wait would use a core each, and take it from a busy thread of the same
-    # program: two threads beside another program then train at a tenth of the speed of one. libgomp
-    # reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # A waiting thread of libgomp uses its core for milliseconds, and keeps it from a thread with
+    # work: beside another program, two threads are then far slower than one. libgomp reads this
+    # number when torch is imported. Measured with scripts/bench_threads.py: a wait this short costs
+    # little on an idle machine, a shorter one more.
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "2000"
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
