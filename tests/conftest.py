@@ -47,7 +47,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     count: Counter[str] = Counter()
     for item in items:
         if chosen := item.get_closest_marker("by_day"):
@@ -56,10 +56,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.slow)
             count[test] += 1
     if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
-    # A part of the tests of Triton's kernels (tests/kernels/interpreter.py).
+        gpu = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=gpu)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    # A part of the tests of Triton's kernels (tests/kernels/test_interpreter.py).
     if every := os.environ.get("RLMEM_EVERY"):
         run = [item for item in items if not item.get_closest_marker("gpu")]
         items[:] = run[:: int(every)]

@@ -49,13 +49,14 @@ def start_together(commands: Sequence[Sequence[str]]) -> list[tuple[int, str, st
     ]
 
 
+@pytest.mark.slow
 def test_runs_of_the_same_second_have_their_own_folders() -> None:
-    sizes = (8, 9)
+    sizes = (8, 9, 10, 11)
     train = ["train", *SMALL, "core=gru"]
     done = start_together([[*train, f"hidden_size={size}"] for size in sizes])
-    assert [code for code, _, _ in done] == [0] * 2, done
+    assert [code for code, _, _ in done] == [0] * 4, done
     name = Path("runs/popgym-repeat/gru/ppo-seed0-20260101-000000")
-    runs = [name, name.with_name(f"{name.name}-2")]
+    runs = [name, *(name.with_name(f"{name.name}-{number}") for number in (2, 3, 4))]
     assert sorted(Path("runs/popgym-repeat/gru").iterdir()) == sorted(runs)
     printed = {
         Path(out.rsplit("run=", 1)[1].strip()): size
@@ -85,7 +86,7 @@ def test_only_one_run_gets_a_given_folder() -> None:
 
 @pytest.mark.slow
 def test_sweeps_of_the_same_second_have_their_own_folders() -> None:
-    sizes = (8, 9)
+    sizes = (8, 9, 10, 11)
     sweep = ["train", "-m", *SMALL, "core=gru", "seed=0,1"]
     done = start_together([[*sweep, f"hidden_size={size}"] for size in sizes])
     assert [code for code, _, _ in done] == [0, 0], done

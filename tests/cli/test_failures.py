@@ -138,7 +138,7 @@ def test_a_second_signal_stops_at_once() -> None:
     assert process.returncode == 143
 
 
-@pytest.mark.by_day(2)
+@pytest.mark.by_day(4)
 @pytest.mark.parametrize(
     ("mode", "vectorization", "every", "text"),
     [

@@ -16,6 +16,7 @@ from rlmem.diagnose import duration, rewriting
 from rlmem.diagnose.question import Batch, below, log_uniform
 from rlmem.diagnose.reader import LEARNING_RATE, Reader, accuracy, fit
 from rlmem.diagnose.suite import QUESTIONS
+from tests.marks import by_night
 
 ROWS = 200
 Draw = Callable[[int, torch.Generator], Batch]
@@ -46,7 +47,7 @@ def test_slstm_tracks_parity() -> None:
     assert found["512 steps"] > 0.99
 
 
-@pytest.mark.parametrize("core", ["mingru", "minlstm", "s6"])
+@pytest.mark.parametrize("core", ["mingru", *by_night(["minlstm", "s6"])])
 def test_linear_cores_with_positive_gates_do_not_track_parity(core: str) -> None:
     # Grazzi et al. 2024, theorem 1: with eigenvalues in [0, 1] the state converges on ones.
     assert parity(core)["512 steps"] == pytest.approx(0.5, abs=0.03)

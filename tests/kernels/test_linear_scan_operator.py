@@ -152,7 +152,8 @@ def test_vmap_of_the_backward() -> None:
         )
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiles_to_one_graph(backend: str) -> None:
     """In a new process, because the test session's checks of shape annotations cannot be traced."""
     program = """

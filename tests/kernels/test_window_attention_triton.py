@@ -1,6 +1,6 @@
 """The Triton kernels against the reference: on a GPU, or with TRITON_INTERPRET=1 on any machine.
 
-`test_window_attention_interpreter.py` runs this file in the interpreter, in a separate process.
+`test_interpreter.py` runs this file in the interpreter, in a separate process.
 """
 
 from __future__ import annotations

@@ -123,6 +123,7 @@ def test_a_folder_of_other_options_is_refused(tmp_path: Path) -> None:
         one(tmp_path, "core=gru", "total_steps=6")
 
 
+@pytest.mark.slow
 def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     line = [*TINY, "env=copy", "core=gru", "algo.gamma=2,0"]
     found = Bench(tmp_path, cells([line]), 1)

@@ -25,9 +25,9 @@ RARE = ("encoder", "sampled", "folded", "missing", "untouched")
 # In groups: each is a process, which first imports torch and its exporter.
 GROUPS = [
     [*(f"core:{name}" for name in FEW), "algo:ppo"],
-    [kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask", *RARE)],
 ]
-MORE = [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
+MORE = [[kind for kind in CASES if kind not in ("core", "any-batch", "algo", "mask", *RARE)]]
+MORE += [[f"core:{name}" for name in NAMES[i::4]] for i in range(4)]
 MORE += [
     [f"algo:{name}" for name in ALGOS],
     ["any-batch:ffm", "any-batch:stack", "any-batch:transformer_xl", "any-batch:titans:depth=1"],
