@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # A waiting thread of libgomp uses its core for milliseconds, and keeps it from a thread with
     # work: beside another program, two threads are then far slower than one. libgomp reads this
-    # number when torch is imported. Measured with scripts/bench_threads.py: a wait this short costs
-    # little on an idle machine, a shorter one more.
+    # number when torch is imported. Measured with scripts/bench_threads.py: more than half of one
+    # thread's speed beside a busy core, but up to a third less than libgomp on an idle machine.
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "2000"
     try:

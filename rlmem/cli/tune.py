@@ -21,7 +21,7 @@ from rlmem.runs.tune import Trial, Tuning, as_text
 
 OBJECTIVES = ("return", "mean")
 RESULTS = "trials.csv"
-# Options of a group's member, and of no group, follow the member that a run has.
+# Groups: they choose a file of options, so they are no options of a tuned setting.
 CHOICES = ("env", "core", "algo")
 SHOWN = 10
 

@@ -18,7 +18,7 @@ import numpy as np
 from rlmem.errors import UsageError, need
 from rlmem.runs import folder, records
 from rlmem.runs.grid import Cell
-from rlmem.runs.workers import POLL, Workers
+from rlmem.runs.workers import POLL, Workers, is_done
 
 STUDY = "study.db"
 # A running trial is compared with others at each of these parts of its first run.
@@ -39,6 +39,7 @@ class Trial:
     cells: list[Cell]
     values: list[float] = field(default_factory=list)
     handle: Any = None  # Optuna's trial, None for one of an interrupted search
+    total: int = 0  # steps of a run, 0 until its configuration is read
     parts: int = 0
 
     @property
@@ -152,8 +153,6 @@ class Tuning:
 
     def _unfinished(self, frozen: Any) -> Trial:
         """A trial of an interrupted search: seeds that are done stay done."""
-        from rlmem.runs.workers import is_done
-
         trial = self._trial(frozen.number, frozen.params)
         while len(trial.values) < len(trial.cells) - 1 and is_done(self.root / trial.cell.name):
             trial.values.append(self._score(trial.cell))
@@ -187,9 +186,13 @@ class Tuning:
         path = self.root / trial.cell.name
         if not (path / "config.yaml").exists() or not (path / "metrics.csv").exists():
             return False
-        total = int(records.read_config(path)["total_steps"])
+        trial.total = trial.total or int(records.read_config(path)["total_steps"])
+        # The end of the file tells whether there is a new part: only then is all of it read.
+        newest = PARTS * records.newest(path / "metrics.csv")[0] // trial.total
+        if min(newest, PARTS - 1) <= trial.parts:
+            return False
         curve = records.read(path).curve
-        parts = np.minimum(PARTS * curve.steps // total, PARTS - 1)
+        parts = np.minimum(PARTS * curve.steps // trial.total, PARTS - 1)
         # The newest part may still grow.
         for part in range(trial.parts, int(parts.max(initial=0))):
             here = parts == part
