@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter
+from collections import defaultdict
 from importlib.util import find_spec
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -48,13 +49,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    count: Counter[str] = Counter()
+    families: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if chosen := item.get_closest_marker("by_day"):
-            test = item.nodeid.partition("[")[0]
-            if count[test] % chosen.args[0]:
-                item.add_marker(pytest.mark.slow)
-            count[test] += 1
+        if item.get_closest_marker("by_day"):
+            families[item.nodeid.partition("[")[0]].append(item)
+    for test, cases in families.items():
+        every = cases[0].get_closest_marker("by_day").args[0]  # type: ignore[union-attr]
+        # Tests begin with different cases, so that each environment has its turn.
+        first = crc32(test.encode()) % min(every, len(cases))
+        for i, case in enumerate(cases):
+            if i % every != first:
+                case.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=gpu)

@@ -1,9 +1,9 @@
 """README and docs: snippets run, commands match the continuous integration, tables match results.
 
-Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- run with MODULE
--->` (run here if it is installed), `<!-- run by night -->` (run here as a slow test), `<!-- file:
-NAME -->` (a file for the snippets), `<!-- command: NAME -->` (run elsewhere) or `<!-- not run:
-REASON -->`.
+Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- run by night
+-->` (run here as a slow test), `<!-- run with MODULE -->` (the same, if MODULE is installed),
+`<!-- file: NAME -->` (a file for the snippets), `<!-- command: NAME -->` (run elsewhere) or
+`<!-- not run: REASON -->`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def blocks(marker: str) -> list[tuple[str, ...]]:
     return re.findall(pattern, PAGES, re.M | re.S)
 
 
-SNIPPETS = [("", *block) for block in blocks("run")] + blocks(r"run with (\w+)")
-NIGHT = [("", *block) for block in blocks("run by night")]
+SNIPPETS = [("", *block) for block in blocks("run")]
+NIGHT = [("", *block) for block in blocks("run by night")] + blocks(r"run with (\w+)")
 RUN = [*SNIPPETS, *(pytest.param(*each, marks=pytest.mark.slow) for each in NIGHT)]
 FILES = {name: text for name, _, text in blocks(r"file: (\S+)")}
 

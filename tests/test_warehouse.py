@@ -56,6 +56,7 @@ def test_the_mask_helps(tmp_path: Path) -> None:
     assert masked > plain + 0.15
 
 
+@pytest.mark.slow
 def test_the_shell_trains_it_too(trained: rlmem.Result, tmp_path: Path) -> None:
     words = [f"{key}={value}" for key, value in SMALL.items()]
     file = ROOT / "examples" / "warehouse.py"
@@ -94,6 +95,7 @@ def test_it_acts_without_the_environment(trained: rlmem.Result) -> None:
     assert json.loads(done.stdout) == agent.act(obs).tolist()
 
 
+@pytest.mark.slow
 def test_onnx_acts_the_same(trained: rlmem.Result, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     agent, env = rlmem.load(trained.run_dir), Warehouse()

@@ -108,6 +108,7 @@ def test_a_signal_saves_a_checkpoint_that_can_be_resumed(number: int, code: int)
     assert checkpoint.steps("a")[-1] == step + 128
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_hanging_environment_is_left(vectorization: str) -> None:
     code = (

@@ -122,6 +122,7 @@ def makers() -> dict[str, tuple[Any, str]]:
     }
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("kind", makers())
 def test_environments_that_are_objects(kind: str) -> None:
     env, place = makers()[kind]

@@ -103,6 +103,7 @@ def place(folder: Path, in_files: bool) -> str | None:
     return str(folder / "replay") if in_files else None
 
 
+@pytest.mark.by_day(4)
 @pytest.mark.parametrize("steps", [PARTLY, WRAPPED])
 @pytest.mark.parametrize("capacity", [160, CAPACITY, 1000])
 @pytest.mark.parametrize("batching", BATCHINGS)
@@ -135,7 +136,7 @@ def test_steps_keep_their_rewards_in_another_capacity(
             assert check_states(batch, written) > 0
 
 
-@pytest.mark.by_day(2)
+@pytest.mark.by_day(4)
 @pytest.mark.parametrize("in_files", [False, True])
 @pytest.mark.parametrize("after", BATCHINGS)
 @pytest.mark.parametrize("before", BATCHINGS)
@@ -157,7 +158,7 @@ def test_another_batching(before: str, after: str, in_files: bool, tmp_path: Pat
         play(resumed, Echo(first=WRAPPED + 1), 60)
 
 
-@pytest.mark.by_day(2)
+@pytest.mark.by_day(4)
 @pytest.mark.parametrize("capacity", [240, CAPACITY, 1000])
 @pytest.mark.parametrize("stride", [4, 8, 12])
 def test_states_and_priorities_follow_to_another_stride(stride: int, capacity: int) -> None:

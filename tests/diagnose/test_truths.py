@@ -83,6 +83,7 @@ def test_the_delta_rule_rewrites() -> None:
     assert min(latest("deltanet", heads=1, conv_size=1)) > 0.98
 
 
+@pytest.mark.slow
 def test_an_additive_memory_does_not_rewrite() -> None:
     # The decay of retention favours later values, but cannot remove an earlier one.
     once, several, many = latest("retnet")

@@ -81,6 +81,7 @@ def explode_last(env: Any) -> Any:
     return first(env.hidden_grid == HiddenSquare.MINE) if last else clear(env)
 
 
+@pytest.mark.by_day(4)
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize(
     ("name", "choose", "end"),
@@ -140,6 +141,7 @@ def our_berths(env: Any) -> Tensor:
     return torch.cat([torch.stack(found[i : i + count], 1) for i in range(0, len(found), count)])
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_placements_of_ships_are_distributed_as_in_the_package(difficulty: str) -> None:
     env = make("popgym-battleship", difficulty)

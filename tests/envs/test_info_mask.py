@@ -77,6 +77,7 @@ def masks(obs: Tensors) -> dict[str, Any]:
     return {key: leaf[0].tolist() for key, leaf in obs.items() if NAME in key}
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 @pytest.mark.parametrize("form", FORMS)
 def test_masks_of_infos_are_leaves_of_the_observations(form: str, vectorization: str) -> None:

@@ -146,6 +146,7 @@ def test_a_task_lasts_for_exactly_one_trial(name: str) -> None:
     assert trials.min() >= 2
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_tasks_depend_on_seed_and_trial_only(name: str) -> None:
     """Ids do not depend on actions, the number of episodes, or the other environments."""
@@ -168,6 +169,7 @@ def test_tasks_depend_on_seed_and_trial_only(name: str) -> None:
         assert all(one[key] == other[key] for key in both)
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_an_environment_does_not_depend_on_the_batch(name: str) -> None:
     together = record(make(name, 6), 10, ALL, 25)
@@ -176,6 +178,7 @@ def test_an_environment_does_not_depend_on_the_batch(name: str) -> None:
         assert_same(record(make(name, len(rows)), 10, rows, 25), mine)
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_results_do_not_depend_on_drawing_ahead(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = record(make(name, 6), 3, ALL, 25)
@@ -209,6 +212,7 @@ def test_observations_are_in_the_space_and_never_written_to(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(given, copies, strict=True))
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_stay_on_the_device_and_never_wait_for_it(name: str) -> None:
     """The meta device has no memory, so waiting for a result would fail."""
@@ -275,6 +279,7 @@ def test_descriptions(name: str) -> None:
     assert len(texts) > 5
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_references_play_and_the_oracle_is_best(name: str) -> None:
     long = {"length": 30} if "length" in registry.options(name) else {}

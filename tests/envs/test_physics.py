@@ -47,6 +47,7 @@ def speed_up(env: Any) -> Any:
     return np.array([np.copysign(2.0, env.state[1])], np.float32)
 
 
+@pytest.mark.by_day(5)
 @pytest.mark.parametrize(
     ("name", "difficulty"),
     [
@@ -68,6 +69,7 @@ def test_a_balanced_pole_is_truncated_as_in_the_package(name: str, difficulty: s
     assert set(parity.check_episodes(at_least=4, choose=choose)) == {TRUNCATED}
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("name", CARTS)
 def test_a_cart_off_the_track_terminates_as_in_the_package(name: str) -> None:
     parity = Parity(name, "hard", ATTACH[name], num_envs=2)

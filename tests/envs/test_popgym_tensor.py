@@ -13,7 +13,7 @@ from tests.envs.popgym_parity import Parity, original
 ATTACH = {**popgym_state_cards.ATTACH, **popgym_state_boards.ATTACH, **popgym_state_physics.ATTACH}
 
 
-@pytest.mark.by_day(2)
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
 @pytest.mark.parametrize("name", ATTACH)
 def test_a_batched_task_equals_the_package_step_by_step(name: str, difficulty: str) -> None:

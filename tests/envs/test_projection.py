@@ -100,6 +100,7 @@ def test_every_control_can_be_reached() -> None:
     torch.testing.assert_close((env.task.grip.mT @ action[:, :, None])[:, :, 0], control)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("obs_dim", "act_dim"), [(5, 2), (8, 3)])
 def test_the_oracle_earns_the_return_of_its_law(obs_dim: int, act_dim: int) -> None:
     sizes = {"obs_dim": obs_dim, "act_dim": act_dim, "length": 50, "repeat": 1, "episodes": 1}
@@ -243,6 +244,7 @@ def test_other_sizes_of_observations_and_actions() -> None:
     assert np.isfinite(seen.numpy()).all()
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("repeat", [2, 4])
 def test_repeat_equals_repeated_actions(repeat: int) -> None:
     one, many = (

@@ -65,6 +65,7 @@ def law(name: str, **options: Any) -> None:
     assert all(torch.equal(leaf, again[key]) for key, leaf in whole.reset().items())
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("name", ALL)
 def test_every_environment(name: str) -> None:
     law(name)

@@ -50,6 +50,7 @@ def test_episodes_do_not_depend_on_reading_results(
     assert_same(play(env, 3, chosen), asking)
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("may_ask", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_episodes_do_not_depend_on_the_number_of_spares(

@@ -106,6 +106,7 @@ def assert_rows_play_alone(many: Any, alone: list[Any], seed: int, steps: int) -
     assert ended >= 2 * many.num_envs
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", TASKS)
 def test_a_seed_does_not_depend_on_the_batch(name: str) -> None:
     many, alone = make(name, 7), [make(name), make(name)]
@@ -207,6 +208,7 @@ def test_actions_out_of_range_name_the_space_with_check_actions(name: str) -> No
     env.step({"action": right})
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", TASKS)
 @pytest.mark.parametrize("previous", [True, False])
 def test_returned_tensors_are_never_written_to(name: str, previous: bool) -> None:

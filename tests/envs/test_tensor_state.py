@@ -79,6 +79,7 @@ def goes_on(name: str, **options: Any) -> None:
         env = other
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.parametrize("name", ALL)
 def test_every_environment_goes_on(name: str) -> None:
     goes_on(name)

@@ -108,6 +108,7 @@ def assert_same_outputs(memory: MemoryModule, data: TensorDictBase) -> None:
     torch.testing.assert_close(y, data["memory"], **CLOSE)
 
 
+@pytest.mark.by_day(3)
 @pytest.mark.parametrize("name", ENV_TRANSFORMS)
 @pytest.mark.filterwarnings("ignore:Support of VecNormV2")
 def test_rows_from_an_environment_with_the_transform(name: str) -> None:
