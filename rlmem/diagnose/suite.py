@@ -123,7 +123,7 @@ def run(
     jobs: int,
     report: Callable[[Task, dict[str, Any], int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The results of all tasks, from their files or by `jobs` processes.
+    """The results of all tasks, from their files or by `jobs` processes (1: this one).
 
     `report(task, result, left)` is called after each new one. Raises `UsageError` if a file in
     `folder` has other settings.
@@ -140,6 +140,14 @@ def run(
         if report is not None:
             report(task, result, len(all_tasks) - len(results))
 
+    if jobs == 1:
+        threads = torch.get_num_threads()
+        try:
+            for task in missing:
+                keep(task, answer(task))
+        finally:
+            torch.set_num_threads(threads)
+        return [results[task.file] for task in all_tasks]
     others = set(active_children())
     # New processes, because a fork of one with threads of torch may hang.
     with ProcessPoolExecutor(
