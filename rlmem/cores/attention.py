@@ -14,7 +14,7 @@ from rlmem.errors import positive, unknown
 from rlmem.kernels import window_attention
 from rlmem.kernels.episodes import next_age
 
-POSITIONS = ("relative", "rope", "none")
+POSITIONS = ("relative", "absolute", "rope", "none")
 
 
 class Cache(NamedTuple):
@@ -35,11 +35,14 @@ class Scores(NamedTuple):
     cache: Cache
 
 
-def sinusoids(distance: Int[Tensor, "P"], width: int) -> Float[Tensor, "P width"]:
-    """Transformer-XL's sinusoidal embedding of distances, float64: all sines, then all cosines."""
-    place = torch.arange(0, width, 2, device=distance.device, dtype=torch.float64)
-    angle = distance[:, None] * torch.exp(place * (-math.log(10_000.0) / width))
-    return torch.cat([angle.sin(), angle.cos()], dim=1)[:, :width]
+def sinusoids(time: Int[Tensor, "*N"], width: int) -> Float[Tensor, "*N width"]:
+    """The sinusoidal embedding of times or distances, float64: all sines, then all cosines.
+
+    Vaswani et al. 2017 (arXiv 1706.03762, section 3.5), in the order of Transformer-XL.
+    """
+    place = torch.arange(0, width, 2, device=time.device, dtype=torch.float64)
+    angle = time[..., None] * torch.exp(place * (-math.log(10_000.0) / width))
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)[..., :width]
 
 
 def rotate(x: Float[Tensor, "*N H D"], position: Tensor) -> Float[Tensor, "*N H D"]:
@@ -57,9 +60,10 @@ class WindowAttention(nn.Module):
     """Multi-head attention over this step and the `memory` steps before it in the same episode.
 
     `position` is the position encoding: `relative` (Transformer-XL, arXiv 1901.02860, section 3.3),
-    `rope` or `none`. `count` [B] is the number of past steps of the episode. The cache holds keys
-    and values, not the layer's inputs as in the paper: the results are equal as long as the weights
-    do not change, and a step need not project the whole memory.
+    `rope` or `none`; `absolute` is `none` here, since times are added to the inputs. `count` [B] is
+    the number of past steps of the episode. The cache holds keys and values, not the layer's inputs
+    as in the paper: the results are equal as long as the weights do not change, and a step need not
+    project the whole memory.
     """
 
     _embedded: Tensor  # sinusoids of the distances 0..M
@@ -175,7 +179,7 @@ class WindowAttention(nn.Module):
         """Queries and keys of a row, with the encoding of `position`."""
         if self.position == "relative":
             return query + self.content_bias, keys
-        if self.position == "none":
+        if self.position != "rope":
             return query, keys
         place = torch.arange(keys.shape[1], device=keys.device)
         return rotate(query, place[self.memory :]), rotate(keys, place)

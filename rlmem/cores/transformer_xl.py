@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from rlmem.cores.attention import WindowAttention
+from rlmem.cores.attention import WindowAttention, sinusoids
 from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.errors import positive, unknown
-from rlmem.kernels.episodes import next_age
+from rlmem.kernels.episodes import ages, next_age
 
 NORMS = ("pre", "post")
 
@@ -76,7 +76,9 @@ class WindowTransformer(MemoryCore[WindowState]):
     """`layers` blocks of width `output_size`, made by `block(width, ff_size)`.
 
     A linear map comes first if `input_size` differs from `output_size`. `ff_size` is the width of
-    the feedforward networks; None means twice the output size.
+    the feedforward networks; None means twice the output size. If the position encoding of the
+    blocks is `absolute`, sinusoids of the time since the start of the episode are added to the
+    first block's input (Vaswani et al. 2017): heads can then find the step of a certain time.
     """
 
     forgets_nonfinite = False  # attention weight 0 times NaN is NaN
@@ -94,6 +96,7 @@ class WindowTransformer(MemoryCore[WindowState]):
         self.embed = linear_or_identity(self.input_size, width)
         hidden = 2 * width if ff_size is None else positive("ff_size", ff_size)
         self.blocks = nn.ModuleList(block(width, hidden) for _ in range(positive("layers", layers)))
+        self.absolute = self._blocks()[0].attention.position == "absolute"
 
     def initial_state(self, batch_size: int) -> WindowState:
         like = self.zeros(0)
@@ -103,7 +106,7 @@ class WindowTransformer(MemoryCore[WindowState]):
     def update(
         self, x: Float[Tensor, "B I"], state: WindowState
     ) -> tuple[Float[Tensor, "B O"], WindowState]:
-        x, caches = self.embed(x), []
+        x, caches = self._embed(x, state.age), []
         for block, cache in zip(self._blocks(), state.layers, strict=True):
             attend = block.attention.step
             x, cache = block(x, lambda y, f=attend, c=cache: f(y, c, state.age))
@@ -113,12 +116,17 @@ class WindowTransformer(MemoryCore[WindowState]):
     def scan(
         self, x: Float[Tensor, "B T I"], state: WindowState, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], WindowState]:
-        x, caches = self.embed(x), []
+        x, caches = self._embed(x, ages(state.age, start) if self.absolute else state.age), []
         for block, cache in zip(self._blocks(), state.layers, strict=True):
             attend = block.attention.scan
             x, cache = block(x, lambda y, f=attend, c=cache: f(y, c, state.age, start))
             caches.append(cache)
         return x, WindowState(tuple(caches), next_age(state.age, start))
+
+    def _embed(self, x: Tensor, time: Tensor) -> Tensor:
+        """The input of the first block; `time` has the shape of the steps."""
+        x = self.embed(x)
+        return x + sinusoids(time, x.shape[-1]).to(x.dtype) if self.absolute else x
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]

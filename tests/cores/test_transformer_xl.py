@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -165,7 +167,7 @@ def test_rotated_products_depend_only_on_the_distance():
     assert (products[:, 0, 1] - products[:, 0, 2]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("position", ["relative", "rope", "none"])
+@pytest.mark.parametrize("position", ["relative", "absolute", "rope", "none"])
 @pytest.mark.parametrize("name", ["transformer_xl", "gtrxl"])
 def test_scan_equals_a_loop_over_step_with_every_position(name, position):
     options = {"heads": 2, "memory": 5, "layers": 2, "position": position}
@@ -180,6 +182,32 @@ def test_scan_equals_a_loop_over_step_with_every_position(name, position):
         outputs.append(out)
     torch.testing.assert_close(y, torch.stack(outputs, 1))
     torch.testing.assert_close(final, state)
+
+
+@pytest.mark.parametrize("name", ["transformer_xl", "gtrxl", "ahn"])
+def test_absolute_positions_are_sinusoids_added_to_the_inputs(name):
+    options = {"heads": 2, "memory": 5}
+    absolute, plain = (
+        cores.make(name, input_size=8, position=position, **options).double()
+        for position in ("absolute", "none")
+    )
+    plain.load_state_dict(absolute.state_dict())
+    x = torch.randn(2, 12, 8, dtype=torch.float64)
+    start = torch.zeros(2, 12, dtype=torch.bool)
+    start[0, 0] = start[1, 7] = True
+    # The second row has had three steps.
+    begun = torch.zeros(2, 3, 8, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.bool)
+    state = absolute.scan(begun[0], absolute.initial_state(2), begun[1])[1]
+    times = [range(12), [*range(3, 10), *range(5)]]
+    added = [
+        [[math.sin(t * 1e4 ** (-i / 4)) for i in range(4)]
+         + [math.cos(t * 1e4 ** (-i / 4)) for i in range(4)] for t in row]
+        for row in times
+    ]  # fmt: skip
+    torch.testing.assert_close(
+        absolute.scan(x, state, start)[0],
+        plain.scan(x + torch.tensor(added, dtype=torch.float64), state, start)[0],
+    )
 
 
 def test_inputs_beyond_the_layers_windows_have_no_influence():
@@ -209,7 +237,7 @@ def test_a_gated_layer_is_initially_near_the_identity():
     [
         ({"heads": 0}, "heads"),
         ({"memory": 0}, "memory"),
-        ({"position": "absolute"}, "unknown position 'absolute'"),
+        ({"position": "sideways"}, "unknown position 'sideways'"),
         ({"norm": "none"}, "unknown norm 'none'"),
     ],
 )
