@@ -77,7 +77,7 @@ RANGES: dict[str, Range] = {
     **_named(
         NOT_NEGATIVE,
         "rescale_eps ent_coef vf_coef critic_coef online_coef offline_coef epsilon_alpha noise "
-        "alpha learning_starts",
+        "alpha learning_starts predict_obs predict_reward",
     ),
     **_named(
         COUNT,

@@ -3,6 +3,7 @@
     ratio  = pi(a|o) / pi_old(a|o)
     L_clip = -E[min(ratio A, clip(ratio, 1 - clip_coef, 1 + clip_coef) A)]                 (eq. 7)
     L      = L_clip + vf_coef E[(V - R)^2] / 2 - ent_coef E[H(pi)]                         (eq. 9)
+             + predict_obs L_obs + predict_reward L_reward           (optional, see `Forecast`)
 
 A row is the experience of one environment in `num_steps` steps: episodes end to end, a start flag
 at each episode's first step, and the memory before the row. One scan reads a whole row, without
@@ -27,7 +28,10 @@ from rlmem.policies import ActorCritic
 from rlmem.ranks import group, reduce
 
 NEEDS = Requirements(
-    ActorCritic, ("separate_critic", "normalize_reward"), estimates_returns=True, ranks=True
+    ActorCritic,
+    ("separate_critic", "normalize_reward", "predict_obs", "predict_reward"),
+    estimates_returns=True,
+    ranks=True,
 )
 
 
@@ -61,6 +65,8 @@ class PPO:
         normalize_reward: bool = False,
         target_kl: float | None = None,
         adam_eps: float = 1e-5,
+        predict_obs: float = 0.0,
+        predict_reward: float = 0.0,
     ) -> None:
         if clip_coef <= 0:
             raise UsageError(f"clip_coef must be above 0, not {clip_coef}")
@@ -76,6 +82,8 @@ class PPO:
         # Small returns must not make the value loss dominate a memory shared with the actor.
         self.min_value_scale = 1e-8 if separate_critic else 1.0
         self.target_kl = target_kl
+        self.predict_obs, self.predict_reward = predict_obs, predict_reward
+        self.reward_deviation = torch.ones(())
         self.collector = Collector(env, policy, num_steps, seed)
         self.collector.require_divisible(num_minibatches)
         self.steps_per_iteration = self.collector.steps
@@ -105,6 +113,8 @@ class PPO:
         if self.norm_value and group.count() * target.numel() > 1:
             value_scale = float(reduce.variance(target).clamp(min=self.min_value_scale))
 
+        if self.predict_reward:
+            self.reward_deviation = reduce.variance(rollout.reward).sqrt().clamp(min=1e-8)
         updates: list[Metrics] = []
         for epoch in range(1, self.num_epochs + 1):
             batches = minibatches(advantage, self.num_minibatches)
@@ -149,7 +159,7 @@ class PPO:
         value_scale: float = 1.0,
     ) -> tuple[Tensor, Metrics]:
         """The loss of some rows, and its metrics; `value_scale` divides the value loss."""
-        policy, value = self.policy(*rollout.rows(rows))
+        policy, value, features = self.policy.row(*rollout.rows(rows))
         log_ratio = policy.log_prob(rollout.actions(rows)) - rollout.log_prob[rows]
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
@@ -166,7 +176,22 @@ class PPO:
                 "approx_kl": (ratio - 1 - log_ratio).mean(),
                 "clip_fraction": ((ratio - 1).abs() > self.clip_coef).float().mean(),
             }
+        if self.policy.forecast is not None:
+            obs_loss, reward_loss = self.forecast_losses(rollout, rows, features)
+            loss = loss + self.predict_obs * obs_loss + self.predict_reward * reward_loss
+            metrics |= {"obs_loss": obs_loss, "reward_loss": reward_loss}
         return loss, {key: metric.detach() for key, metric in metrics.items()}
+
+    def forecast_losses(
+        self, rollout: Rollout, rows: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The losses of predicted observations, and of rewards in units of their deviation."""
+        assert self.policy.forecast is not None
+        obs, _, start = rollout.rows(rows)
+        if self.policy.encoder.normalizer is not None:
+            obs = self.policy.encoder.normalizer(obs)
+        reward = rollout.reward[rows] / self.reward_deviation
+        return self.policy.forecast.losses(features, rollout.actions(rows), obs, reward, start)
 
     def value_loss(self, value: Tensor, old: Tensor, target: Tensor) -> Tensor:
         """Half the mean squared error; with `clip_value` the larger one of both, as in PPO2."""

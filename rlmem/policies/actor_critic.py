@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.policies.encoders import Encoder
+from rlmem.policies.forecast import Forecast
 from rlmem.policies.heads import Actor, Critic, Joint
 from rlmem.policies.normalizer import RunningMoments
 from rlmem.policies.policy import Act, Policy, Trunk
@@ -22,6 +23,14 @@ class PolicyStep(NamedTuple):
     state: Any
 
 
+class Row(NamedTuple):
+    """A row of time steps: distributions over actions, values, and the features of the memory."""
+
+    actor: Joint
+    value: Float[Tensor, "B T"]
+    features: Float[Tensor, "B T H"]
+
+
 class ActorCritic(Policy):
     """Actor and critic over one shared memory, or over one each (`separate_critic`).
 
@@ -29,7 +38,8 @@ class ActorCritic(Policy):
     leaves in `critic_only` are inputs of the critic's own memory, or else of the critic, next to
     the features of the shared memory. `act` needs none of them; without them the state of the
     critic's memory stays as it is. `normalize_reward` keeps the statistics of the returns, which
-    the algorithm updates.
+    the algorithm updates. `predict_obs` and `predict_reward`, the weights of auxiliary losses, add
+    their heads (see `Forecast`).
     """
 
     has_privileged_critic = True
@@ -40,6 +50,8 @@ class ActorCritic(Policy):
         action_space: dict[str, Any],
         separate_critic: bool = False,
         normalize_reward: bool = False,
+        predict_obs: float = 0.0,
+        predict_reward: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(observation_space, action_space, **options)
@@ -53,6 +65,11 @@ class ActorCritic(Policy):
         shared = not separate_critic
         self.critic_input = self.privileged_features(observation_space) if shared else None
         self.reward_moments = RunningMoments(1) if normalize_reward else None
+        self.forecast = (
+            Forecast(self.encoder, action_space, self.hidden_size, self.activation)
+            if predict_obs or predict_reward
+            else None
+        )
 
     @property
     def critic_encoder(self) -> Encoder | None:
@@ -113,14 +130,19 @@ class ActorCritic(Policy):
         self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]
     ) -> tuple[Joint, Float[Tensor, "B T"]]:
         """A row of time steps [B, T, ...]: distributions over actions, and values."""
+        return self.row(obs, state, start)[:2]
+
+    def row(self, obs: dict[str, Tensor], state: Any, start: Bool[Tensor, "B T"]) -> Row:
+        """As `forward`, with the features of the actor's memory."""
         trunk, x = self.critic_trunk, self.encoder.encode_row(obs, start)
         if trunk is None:
             features, _ = self.core.scan(x, state, start)
-            return self._actor(features, obs), self.critic(self._critic_features(features, obs))
+            value = self.critic(self._critic_features(features, obs))
+            return Row(self._actor(features, obs), value, features)
         features, _ = self.core.scan(x, state[0], start)
         x = trunk.encoder.encode_row(obs, start)
         critic_features, _ = trunk.core.scan(x, state[1], start)
-        return self._actor(features, obs), self.critic(critic_features)
+        return Row(self._actor(features, obs), self.critic(critic_features), features)
 
     def _actor(self, features: Float[Tensor, "*N H"], obs: dict[str, Tensor]) -> Joint:
         """The distributions over the legal actions of the observations."""

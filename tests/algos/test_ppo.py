@@ -34,6 +34,8 @@ def make(core: str = "ffm", **options: object) -> PPO:
 class Fixed:
     """A policy with given log-probabilities, values and entropies."""
 
+    forecast = None
+
     def __init__(self, log_prob: list[float], value: list[float], entropy: float) -> None:
         self.dist = SimpleNamespace(
             log_prob=lambda _: torch.tensor([log_prob]),
@@ -41,8 +43,8 @@ class Fixed:
         )
         self.value = torch.tensor([value])
 
-    def __call__(self, *_: object) -> tuple[SimpleNamespace, torch.Tensor]:
-        return self.dist, self.value
+    def row(self, *_: object) -> tuple[SimpleNamespace, torch.Tensor, None]:
+        return self.dist, self.value, None
 
 
 def played(value: list[float]) -> Rollout:
