@@ -107,6 +107,7 @@ def _links(run: Path, newest: str) -> None:
         "metrics.csv.partial",
         "error.txt",
         "agent.json",
+        "system.json",
     ):
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(Path("..") / "whole" / "eval.json")

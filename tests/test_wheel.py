@@ -78,6 +78,7 @@ def test_the_program_runs_outside_the_checkout(environment: Path, tmp_path: Path
     assert re.fullmatch(line, trained)
     assert {path.name.split(".")[0] for path in (tmp_path / "a").iterdir()} == {
         "agent",
+        "system",
         "config",
         "metrics",
         "events",

@@ -40,8 +40,20 @@ def result(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "memory_score": run.evaluation.get("memory_score"),
         "train_seconds": run.seconds,
         "steps_per_second": round(run.speed, 1),
-        **{key: manifest.get(key) for key in ("version", "commit", "torch", "command")},
+        **_system(path, manifest),
+        "command": manifest.get("command"),
     }
+
+
+def _system(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The versions and the machine of a run: those of its last process.
+
+    A run of an older version has those of its manifest.
+    """
+    last = records.systems(path)[-1]
+    known = {"version": last.get("rlmem"), **last}
+    keys = ("version", "commit", "torch", "numpy", "python", "cpu", "gpu", "threads")
+    return {key: known.get(key) or manifest.get(key) for key in keys}
 
 
 def collect(root: Path, names: Iterable[str], manifest: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from numpy import ndarray
 
 from rlmem.errors import UsageError, reading
 from rlmem.files import expanded, read_text
-from rlmem.runs import manifest, run_files, sealed
+from rlmem.runs import manifest, run_files, sealed, system
 from rlmem.runs.scores import REFERENCES, Reference
 
 # Steps of a rollout in POPGym's benchmark: 64 environments x 1024 steps.
@@ -155,11 +155,16 @@ def read_evaluations(path: Path) -> Evaluations | None:
     return Evaluations(steps, means, stds / np.sqrt(np.maximum(counts, 1)))
 
 
-def versions(path: Path) -> dict[str, str]:
-    """The versions that a run folder names: of rlmem, and in a benchmark also of torch and Python.
+def systems(path: Path) -> list[dict[str, str]]:
+    """The systems that have trained a run, one for each process (see `rlmem.runs.system`).
 
-    Empty without a readable file.
+    For a run of an older version, the versions that its files name: of rlmem, and in a benchmark
+    also of torch and Python. Without a readable file, an empty dict.
     """
+    return system.read(path) or [_versions(path)]
+
+
+def _versions(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, key in (("agent.json", "rlmem"), ("bench.json", "version")):
         try:

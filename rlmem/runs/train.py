@@ -20,7 +20,7 @@ from rlmem.options import check_type
 from rlmem.policies import describe_inputs
 from rlmem.ranks import group
 from rlmem.runs import callbacks as watchers
-from rlmem.runs import checkpoint, evaluate, folder, nonfinite, ranks, task_splits
+from rlmem.runs import checkpoint, evaluate, folder, nonfinite, ranks, system, task_splits
 from rlmem.runs.agent import AgentSpec
 from rlmem.runs.build import policy_arguments, resolve_device
 from rlmem.runs.callbacks import Callback, Training
@@ -121,6 +121,7 @@ def _leg(
         group.barrier()  # all ranks have read the run
         if group.number() == 0:
             spec.write(_prepare_folder(cfg, unique, begun.step, begun.env, stack))
+            system.note(Path(cfg.run_dir), begun.step, str(resolve_device(cfg.device)))
         cfg.run_dir = group.of_first(cfg.run_dir)
         run_dir = Path(cfg.run_dir)
         if begun.step == 0 or legs == 1:

@@ -26,6 +26,7 @@ from rlmem.files import atomic_write
 from rlmem.runs import folder, sealed
 from rlmem.runs.grid import Cell
 from rlmem.runs.records import read_config
+from rlmem.runs.system import commit
 
 MANIFEST = "bench.json"
 LOG = "log.txt"
@@ -138,19 +139,6 @@ def manifest(cell: Cell, fixed: Sequence[str]) -> dict[str, Any]:
         "python": ".".join(map(str, sys.version_info[:3])),
         "torch": version("torch"),
     }
-
-
-def commit() -> str | None:
-    """The commit of the checkout of this package, `-dirty` if it has changes; None without one."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def is_done(path: Path) -> bool:

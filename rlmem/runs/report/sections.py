@@ -20,6 +20,8 @@ from rlmem.runs.table import Table, number
 
 # Options that say only where a run is.
 PLACES = ("run_dir", "resume")
+# Steps of resumes in a row of the system.
+SHOWN = 5
 
 
 class Section(NamedTuple):
@@ -184,21 +186,38 @@ def _option(run: Record, key: str) -> str:
     return str(run.options[key]) if key in run.options else ""
 
 
+SYSTEM = {
+    "rlmem": "rlmem", "commit": "commit", "torch": "torch", "numpy": "NumPy", "python": "Python",
+    "cpu": "CPU", "cores": "cores", "gpu": "GPU", "threads": "threads", "ranks": "ranks",
+}  # fmt: skip
+
+
 def system(found: Mapping[str, Record]) -> Section:
-    """The versions and devices of the runs, and of this page."""
+    """The versions and machines of the runs, and of this page.
+
+    A run that was resumed has a row for each system that has trained it.
+    """
     rows = []
     for name, run in found.items():
-        known = records.versions(run.path)
-        device, threads = (str(run.options.get(key, "-")) for key in ("device", "threads"))
-        cells = [known.get(key) or "-" for key in ("rlmem", "torch", "python", "commit")]
-        rows.append([name, device, threads, *cells])
-    header = ("run", "device", "threads", "rlmem", "torch", "Python", "commit")
+        steps: dict[tuple[str, ...], list[str]] = {}
+        for each in records.systems(run.path):
+            cells = tuple(each.get(key) or "-" for key in SYSTEM)
+            steps.setdefault(cells, []).append(each.get("step", "-"))
+        device = str(run.options.get("device", "-"))
+        rows += [[name, _steps(begun), device, *cells] for cells, begun in steps.items()]
     version = ".".join(map(str, sys.version_info[:3]))
     about = (
         f"This page is made by rlmem {__version__} with Python {version}, from the files of the "
-        "runs. Only runs of rlmem bench note torch, Python and the commit."
+        "runs. A run has a row for each system that has trained it, with the steps at which it "
+        "began or went on there."
     )
-    return Section("system", "Versions", [table(Table(header, rows)), text(about)])
+    header = ("run", "from step", "device", *SYSTEM.values())
+    return Section("system", "System", [table(Table(header, rows)), text(about)])
+
+
+def _steps(begun: Sequence[str]) -> str:
+    """The first steps of a system's processes."""
+    return ", ".join(begun[:SHOWN]) + (", ..." if len(begun) > SHOWN else "")
 
 
 def _time(seconds: float) -> str:
