@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rlmem.runs.evaluate_agent import evaluate
     from rlmem.runs.result import Result
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Agent",
     "Callback",

@@ -16,6 +16,8 @@ import pytest
 import site_hooks
 import yaml
 
+import rlmem
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CORES = {path.stem for path in (ROOT / "rlmem/configs/core").glob("*.yaml")}
@@ -136,6 +138,7 @@ def test_the_citation_is_of_this_version() -> None:
     found = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert (found["version"], found["license"]) == (project["version"], project["license"])
+    assert rlmem.__version__ == project["version"]
     assert found["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(found)
 
@@ -144,6 +147,8 @@ def test_the_changelog_has_the_sections_of_its_form() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     versions = re.findall(r"^## (.*)$", text, re.M)
     assert versions[0] == "[Unreleased]"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert versions[1] == f"[{rlmem.__version__}] - {citation['date-released']}"
     assert all(re.fullmatch(r"\[[\d.]+\] - \d{4}-\d\d-\d\d", each) for each in versions[1:])
     kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert set(re.findall(r"^### (.*)$", text, re.M)) <= kinds
