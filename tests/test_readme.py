@@ -1,79 +1,107 @@
 """README and docs: snippets run, commands match the continuous integration, tables match results.
 
 Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- run by night
--->` (run here as a slow test), `<!-- run with MODULE -->` (the same, if MODULE is installed),
-`<!-- file: NAME -->` (a file for the snippets), `<!-- command: NAME -->` (run elsewhere) or
-`<!-- not run: REASON -->`.
+-->` (run here as a slow test), `<!-- run with MODULE -->` (the same, if MODULE is installed), `<!--
+run by night: 600000 as 8192; seeds=3 as seeds=1 -->` (with a smaller budget), `<!-- file: NAME -->` (a
+file for the snippets), `<!-- command: NAME -->` (run elsewhere) or `<!-- not run: REASON -->` (a
+reason of `NOT_RUN`).
 """
 
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
-import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from rlmem.cli.main import COMMANDS
+from tests.documented import FILES, PAGES, ROOT, Block, blocks, run, shortened
 from tests.warm_python import warm_python
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
-TEXT = (ROOT / "README.md").read_text()
-PAGES = "\n".join([TEXT, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
+TEXT = PAGES["README.md"]
+
+NIGHT = [*blocks("run by night[^\n]*"), *blocks(r"run with \w+")]
+RUN = [*blocks("run"), *(pytest.param(each, marks=pytest.mark.slow) for each in NIGHT)]
+# The bash blocks that no test runs.
+NOT_RUN = {
+    "benchmarks.md": {
+        "half an hour of training", "minutes of training", "minutes to hours of training",
+        "minutes of measuring", "needs a GPU", "for a machine without a network",
+    },
+    "install.md": {"downloads all packages"},
+    "popgym.md": {"hours of training"},
+    "torchrl.md": {"tests/torchrl/test_pipelines.py runs them"},
+}  # fmt: skip
 
 
-def blocks(marker: str) -> list[tuple[str, ...]]:
-    """Groups of `marker` (a pattern), language and text of the marked blocks."""
-    pattern = rf"^<!-- {marker} -->\n```(bash|python)\n(.*?)^```$"
-    return re.findall(pattern, PAGES, re.M | re.S)
-
-
-SNIPPETS = [("", *block) for block in blocks("run")]
-NIGHT = [("", *block) for block in blocks("run by night")] + blocks(r"run with (\w+)")
-RUN = [*SNIPPETS, *(pytest.param(*each, marks=pytest.mark.slow) for each in NIGHT)]
-FILES = {name: text for name, _, text in blocks(r"file: (\S+)")}
-
-
-@pytest.mark.parametrize(("module", "language", "snippet"), RUN, ids=range(len(RUN)))
-def test_snippets_run(module: str, language: str, snippet: str, tmp_path: Path) -> None:
-    if module and find_spec(module) is None:
+@pytest.mark.parametrize("block", RUN, ids=range(len(RUN)))
+def test_snippets_run(block: Block, tmp_path: Path) -> None:
+    module = block.marker.removeprefix("run with ")
+    if module != block.marker and find_spec(module) is None:
         pytest.skip(f"needs {module}")
-    python = shlex.join(warm_python())
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, module in (("rlmem", "-m rlmem"), ("python", "")):
-        command = f'PYTHONPATH="{ROOT}:$PYTHONPATH" exec {python} {module} "$@"'
-        (programs / name).write_text(f"#!/bin/sh\n{command}\n")
-        (programs / name).chmod(0o755)
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    arguments = {
-        "bash": ["bash", "-euo", "pipefail", "-c", snippet],
-        "python": [*warm_python(), "-c", snippet],
-    }[language]
-    environment = {
-        **os.environ,
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        # Other tests run at the same time.
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    words = {
+        "bash": ["bash", "-euo", "pipefail", "-c"],
+        "python": [*warm_python(), "-c"],
+    }[block.language]
+    done = run([*words, shortened(block)], tmp_path, {"HOME": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_only_named_commands_are_not_run() -> None:
+    found: dict[str, set[str]] = {}
+    for each in blocks(r"not run: [^\n]+"):
+        if each.language == "bash":
+            found.setdefault(each.page, set()).add(each.marker.removeprefix("not run: "))
+    assert found == NOT_RUN
+    assert {each.marker for each in blocks(r"command: [^\n]+")} == {
+        "command: main",
+        "command: test",
+    }
+
+
+@cache
+def flags(script: Path) -> set[str]:
+    """The options of a script, and of those that it imports."""
+    text = script.read_text()
+    found = set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', text)) | {"--help"}
+    for name in re.findall(r"^(?:from|import) (\w+)", text, re.M):
+        if (script.parent / f"{name}.py").is_file():
+            found |= flags(script.parent / f"{name}.py")
+    return found
+
+
+def written_commands() -> list[str]:
+    """Commands in bash blocks, and those in a line of text that begin with a program."""
+    lines = "\n".join(each.text for each in blocks() if each.language == "bash")
+    found = [line.partition(" #")[0] for line in lines.replace("\\\n", " ").splitlines()]
+    prose = [re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S) for text in PAGES.values()]
+    return found + re.findall(r"`((?:rlmem|python scripts/)[^`\n]*)`", "\n".join(prose))
+
+
+def test_all_written_commands_exist() -> None:
+    scripts = 0
+    for line in written_commands():
+        for command in re.findall(r"(?:^|&& |-m |srun |\(|bin/)rlmem ([a-z]+)", line):
+            assert command in COMMANDS, line
+        for name, rest in re.findall(r"python (scripts/[\w/]+\.py)([^&|]*)", line):
+            assert (ROOT / name).is_file(), line
+            assert set(re.findall(r"(?<!\S)--[\w-]+", rest)) <= flags(ROOT / name), line
+            scripts += 1
+    assert scripts > 15
+
+
 def test_every_block_is_marked() -> None:
-    fences = len(re.findall(r"^```(?:bash|python)$", PAGES, re.M))
-    kinds = r"(run|run with \w+|run by night|file: \S+|command: \S+|not run: [^\n]+)"
-    assert fences == len(blocks(kinds))
-    assert {language for _, language, _ in SNIPPETS} == {"bash", "python"}
+    fences = len(re.findall(r"^```(?:bash|python)$", "\n".join(PAGES.values()), re.M))
+    kinds = r"run|run with \w+|run by night(?:: [^\n]+)?|file: \S+|command: \S+|not run: [^\n]+"
+    assert fences == len(blocks(f"(?:{kinds})"))
 
 
 @pytest.mark.parametrize("name", ["main", "test"])
@@ -92,7 +120,7 @@ def test_continuous_integration_runs_the_test_command() -> None:
 
 
 def commands(name: str) -> list[str]:
-    return [text for _, text in blocks(f"command: {name}")]
+    return [each.text for each in blocks(f"command: {name}")]
 
 
 def test_readme_is_short() -> None:
@@ -107,7 +135,8 @@ def test_links_lead_to_files() -> None:
 
 
 def test_tables_equal_the_recorded_results() -> None:
-    tables = re.findall(r"^<!-- results: (\S+) -->\n(.*?)\n<!-- end -->$", PAGES, re.M | re.S)
+    text = "\n".join(PAGES.values())
+    tables = re.findall(r"^<!-- results: (\S+) -->\n(.*?)\n<!-- end -->$", text, re.M | re.S)
     assert tables
     for name, text in tables:
         assert text == (RESULTS / f"{name}.md").read_text().strip(), name

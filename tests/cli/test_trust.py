@@ -235,7 +235,12 @@ def test_nothing_is_written_outside(
     (outside / "mine").write_text("mine")
     links = ["eval.json", "eval.json.partial", "metrics.csv", "metrics.csv.partial", "agent.json"]
     links += ["system.json", "config-000000256.yaml", "error.txt", "checkpoints/index.json"]
-    links += ["replay/written", "checkpoints/index.partial", ".eval.partial.json", "evaluations.csv"]
+    links += [
+        "replay/written",
+        "checkpoints/index.partial",
+        ".eval.partial.json",
+        "evaluations.csv",
+    ]
     for link in links:
         (run / link).unlink(missing_ok=True)
         (run / link).symlink_to(outside / "mine")
