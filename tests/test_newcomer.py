@@ -1,4 +1,4 @@
-"""A newcomer's path, with the commands of the site: train, compare, own environment, deploy, report.
+"""A newcomer's path, with the commands of the site, from an empty folder to a report.
 
 The commands start the installed program, in an interpreter of its own.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tests.documented import FILES, PAGES, ROOT, run
+from tests.documented import FILES, PAGES, run
 from tests.runs.report.pages import Page
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "rlmem"
@@ -72,7 +72,8 @@ def test_the_path_of_a_newcomer(tmp_path: Path) -> None:
     (tmp_path / "act_onnx.py").write_text(FILES["act_onnx.py"])
     acted = run([sys.executable, "act_onnx.py"], tmp_path)
     assert acted.stdout.strip() in ("0.0", "1.0"), acted.stderr
-    inputs = {each.name for each in onnxruntime.InferenceSession(tmp_path / "agent.onnx").get_inputs()}
+    session = onnxruntime.InferenceSession(tmp_path / "agent.onnx")
+    inputs = {each.name for each in session.get_inputs()}
     assert inputs == {"obs", "start", "state"}
     # One page about everything.
     reader.types("rlmem report", "runs multirun out=all.html")
@@ -80,4 +81,3 @@ def test_the_path_of_a_newcomer(tmp_path: Path) -> None:
     assert len(page.attributes("data-run")) == 4
     last = [float(value) for value in page.attributes("data-last")]
     assert np.isfinite(last).all()
-    assert (ROOT / "README.md").is_file()

@@ -36,6 +36,7 @@ NOT_RUN = {
     },
     "install.md": {"downloads all packages"},
     "popgym.md": {"hours of training"},
+    "sweeps.md": {"needs SLURM"},
     "torchrl.md": {"tests/torchrl/test_pipelines.py runs them"},
 }  # fmt: skip
 
@@ -140,6 +141,16 @@ def test_tables_equal_the_recorded_results() -> None:
     assert tables
     for name, text in tables:
         assert text == (RESULTS / f"{name}.md").read_text().strip(), name
+
+
+def test_recorded_results_name_their_command() -> None:
+    """In their own text, or as `--page NAME` on a page; one script may write several pages."""
+    text = "\n".join(PAGES.values())
+    written = set(re.findall(r"--page ([\w-]+)", text))
+    for path in sorted(RESULTS.glob("*.md")):
+        named = {path.stem, path.stem.rpartition("-")[0]} & written
+        own = f"scripts/{path.stem}_page.py" in text
+        assert named or own or re.search(r"scripts/\w+\.py|`rlmem \w+", path.read_text()), path
 
 
 def test_means_over_seeds_equal_the_recorded_runs() -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -21,10 +19,10 @@ from typing import NoReturn
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlmem.cli import sweep as sweeps
 from rlmem.cli import third_party
 from rlmem.cli.config import (
     AUTO,
@@ -36,7 +34,7 @@ from rlmem.cli.config import (
     prepare_train,
     with_saved_groups,
 )
-from rlmem.cli.hydra_errors import sweep_config, to_usage_error
+from rlmem.cli.hydra_errors import to_usage_error
 from rlmem.cli.output import print_error
 from rlmem.cli.overrides import check, readable
 from rlmem.errors import UsageError
@@ -53,56 +51,101 @@ def run(command: str, arguments: Sequence[str]) -> int:
         raise UsageError("rlmem train -m trains many runs in one process, without torchrun")
     check(overrides)
     overrides = with_saved_groups(command, readable(overrides, command in WITH_ENV))
-    failures: list[Exception] = []
-    begun: list[DictConfig] = []
-    finished: list[str] = []
+    single = _Job(command, overrides)
+    register_third_party()
+    program = hydra.main(version_base="1.3", config_path="pkg://rlmem.configs", config_name=config)(
+        single
+    )
+    read = [*overrides, *_search_path(flags)]
+    with sweeps.opened(config, flags, read) as sweep:
+        words = [f"rlmem {command}", *flags, *overrides]
+        words += sweep.options(overrides) if sweep is not None else []
 
-    def job(cfg: DictConfig) -> float | None:
+        def begun() -> bool:
+            return single.begun or (sweep is not None and len(sweep.outcomes()) > 0)
+
+        with (
+            sweeps.one_thread(sweep is not None and sweep.parallel),
+            _hydra_process(words),
+            sweeps.going_on(sweep, command, arguments),
+            _errors_of_options(config, read, flags, begun),
+        ):
+            program()
+        if sweep is None:
+            return 2 if single.failed else 0
+        return _end_sweep(command, sweep)
+
+
+@contextmanager
+def _errors_of_options(
+    config: str, read: Sequence[str], flags: Sequence[str], begun: Callable[[], bool]
+) -> Iterator[None]:
+    """Turn errors of Hydra into one line; other errors too, before a job has `begun`."""
+    try:
+        # Hydra's own message would be a second line.
+        with redirect_stderr(StringIO()) if "--package" in flags else nullcontext():
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise to_usage_error(error, config, read) from error
+    except OSError as error:
+        raise file_error(error) from error
+    except SystemExit as exit:
+        if exit.code:
+            place = flags[flags.index("--package") + 1]
+            raise UsageError(f"--package: the configuration has no part {place!r}") from exit
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # Hydra has not read the options to the end.
+        if begun() or isinstance(error, UsageError):
+            raise
+        raise to_usage_error(error, config, read) from error
+
+
+class _Job:
+    """A run of a command with the options `overrides`; launchers send it to other processes."""
+
+    def __init__(self, command: str, overrides: Sequence[str]) -> None:
+        self.command, self.overrides = command, list(overrides)
+        self.begun = self.failed = False
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        """Run it; after an error, which is one line, the other jobs of a sweep still run."""
         from rlmem.runs import memory
 
-        begun.append(cfg)
+        self.begun = True
+        body, config = COMMANDS[self.command]
+        place = sweeps.place_of_job()
+        if place is not None:
+            place.note()
         try:
             with memory.errors():
                 result = body(cfg)
-            finished.append(cfg.get("run_dir", ""))
-            return result
         except (UsageError, HydraException, OmegaConfBaseException, OSError) as error:
-            failures.append(error)
-            print_error(_as_usage_error(error, cfg, config, overrides))
+            self.failed = True
+            shown = _as_usage_error(error, cfg, config, self.overrides)
+            if place is None or place.launcher == sweeps.BASIC:
+                print_error(shown)
+            if place is not None:
+                place.note(ended=True, error=" ".join(str(shown).split()))
             return float("nan")
+        if place is not None:
+            place.note(ended=True)
+        return result
 
-    register_third_party()
-    program = hydra.main(version_base="1.3", config_path="pkg://rlmem.configs", config_name=config)(
-        job
-    )
-    read = [*overrides, *_search_path(flags)]
-    sweep = _sweep_folder(config, flags, read)
-    with sweep as folder, _hydra_process([f"rlmem {command}", *flags, *overrides, *folder]):
-        try:
-            # Hydra's own message would be a second line.
-            with redirect_stderr(StringIO()) if "--package" in flags else nullcontext():
-                program()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise to_usage_error(error, config, read) from error
-        except OSError as error:
-            raise file_error(error) from error
-        except SystemExit as exit:
-            if exit.code:
-                place = flags[flags.index("--package") + 1]
-                raise UsageError(f"--package: the configuration has no part {place!r}") from exit
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            # Hydra has not read the options to the end.
-            if begun or isinstance(error, UsageError):
-                raise
-            raise to_usage_error(error, config, read) from error
+
+def _end_sweep(command: str, sweep: sweeps.Sweep) -> int:
+    """Print errors and the comparison of all runs of a sweep; returns the exit code."""
+    outcomes = sweep.outcomes()
+    failed = [each for each in outcomes if each.error is not None]
+    for each in failed if sweep.parallel else []:
+        print_error(UsageError(f"{Path(each.run_dir).name}: {each.error}"))
     if command == "train":
-        _print_comparison(finished)
-    return 2 if failures else 0
+        _print_comparison([each.run_dir for each in outcomes if each.error is None])
+    return 2 if failed else 0
 
 
 def _print_comparison(finished: Sequence[str]) -> None:
     """Compare the runs of a sweep, in their common folder; a single run has its own line."""
-    runs = [path for path in finished if (Path(path) / "config.yaml").is_file()]
+    runs = [os.path.relpath(path) for path in finished if (Path(path) / "config.yaml").is_file()]
     if len(runs) > 1:
         from rlmem.cli.compare import comparison
 
@@ -112,7 +155,7 @@ def _print_comparison(finished: Sequence[str]) -> None:
 def _train(cfg: DictConfig) -> float:
     auto = cfg.resume == AUTO
     cfg = prepare_train(cfg)
-    from rlmem.runs import checkpoint, train, trust
+    from rlmem.runs import checkpoint, records, train, trust
     from rlmem.runs.build import plain
 
     if auto and cfg.resume is not None:
@@ -120,7 +163,8 @@ def _train(cfg: DictConfig) -> float:
         if train.is_finished(cfg, step):  # a cluster may start a finished job again
             if ranks.launched()[0] == 0:
                 print(f"{cfg.resume} is finished: it has trained {step:,} steps", file=sys.stderr)
-            return float("nan")
+            score = records.read(Path(cfg.resume)).score
+            return float("nan") if score is None else score
     try:
         return train.run(cfg, unique=not has_own_folder(cfg))
     except KeyboardInterrupt as interrupt:
@@ -264,31 +308,6 @@ def _search_path(flags: Sequence[str]) -> list[str]:
         return []
     folder = Path(flags[flags.index("--config-dir") + 1]).absolute()
     return [f"hydra.searchpath=[file://{folder}]"]
-
-
-@contextmanager
-def _sweep_folder(
-    command: str, flags: Sequence[str], overrides: Sequence[str]
-) -> Iterator[list[str]]:
-    """The override that gives a sweep a new folder of its own; empty if the user has chosen one."""
-    from rlmem.runs.folder import make_unique
-
-    chosen = any(override.startswith("hydra.sweep.dir=") for override in overrides)
-    printed = {"--cfg", "--info"} & set(flags)
-    # An experiment may be a sweep by itself.
-    may_sweep = "--multirun" in flags or any(
-        re.match(r"\+?(experiment|hydra\.mode)=", each) for each in overrides
-    )
-    hydra_cfg = None if chosen or printed or not may_sweep else sweep_config(command, overrides)
-    if hydra_cfg is None or ("--multirun" not in flags and hydra_cfg.mode != RunMode.MULTIRUN):
-        yield []
-        return
-    folder = make_unique(Path(hydra_cfg.sweep.dir))
-    try:
-        yield readable([f"hydra.sweep.dir={folder}"])
-    finally:
-        if [path.name for path in folder.iterdir()] in ([], ["multirun.yaml"]):  # no job began
-            shutil.rmtree(folder)
 
 
 def register_third_party() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,8 @@ AUTO = "auto"
 OUR_SOURCES = {"hydra.conf", "rlmem.configs", ""}
 # Groups of options that a resumed run has in its configuration already.
 SETS = {"tuned", "experiment"}
+# Options that may differ when a sweep goes on.
+MAY_DIFFER = r"(total_steps|trust|eval_\w+|checkpoint\w*|log\.\w+) is "
 
 
 def prepare_train(cfg: DictConfig, env_given: bool = False) -> DictConfig:
@@ -55,13 +58,32 @@ def prepare_train(cfg: DictConfig, env_given: bool = False) -> DictConfig:
             raise UsageError("resume=auto needs run_dir=..., the folder of the run to go on with")
         if (Path(cfg.run_dir) / folder.CONFIG).exists():
             cfg.resume = cfg.run_dir
-            return _resumed_config(cfg, overrides, env_given)
+            resumed = _resumed_config(cfg, overrides, env_given)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                _require_same(resumed)
+            return resumed
         cfg.resume = None
     if cfg.checkpoint != "last":
         raise UsageError(f"checkpoint={cfg.checkpoint} needs resume=RUN")
     if has_own_folder(cfg) and (Path(cfg.run_dir) / folder.CONFIG).exists():
         raise UsageError(folder.taken(cfg.run_dir))
     return cfg
+
+
+def _require_same(cfg: DictConfig) -> None:
+    """Raise a `UsageError` if a job of a sweep would go on with a run of other options.
+
+    The folders of a sweep have numbers, which another sweep gives to other options.
+    """
+    from rlmem.runs import run_files
+    from rlmem.runs.build import load_config, plain
+
+    found = run_files.differences(plain(load_config(cfg.resume)), plain(cfg))
+    if other := [each for each in found if not re.match(MAY_DIFFER, each)]:
+        raise UsageError(
+            f"{cfg.resume} is a run with other options ({', '.join(other[:3])}): give another "
+            "hydra.sweep.dir"
+        )
 
 
 def has_own_folder(cfg: DictConfig) -> bool:

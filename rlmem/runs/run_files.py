@@ -51,7 +51,7 @@ def config_text(run: Path) -> str:
         if copy is not None and (odd := _misfit(before, content)):
             manifest.note(f"cannot use {path}: {odd}; using its copy of step {step:,}")
             return copy
-        changes = list(_differences(before, content))
+        changes = list(differences(before, content))
         if changes or copy is None:
             what = ", ".join(changes[:3]) or "a change"
             since = "rlmem wrote it" if copy is None else f"step {step:,}"
@@ -130,12 +130,12 @@ def _is_sealed(text: str) -> bool:
     return bool(mark) and hashlib.sha256(body.encode()).hexdigest() == seal.strip()
 
 
-def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    """The values of `now` that are other ones in `before`, in words."""
+def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """The values of `now` that are other ones in `before`, in words (not those of places)."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for name in {**before, **now}:
             if key or name not in PLACES:
-                yield from _differences(before.get(name), now.get(name), f"{key}.{name}".strip("."))
+                yield from differences(before.get(name), now.get(name), f"{key}.{name}".strip("."))
     elif before != now and not (before != before and now != now):
         yield f"{key} is {str(now)[:40]}, and was {str(before)[:40]}"
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -33,6 +34,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.exit_code = 128 + number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, also with the message that a command has added."""
+        return Interrupted, (self.exit_code - 128,), {"args": self.args}
 
 
 class LeftIteration(BaseException):
