@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -25,13 +26,20 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of all files that git does not ignore, without earlier builds."""
-    copy, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of all files that git does not ignore, without earlier builds."""
+    copy = tmp_path_factory.mktemp("source")
     for name in _files("--others", "--exclude-standard", "--cached"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, copy / name)
-    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(dist), str(copy), cwd=dist)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the copy."""
+    dist = tmp_path_factory.mktemp("dist")
+    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(dist), str(source), cwd=dist)
     (built,) = dist.glob("rlmem-*.whl")
     return built
 
@@ -88,13 +96,36 @@ def test_the_program_runs_outside_the_checkout(environment: Path, tmp_path: Path
     _run(rlmem, "eval", "run=a", "episodes=5", cwd=tmp_path)
 
 
+@pytest.mark.skipif(os.environ.get("RLMEM_TEST_WHEEL") != "full", reason="takes a minute")
+def test_the_source_installs_without_a_compiler(source: Path, tmp_path: Path) -> None:
+    build = ("-m", "build", "--sdist", "--outdir", str(tmp_path), str(source))
+    _run(sys.executable, *build, cwd=tmp_path)
+    (sdist,) = tmp_path.glob("rlmem-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "setup.py"} <= names
+    assert not [name for name in names if name.startswith("tests/")]
+    venv = tmp_path / "venv"
+    _run(sys.executable, "-m", "venv", str(venv), cwd=tmp_path)
+    pip = [str(venv / "bin" / "pip"), "install", "-q", "-c", str(ROOT / "constraints.txt")]
+    _run(*pip, "--no-deps", str(sdist), cwd=tmp_path, CC="false", CXX="false")
+    (site,) = (venv / "lib").glob("python*/site-packages")
+    assert not list(site.glob("rlmem/**/*.so"))
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    trained = _run(
+        str(venv / "bin" / "rlmem"), "train", "core=s5", "run_dir=a", "total_steps=8192",
+        "eval_episodes=5", cwd=tmp_path,
+    )  # fmt: skip
+    assert re.match(r"return -?\d\.\d+ ", trained)
+
+
 def _files(*arguments: str) -> list[str]:
     listed = _run("git", "-C", str(ROOT), "ls-files", *arguments, cwd=ROOT)
     return [name for name in listed.splitlines() if (ROOT / name).is_file()]
 
 
-def _run(*command: str, cwd: Path) -> str:
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+def _run(*command: str, cwd: Path, **variables: str) -> str:
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | variables
     done = subprocess.run(
         command, cwd=cwd, env=kept, capture_output=True, text=True, timeout=600, check=False
     )
