@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from rlmem.cli.main import main
-from tests.cli.common import SMALL
 from tests.runs.run_folders import write_run
 
 CURVE = [(100, -0.5, 10), (200, 0.5, 10)]
@@ -89,13 +88,6 @@ def test_plot_draws_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plot", "a"]) == 0
     assert capsys.readouterr().out == "a/curve.png\n"
     assert Path("a/curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_sweep_prints_its_comparison(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "-m", *SMALL, "core=none,gru", "hydra.sweep.dir=s"]) == 0
-    out = capsys.readouterr().out
-    assert "popgym-repeat/easy" in out
-    assert "written to s/compare.md" in out
 
 
 @pytest.mark.parametrize("command", ["bench", "compare", "plot", "report"])

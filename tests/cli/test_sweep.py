@@ -49,6 +49,7 @@ def test_a_sweep_goes_on_and_ends_with_its_table(
     assert "0-popgym-repeat-gru-ppo-seed0 is finished: it has trained 128 steps" in printed.err
     assert "algo.gamma=0.8" in printed.out
     assert "algo.gamma=0.9" in printed.out
+    assert f"written to {os.path.relpath(tmp_path / 'a')}/compare.md" in printed.out
     assert outcome(first) == before
     # Another sweep has other options under the same numbers.
     assert main([*again, "algo.gamma=0.8"]) == 2
