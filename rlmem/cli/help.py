@@ -26,7 +26,11 @@ PLAIN = {
 }
 
 FLAGS = [
-    ("-m, --multirun", "sweep: one run for each combination of core=ffm,gru seed=0,1,2"),
+    (
+        "-m, --multirun",
+        "sweep: one run for each combination of core=ffm,gru seed=0,1,2 (with "
+        "hydra/launcher=joblib several at once: docs/sweeps.md)",
+    ),
     ("--cfg job", "print the configuration and exit (--resolve fills in the ${...})"),
     ("--config-dir DIR", "add YAML files from DIR (DIR/core/mine.yaml is core=mine)"),
     ("--hydra-help", "flags of Hydra, which reads this command line"),
