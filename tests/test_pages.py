@@ -34,6 +34,25 @@ def test_sizes_are_those_of_the_equations() -> None:
     assert pages.core_size("none") == (0, "none", 64 * 64 + 64)
 
 
+def test_sizes_in_torchrl_are_those_of_the_cores() -> None:
+    """A stored state also has a flag, which takes two numbers among complex ones."""
+    pattern = r"^\| (?:\[)?(`.*?`)(?:\]\S+)? \| ([\d,]+) \| (\w+[\w, ]*) \|"
+    cores = (pages.ROOT / "docs/cores.md").read_text()
+    states = {
+        name.strip("`"): int(size.replace(",", "")) + (2 if "complex" in dtypes else 1)
+        for name, size, dtypes in re.findall(
+            pattern, (pages.ROOT / "docs/cores.md").read_text(), re.M
+        )
+    }
+    page = (pages.ROOT / "docs/torchrl.md").read_text()
+    table = page.partition("| core | numbers stored |")[2].partition("\n\n")[0]
+    found = re.findall(r"^\| (`.*?) \| (\d+) \|", table, re.M)
+    assert len(found) > 10
+    for names, size in found:
+        for name in re.findall(r"`(\w+)`", names):
+            assert int(size) == states[name], name
+
+
 def rows(title: str) -> list[tuple[set[str], str]]:
     """Names and text of the rows of a table in the README."""
     section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]

@@ -6,14 +6,11 @@ to a file in the sweep's folder, where the program finds all of them at the end.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
 import shlex
 import shutil
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
@@ -41,7 +38,6 @@ WITH_PARENT = ("joblib",)
 BASIC = "basic"
 OUTCOMES = ".jobs"
 LONGEST = 200
-PR_SET_PDEATHSIG = 1
 
 
 class Outcome(NamedTuple):
@@ -159,9 +155,10 @@ def place_of_job() -> Place | None:
     if job.mode != RunMode.MULTIRUN:
         return None
     launcher = job.runtime.choices.get(KEY, BASIC)
-    if launcher in WITH_PARENT and sys.platform == "linux":
-        # As the jobs of `rlmem bench`: if this program is killed, they end too.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if launcher in WITH_PARENT:
+        from rlmem.runs.workers import end_with_parent
+
+        end_with_parent()
     return Place(Path(job.sweep.dir), int(job.job.num), str(job.runtime.output_dir), launcher)
 
 

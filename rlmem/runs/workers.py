@@ -81,7 +81,7 @@ class Workers:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={"OMP_NUM_THREADS": "1", **os.environ},
-                preexec_fn=_end_with_parent,
+                preexec_fn=_begin_job,
             )
         self.jobs[cell.name] = Job(cell, process, time.monotonic())
 
@@ -172,9 +172,14 @@ def _wait_until_free(path: Path) -> None:
             time.sleep(POLL)
 
 
-def _end_with_parent() -> None:
-    """In a new process: ends it when the benchmark is killed (Linux; elsewhere it trains on)."""
+def end_with_parent() -> None:
+    """Let this process end when the one that has started it is killed (Linux alone)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _begin_job() -> None:
+    """In a new process, before it runs its program."""
+    end_with_parent()
     # Ctrl-C is for the benchmark, which then ends its processes.
     os.setpgid(0, 0)
