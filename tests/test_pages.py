@@ -40,9 +40,7 @@ def test_sizes_in_torchrl_are_those_of_the_cores() -> None:
     cores = (pages.ROOT / "docs/cores.md").read_text()
     states = {
         name.strip("`"): int(size.replace(",", "")) + (2 if "complex" in dtypes else 1)
-        for name, size, dtypes in re.findall(
-            pattern, (pages.ROOT / "docs/cores.md").read_text(), re.M
-        )
+        for name, size, dtypes in re.findall(pattern, cores, re.M)
     }
     page = (pages.ROOT / "docs/torchrl.md").read_text()
     table = page.partition("| core | numbers stored |")[2].partition("\n\n")[0]
