@@ -2,8 +2,8 @@
 
 Every Python or bash block has a comment before it: `<!-- run -->` (run here), `<!-- run by night
 -->` (run here as a slow test), `<!-- run with MODULE -->` (the same, if MODULE is installed), `<!--
-run by night: 600000 as 8192; seeds=3 as seeds=1 -->` (with a smaller budget), `<!-- file: NAME -->` (a
-file for the snippets), `<!-- command: NAME -->` (run elsewhere) or `<!-- not run: REASON -->` (a
+run by night: 600000 as 8192; seeds=3 as seeds=1 -->` (with a smaller budget), `<!-- file: NAME -->`
+(a file for the snippets), `<!-- command: NAME -->` (run elsewhere) or `<!-- not run: REASON -->` (a
 reason of `NOT_RUN`).
 """
 
