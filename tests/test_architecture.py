@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "ranks": {"errors"},
     "kernels": {"errors"},
     "cores": TOOLS | {"kernels"},
-    "policies": TOOLS | {"cores"},
+    "policies": TOOLS | {"cores", "kernels"},
     "envs": TOOLS,
     "data": TOOLS | {"kernels", "policies", "envs"},
     "algos": TOOLS | {"data", "policies", "envs.base"},

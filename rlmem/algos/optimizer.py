@@ -112,7 +112,9 @@ class ClippedAdam:
         is one.
         """
         self.adam.zero_grad(set_to_none=True)
-        loss.backward()
+        # Gradients have the precision of the forward pass; autocast would round more of them.
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
         grads = [[p.grad for p in group if p.grad is not None] for group in self.groups]
         reduce.average_gradients([each for group in grads for each in group])
         norms = [nn.utils.get_total_norm(each) for each in grads]

@@ -39,6 +39,7 @@ NAMES = {"cores": "core", "envs": "env", "policy.encoder": "policy.encoder"}
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "checkpoint": ("best", "last"),
+    "precision": ("bf16", "fp32"),
     "on_nonfinite": ("rollback", "skip", "stop"),
     "player": ("agent", "human", "random"),
     "split": ("heldout", "train"),

@@ -25,7 +25,7 @@ from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import split_heads
 from rlmem.errors import positive
-from rlmem.kernels import linear_scan
+from rlmem.kernels import Linear, linear_scan
 from rlmem.kernels.episodes import ages
 
 
@@ -121,13 +121,13 @@ class Aaren(MemoryCore[AarenState]):
         self.heads = positive("heads", heads)
         self.size = -(-self.output_size // heads)
         width = heads * self.size
-        self.W_in = nn.Linear(self.input_size, width)
+        self.W_in = Linear(self.input_size, width)
         self.conv = ShortConv(width, conv_size)
         self.q = nn.Parameter(torch.randn(heads, self.size) / self.size**0.5)
-        self.W_k = nn.Linear(width, width, bias=False)
-        self.W_v = nn.Linear(width, width, bias=False)
+        self.W_k = Linear(width, width, bias=False)
+        self.W_v = Linear(width, width, bias=False)
         self.norm = nn.LayerNorm(width)
-        self.W_out = nn.Linear(width, self.output_size)
+        self.W_out = Linear(width, self.output_size)
 
     def initial_state(self, batch_size: int) -> AarenState:
         window = self.zeros(batch_size, self.conv.size - 1, self.conv.channels)

@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.cores.attention import Cache, WindowAttention, next_ring
 from rlmem.cores.base import register
 from rlmem.cores.delta import unit, write
 from rlmem.cores.transformer_xl import Block, WindowTransformer
-from rlmem.kernels import delta_rule
+from rlmem.kernels import Linear, delta_rule
 from rlmem.kernels.episodes import ages
 
 
@@ -61,11 +61,11 @@ class Hippocampus(WindowAttention):
 
     def __init__(self, width: int, heads: int, memory: int, position: str) -> None:
         super().__init__(width, heads, memory, position)
-        self.W_gates = nn.Linear(width, 3 * heads)
+        self.W_gates = Linear(width, 3 * heads)
         with torch.no_grad():
             # alpha is near 0.98 at first: the memory forgets in some tens of steps.
             self.W_gates.bias.copy_(torch.tensor([0.0, 4.0, 0.0]).repeat_interleave(heads))
-        self.W_S = nn.Linear(heads * self.size, width, bias=False)
+        self.W_S = Linear(heads * self.size, width, bias=False)
 
     def empty_cache(self, rows: int, like: Tensor) -> HippocampusState:  # type: ignore[override]
         shape = (rows, self.memory, self.heads)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlmem.cores.heads import split_heads
 from rlmem.errors import positive, unknown
-from rlmem.kernels import window_attention
+from rlmem.kernels import Linear, window_attention
 from rlmem.kernels.episodes import next_age
 
 POSITIONS = ("relative", "absolute", "rope", "none")
@@ -76,10 +76,10 @@ class WindowAttention(nn.Module):
         # Heads together cover the width; an even size, since RoPE rotates pairs.
         self.size = 2 * -(-width // (2 * heads))
         self.memory = positive("memory", memory)
-        self.qkv = nn.Linear(width, 3 * heads * self.size, bias=False)
-        self.out = nn.Linear(heads * self.size, width, bias=False)
+        self.qkv = Linear(width, 3 * heads * self.size, bias=False)
+        self.out = Linear(heads * self.size, width, bias=False)
         if position == "relative":
-            self.relative = nn.Linear(width, heads * self.size, bias=False)
+            self.relative = Linear(width, heads * self.size, bias=False)
             embedded = sinusoids(torch.arange(self.memory + 1), width)
             self.register_buffer("_embedded", embedded, persistent=False)
             # The paper's u and v: scores of keys and distances that do not depend on the query.

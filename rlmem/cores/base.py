@@ -16,7 +16,7 @@ from rlmem import tree
 from rlmem.cores.arguments import Rows, input_problem, row_count, state_problem
 from rlmem.cores.segments import scan_in_segments
 from rlmem.errors import UsageError, positive
-from rlmem.kernels import linear_scan
+from rlmem.kernels import Linear, linear_scan
 from rlmem.registry import Registry
 
 S = TypeVar("S")
@@ -286,7 +286,7 @@ class MemoryCore(nn.Module, ABC, Generic[S]):
 def linear_or_identity(input_size: int, output_size: int, bias: bool = True) -> nn.Module:
     """A linear map between different widths; the identity if both widths are equal."""
     same = input_size == output_size
-    return nn.Identity() if same else nn.Linear(input_size, output_size, bias=bias)
+    return nn.Identity() if same else Linear(input_size, output_size, bias=bias)
 
 
 class LinearCore(MemoryCore[Tensor]):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ShortConv
 from rlmem.errors import positive
-from rlmem.kernels import delta_rule
+from rlmem.kernels import Linear, delta_rule
 
 
 class DeltaState(NamedTuple):
@@ -88,11 +88,11 @@ class DeltaCore(MemoryCore[DeltaState]):
         self.negative_eigenvalues = negative_eigenvalues
         self.inner = heads * size
         channels = (1 + 2 * self.writes) * self.inner
-        self.W_in = nn.Linear(self.input_size, channels, bias=False)
+        self.W_in = Linear(self.input_size, channels, bias=False)
         self.conv = ShortConv(channels, conv_size)
-        self.W_beta = nn.Linear(self.input_size, self.writes * heads, bias=False)
+        self.W_beta = Linear(self.input_size, self.writes * heads, bias=False)
         self.norm = nn.Parameter(torch.ones(size))
-        self.W_out = nn.Linear(self.inner, self.output_size, bias=False)
+        self.W_out = Linear(self.inner, self.output_size, bias=False)
 
     def log_decay(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N H"] | None:
         """The log-decay `g` of the memory; None means no decay."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ShortConv
-from rlmem.kernels import project
+from rlmem.kernels import Linear, project
 from rlmem.kernels.simple_rnn import CELLS, simple_rnn, simple_step
 
 State = tuple[Tensor, ...]
@@ -36,7 +36,7 @@ class DiagonalCore(MemoryCore[State]):
         kind, width = CELLS[self.cell], self.output_size
         self.leaves = kind.states
         self.conv = ShortConv(self.input_size, conv_size)
-        self.linear = nn.Linear(self.input_size, kind.parts * width)
+        self.linear = Linear(self.input_size, kind.parts * width)
         self.diagonal = nn.Parameter(torch.empty(kind.diagonals * width).uniform_(-1, 1))
 
     def initial_state(self, batch_size: int) -> State:

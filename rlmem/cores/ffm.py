@@ -15,10 +15,10 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rlmem.cores.base import LinearCore, register
 from rlmem.errors import UsageError, positive
+from rlmem.kernels import Linear, linear_norm
 
 
 @register("ffm")
@@ -61,9 +61,9 @@ class FFM(LinearCore):
         min_decay = -math.log(forgotten_at) / max_period
         self.a = nn.Parameter(-torch.linspace(max_decay, min_decay, memory_size))
         self.b = nn.Parameter(2 * math.pi / torch.linspace(min_period, max_period, context_size))
-        self.write = nn.Linear(self.input_size, 2 * memory_size)
-        self.skip = nn.Linear(self.input_size, 2 * self.output_size)
-        self.mix = nn.Linear(2 * self.state_size, self.output_size)
+        self.write = Linear(self.input_size, 2 * memory_size)
+        self.skip = Linear(self.input_size, 2 * self.output_size)
+        self.mix = Linear(2 * self.state_size, self.output_size)
 
     def gamma(self) -> Tensor:
         """`exp(-|a_m| + i b_c)`, complex, flattened to [memory_size * context_size]."""
@@ -77,7 +77,7 @@ class FFM(LinearCore):
         return self.gamma(), value.flatten(-2)
 
     def decode(self, h: Tensor, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        z = self.mix(torch.view_as_real(h).flatten(-2))
+        parts = torch.view_as_real(h).flatten(-2)
+        read = linear_norm(parts, self.mix.weight, self.mix.bias)
         thru, g_out = self.skip(x).chunk(2, dim=-1)
-        read = F.layer_norm(z, z.shape[-1:])
         return torch.lerp(thru, read.to(thru.dtype), torch.sigmoid(g_out))

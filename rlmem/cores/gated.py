@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlmem import tree
 from rlmem.cores.base import MemoryCore
-from rlmem.kernels import gated_rnn, project
+from rlmem.kernels import gated_rnn, linear, project
 from rlmem.kernels.gated_rnn import step_unchecked
 
 S = TypeVar("S")
@@ -52,7 +52,7 @@ class GatedCore(MemoryCore[S]):
         """The core's state made of these leaves."""
 
     def update(self, x: Float[Tensor, "B I"], state: S) -> tuple[Float[Tensor, "B O"], S]:
-        projected = nn.functional.linear(x, self.weight_ih)
+        projected = linear(x, self.weight_ih)
         new = step_unchecked(self.cell, *self._kernel_inputs(projected, state))
         return new[0][:, 0], self._without_heads(new)
 

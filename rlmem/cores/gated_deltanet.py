@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from rlmem.cores import ssm
 from rlmem.cores.base import register
 from rlmem.cores.delta import DeltaCore
+from rlmem.kernels import Linear
 
 
 @register("gated_deltanet")
@@ -48,11 +49,11 @@ class GatedDeltaNet(DeltaCore):
             conv_size=conv_size,
         )
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        self.W_dt = nn.Linear(self.input_size, heads)
+        self.W_dt = Linear(self.input_size, heads)
         # softplus(bias) is then log-uniform in [dt_min, dt_max].
         dt = torch.exp(ssm.log_steps(heads, dt_min, dt_max))
         self.W_dt.bias = nn.Parameter(torch.expm1(dt).log())
-        self.W_gate = nn.Linear(self.input_size, self.inner, bias=False)
+        self.W_gate = Linear(self.input_size, self.inner, bias=False)
 
     def log_decay(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N H"]:
         return -self.A_log.exp() * F.softplus(self.W_dt(x).to(self.state_dtype))

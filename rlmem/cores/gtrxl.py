@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from rlmem.cores.base import register
 from rlmem.cores.transformer_xl import Block, WindowTransformer
+from rlmem.kernels import Linear
 
 
 class Gate(nn.Module):
@@ -24,9 +25,9 @@ class Gate(nn.Module):
 
     def __init__(self, width: int, bias: float) -> None:
         super().__init__()
-        self.from_y = nn.Linear(width, 3 * width, bias=False)
-        self.from_x = nn.Linear(width, 2 * width, bias=False)
-        self.candidate = nn.Linear(width, width, bias=False)
+        self.from_y = Linear(width, 3 * width, bias=False)
+        self.from_x = Linear(width, 2 * width, bias=False)
+        self.candidate = Linear(width, width, bias=False)
         self.bias = nn.Parameter(torch.full((width,), bias))
 
     def forward(self, x: Float[Tensor, "*N W"], y: Float[Tensor, "*N W"]) -> Float[Tensor, "*N W"]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.simple import activated
 from rlmem.errors import positive
+from rlmem.kernels import Linear
 from rlmem.kernels.simple_rnn import simple_rnn, simple_step
 
 State = tuple[Tensor, ...]
@@ -31,7 +32,7 @@ class Layer(nn.Module):
     def __init__(self, input_size: int, output_size: int, bound: float) -> None:
         super().__init__()
         self.bound = bound
-        self.linear = nn.Linear(input_size, output_size)
+        self.linear = Linear(input_size, output_size)
         nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
         self.u = nn.Parameter(torch.empty(output_size).uniform_(-bound, bound))
 

@@ -21,7 +21,7 @@ from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import HeadNorm, split_heads
 from rlmem.errors import UsageError, at_least, positive
-from rlmem.kernels import titans
+from rlmem.kernels import Linear, titans
 from rlmem.kernels.titans import Learned, Rates, Rule, learn, next_anchor, recall, retain
 
 
@@ -49,7 +49,7 @@ class InnerMemory(nn.Module):
         self.rule, self.heads, self.momentum = _checked(rule), positive("heads", heads), momentum
         size = -(-output_size // heads)
         width = heads * size
-        self.project = nn.Linear(input_size, 3 * width, bias=False)
+        self.project = Linear(input_size, 3 * width, bias=False)
         self.conv = ShortConv(3 * width, conv_size)
         # Initial step size 0.1, decay 0.01, momentum 0.1. The tokens of a window together weigh as
         # much as one (gamma), and Huber's loss becomes linear at an error of length 1 (delta).
@@ -58,7 +58,7 @@ class InnerMemory(nn.Module):
         biases |= {"gamma": -math.log(rule.window - 1)} if rule.window > 1 else {}
         biases |= {"delta": 0.54} if rule.bias == "huber" else {}
         self.rate_names = tuple(biases)
-        self.rates = nn.Linear(input_size, len(biases) * heads)
+        self.rates = Linear(input_size, len(biases) * heads)
         with torch.no_grad():
             self.rates.weight.mul_(0.1)
             self.rates.bias.copy_(torch.tensor([*biases.values()]).repeat_interleave(heads))
@@ -72,8 +72,8 @@ class InnerMemory(nn.Module):
         )
         # The large eps avoids amplified rounding errors if all units have nearly the same output.
         self.norm = HeadNorm(heads, size, eps=1e-2)
-        self.gate = nn.Linear(input_size, width, bias=False)
-        self.out = nn.Linear(width, output_size, bias=False)
+        self.gate = Linear(input_size, width, bias=False)
+        self.out = Linear(width, output_size, bias=False)
 
     def empty(self, rows: int, zeros: Tensor) -> tuple[Tensor, Learned]:
         """Window and inner memory before an episode's first step, like `zeros` in dtype, device."""

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.hippo import legs
 from rlmem.errors import UsageError, positive, unknown
-from rlmem.kernels import linear_scan
+from rlmem.kernels import Linear, linear_scan
 from rlmem.kernels.episodes import ages
 
 CHUNK = 16  # steps that `SlidingWindow` computes at once
@@ -184,9 +184,9 @@ class LMU(MemoryCore[LMUState]):
         # 0 times NaN is NaN in the sliding window's matrix products.
         self.forgets_nonfinite = hippo == "legs"
         self.memory = SlidingWindow(order, theta) if hippo == "legt" else History(order)
-        self.W_u = nn.Linear(self.input_size, channels)
-        self.W_m = nn.Linear(order * channels, self.output_size, bias=False)
-        self.W_x = nn.Linear(self.input_size, self.output_size)
+        self.W_u = Linear(self.input_size, channels)
+        self.W_m = Linear(order * channels, self.output_size, bias=False)
+        self.W_x = Linear(self.input_size, self.output_size)
 
     def initial_state(self, batch_size: int) -> LMUState:
         m = self.zeros(batch_size, self.order, self.channels)

@@ -10,13 +10,13 @@ from abc import abstractmethod
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ConvState, ShortConv
 from rlmem.cores.gate_range import check_range, stretch
 from rlmem.errors import UsageError
-from rlmem.kernels import linear_scan
+from rlmem.kernels import Linear, linear_scan
 
 
 class MinRNN(MemoryCore[ConvState]):
@@ -48,7 +48,7 @@ class MinRNN(MemoryCore[ConvState]):
             raise UsageError(f"positive=true needs gate=positive, not {gate}")
         self.conv = ShortConv(self.input_size, conv_size)
         self.maps = self.parts + (gate == "complex")
-        self.linear = nn.Linear(self.input_size, self.maps * self.output_size, bias=bias)
+        self.linear = Linear(self.input_size, self.maps * self.output_size, bias=bias)
 
     @abstractmethod
     def gates(self, parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import HeadNorm, split_heads
 from rlmem.errors import positive
-from rlmem.kernels import matrix_memory
+from rlmem.kernels import Linear, matrix_memory
 from rlmem.kernels.matrix_memory import Memory, matrix_memory_step
 
 EPS = 1e-6  # added to the divisor, as in the authors' code
@@ -49,7 +49,7 @@ class MLSTMCell(nn.Module):
         super().__init__()
         self.heads = positive("heads", heads)
         self.size = positive("head_size", size)
-        self.gates = nn.Linear(gate_size, 2 * heads)
+        self.gates = Linear(gate_size, 2 * heads)
         self.norm = HeadNorm(heads, size)
         nn.init.zeros_(self.gates.weight)
         with torch.no_grad():
@@ -148,12 +148,12 @@ class MLSTM(MemoryCore[MLSTMCoreState]):
         size = max(8, -(-self.output_size // heads)) if head_size is None else head_size
         self.cell = MLSTMCell(heads, size, self.input_size)
         inner = heads * size
-        self.W_in = nn.Linear(self.input_size, 2 * inner)
+        self.W_in = Linear(self.input_size, 2 * inner)
         self.conv = ShortConv(inner, conv_size)
-        self.W_qk = nn.Linear(inner, 2 * inner)
-        self.W_v = nn.Linear(inner, inner)
+        self.W_qk = Linear(inner, 2 * inner)
+        self.W_v = Linear(inner, inner)
         self.skip = nn.Parameter(torch.ones(inner))
-        self.W_out = nn.Linear(inner, self.output_size)
+        self.W_out = Linear(inner, self.output_size)
 
     def initial_state(self, batch_size: int) -> MLSTMCoreState:
         window = self.zeros(batch_size, self.conv.size - 1, self.conv.channels)

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlmem.cores.base import register
 from rlmem.cores.delta import DeltaState, write
 from rlmem.cores.gated_deltanet import GatedDeltaNet
 from rlmem.errors import UsageError, positive
-from rlmem.kernels import delta_rule
+from rlmem.kernels import Linear, delta_rule
 
 
 class Routed(NamedTuple):
@@ -77,7 +77,7 @@ class MoM(GatedDeltaNet):
         if positive("topk", topk) > memories:
             raise UsageError(f"topk must be at most memories, {memories}, not {topk}")
         self.topk = topk
-        self.W_route = nn.Linear(self.input_size, memories, bias=False)
+        self.W_route = Linear(self.input_size, memories, bias=False)
 
     def initial_state(self, batch_size: int) -> DeltaState:
         first = super().initial_state(batch_size)

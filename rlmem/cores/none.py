@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.cores.base import MemoryCore, register
+from rlmem.kernels import Linear
 
 
 @register("none")
@@ -18,7 +19,7 @@ class NoMemory(MemoryCore[Tensor]):
 
     def __init__(self, input_size: int, output_size: int | None = None) -> None:
         super().__init__(input_size, output_size)
-        self.map = nn.Linear(self.input_size, self.output_size)
+        self.map = Linear(self.input_size, self.output_size)
 
     def initial_state(self, batch_size: int) -> Tensor:
         return self.zeros(batch_size, 0)

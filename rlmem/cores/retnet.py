@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.heads import HeadNorm, split_heads
 from rlmem.errors import UsageError, positive
-from rlmem.kernels import matrix_memory
+from rlmem.kernels import Linear, matrix_memory
 from rlmem.kernels.matrix_memory import Memory, matrix_memory_step
 
 
@@ -58,9 +58,9 @@ class RetNet(MemoryCore[Tensor]):
         if positive("head_size", size) % 2 and rotate:
             raise UsageError(f"head_size must be even to rotate pairs of units, not {size}")
         self.size, self.rotate = size, rotate
-        self.project = nn.Linear(self.input_size, 4 * heads * size, bias=False)
+        self.project = Linear(self.input_size, 4 * heads * size, bias=False)
         self.norm = HeadNorm(heads, size)
-        self.W_out = nn.Linear(heads * size, self.output_size, bias=False)
+        self.W_out = Linear(heads * size, self.output_size, bias=False)
 
     def initial_state(self, batch_size: int) -> Tensor:
         return self.zeros(batch_size, self.heads, self.size, self.size)

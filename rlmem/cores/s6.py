@@ -23,7 +23,7 @@ from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import ConvState, ShortConv
 from rlmem.cores.gate_range import check_range, stretch
 from rlmem.errors import positive
-from rlmem.kernels import linear_scan
+from rlmem.kernels import Linear, linear_scan
 
 
 class Selected(NamedTuple):
@@ -75,17 +75,17 @@ class S6(MemoryCore[ConvState]):
         size = self.channel_states = positive("channel_states", channel_states)
         rank = math.ceil(inner / 16)
         self.split = (rank, size, size)
-        self.W_in = nn.Linear(self.input_size, 2 * inner, bias=False)
+        self.W_in = Linear(self.input_size, 2 * inner, bias=False)
         self.conv = ShortConv(inner, conv_size)
-        self.W_x = nn.Linear(inner, rank + 2 * size, bias=False)
-        self.W_dt = nn.Linear(rank, inner)
+        self.W_x = Linear(inner, rank + 2 * size, bias=False)
+        self.W_dt = Linear(rank, inner)
         nn.init.uniform_(self.W_dt.weight, -(rank**-0.5), rank**-0.5)
         # softplus(bias) is then log-uniform in [dt_min, dt_max].
         dt = torch.exp(ssm.log_steps(inner, dt_min, dt_max))
         self.W_dt.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, size + 1))[:, None].repeat(1, inner))
         self.D = nn.Parameter(torch.ones(inner))
-        self.W_out = nn.Linear(inner, self.output_size, bias=False)
+        self.W_out = Linear(inner, self.output_size, bias=False)
 
     def initial_state(self, batch_size: int) -> ConvState:
         return ConvState(

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.errors import positive
-from rlmem.kernels import linear_scan
+from rlmem.kernels import Linear, linear_scan
 from rlmem.kernels.episodes import ages
 
 TABLE = 1024  # steps after which the draws repeat
@@ -92,14 +92,14 @@ class SHM(MemoryCore[SHMState]):
         self.norm = nn.RMSNorm(self.input_size, eps=1e-5)
         self.strength = nn.Parameter(torch.tensor(2.0))
         self.W_k, self.W_q, self.W_v, self.W_c = (
-            nn.Linear(self.input_size, size, bias=False) for _ in range(4)
+            Linear(self.input_size, size, bias=False) for _ in range(4)
         )
-        self.w_eta = nn.Linear(self.input_size, 1, bias=False)
+        self.w_eta = Linear(self.input_size, 1, bias=False)
         self.theta = nn.Parameter(torch.empty(positive("rows", rows), size))
         nn.init.xavier_uniform_(self.theta, gain=0.5)
         self.register_buffer("draws", torch.randint(rows, (TABLE,)))
-        self.skip = nn.Linear(self.input_size, size)
-        self.W_out = nn.Linear(size, self.output_size)
+        self.skip = Linear(self.input_size, size)
+        self.W_out = Linear(size, self.output_size)
 
     def initial_state(self, batch_size: int) -> SHMState:
         M = self.zeros(batch_size, self.size, self.size)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.errors import UsageError, positive, unknown
-from rlmem.kernels import gated_rnn, project
+from rlmem.kernels import Linear, gated_rnn, project
 from rlmem.kernels.gated_rnn import step_unchecked
 
 # Forget gate -> name of the cell in `gated_rnn`.
@@ -111,7 +111,7 @@ class SLSTM(MemoryCore[SLSTMState]):
     ) -> None:
         super().__init__(input_size, output_size)
         self.cell = SLSTMCell(self.output_size, heads, forget, forget_init)
-        self.W = nn.Linear(self.input_size, 4 * self.output_size, bias=False)
+        self.W = Linear(self.input_size, 4 * self.output_size, bias=False)
 
     def initial_state(self, batch_size: int) -> SLSTMState:
         zeros = self.zeros(batch_size, self.output_size)

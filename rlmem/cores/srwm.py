@@ -28,6 +28,7 @@ from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import split_heads
 from rlmem.errors import positive
+from rlmem.kernels import Linear
 from rlmem.kernels.self_reference import RATES, self_reference, self_step
 
 
@@ -61,11 +62,11 @@ class SRWM(MemoryCore[SRWMState]):
         self.heads = positive("heads", heads)
         size = -(-self.output_size // heads) if head_size is None else head_size
         self.size = positive("head_size", size)
-        self.W_in = nn.Linear(self.input_size, heads * size, bias=False)
+        self.W_in = Linear(self.input_size, heads * size, bias=False)
         self.conv = ShortConv(heads * size, conv_size)
         self.gain = nn.Parameter(torch.full((heads, 1), 2.0))
         self.W_0 = nn.Parameter(torch.randn(heads, 3 * size + RATES, size) * size**-0.5)
-        self.W_out = nn.Linear(heads * size, self.output_size, bias=False)
+        self.W_out = Linear(heads * size, self.output_size, bias=False)
         self.skip = linear_or_identity(self.input_size, self.output_size)
 
     def initial_state(self, batch_size: int) -> SRWMState:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rlmem.cores.base import linear_or_identity
 from rlmem.errors import UsageError
+from rlmem.kernels import Linear
 
 
 def write(
@@ -64,7 +65,7 @@ class GLU(nn.Module):
     def __init__(self, size: int, approximate: str = "none") -> None:
         super().__init__()
         self.approximate = approximate
-        self.linear = nn.Linear(size, 2 * size)
+        self.linear = Linear(size, 2 * size)
 
     def forward(self, y: Float[Tensor, "*N O"]) -> Float[Tensor, "*N O"]:
         return F.glu(self.linear(F.gelu(y, approximate=self.approximate)))

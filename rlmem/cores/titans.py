@@ -27,6 +27,7 @@ from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.cores.context_attention import Caches, ContextAttention
 from rlmem.cores.inner_memory import InnerMemory
 from rlmem.errors import unknown
+from rlmem.kernels import Linear
 from rlmem.kernels.titans import Learned, Rule
 
 USES = ("memory", "layer", "gate", "context")
@@ -76,7 +77,7 @@ class Titans(MemoryCore[TitansState]):
             self.attention = WindowAttention(width, heads, memory, "relative")
         if use == "context":
             self.context = ContextAttention(width, heads, memory, persistent)
-            self.ask = nn.Linear(width, self.inner.norm.weight.numel(), bias=False)
+            self.ask = Linear(width, self.inner.norm.weight.numel(), bias=False)
         if use in ("gate", "context"):
             self.attention_norm, self.memory_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 

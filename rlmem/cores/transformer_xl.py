@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rlmem.cores.attention import WindowAttention, sinusoids
 from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.errors import positive, unknown
+from rlmem.kernels import Linear
 from rlmem.kernels.episodes import ages, next_age
 
 NORMS = ("pre", "post")
@@ -48,7 +49,7 @@ class Block(nn.Module):
         self.pre = norm == "pre"
         self.attention = WindowAttention(width, heads, memory, position)
         self.attention_norm = nn.LayerNorm(width)
-        self.ff = nn.Sequential(nn.Linear(width, ff_size), nn.ReLU(), nn.Linear(ff_size, width))
+        self.ff = nn.Sequential(Linear(width, ff_size), nn.ReLU(), Linear(ff_size, width))
         self.ff_norm = nn.LayerNorm(width)
 
     def forward(

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rlmem.kernels import Linear
 from rlmem.kernels.episodes import ages
 
 
@@ -21,7 +22,7 @@ class CausalConv(nn.Module):
         self.input_size = input_size
         self.size, self.dilation = size, dilation
         self.kept = (size - 1) * dilation
-        self.linear = nn.Linear(size * input_size, output_size)
+        self.linear = Linear(size * input_size, output_size)
 
     def step(
         self, x: Float[Tensor, "B I"], window: Float[Tensor, "B V I"]

@@ -31,6 +31,7 @@ from rlmem.cores.heads import split_heads
 from rlmem.cores.mlstm import MLSTMCell, MLSTMState
 from rlmem.cores.slstm import SLSTMCell, SLSTMState
 from rlmem.errors import UsageError, positive
+from rlmem.kernels import Linear
 
 
 class BlockState(NamedTuple):
@@ -65,13 +66,13 @@ class MLSTMBlock(nn.Module):
         size = _divide("mlstm_heads", inner, heads)
         blocks = _divide("qkv_block", inner, qkv_block)
         self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 2 * inner, bias=False)
+        self.up = Linear(width, 2 * inner, bias=False)
         self.conv = ShortConv(inner, conv_size)
         self.qk = BlockLinear(blocks, qkv_block, 2)
         self.v = BlockLinear(blocks, qkv_block, 1)
         self.cell = MLSTMCell(heads, size, 3 * inner)
         self.skip = nn.Parameter(torch.ones(inner))
-        self.down = nn.Linear(inner, width, bias=False)
+        self.down = Linear(inner, width, bias=False)
 
     def initial_state(self, zeros: Tensor) -> MLSTMState:
         return self.cell.initial_state(zeros)
@@ -117,8 +118,8 @@ class SLSTMBlock(nn.Module):
         self.zo = BlockLinear(heads, size, 2)
         self.cell = SLSTMCell(width, heads)
         self.mlp_norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.up = Linear(width, 2 * hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def initial_state(self, zeros: Tensor) -> SLSTMState:
         leaf = zeros.new_zeros(zeros.shape[0], self.conv.channels)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rlmem.data.batch import SequenceBatch
+from rlmem.data.float32 import acts_in_float32
 from rlmem.data.place import load_place, save_place
 from rlmem.data.replay import Replay
 from rlmem.envs.base import VecEnv
@@ -51,6 +52,7 @@ class ReplayCollector:
         self.updates = 0
 
     @torch.no_grad()
+    @acts_in_float32
     def collect(self) -> None:
         """Run `num_steps` steps in every environment; updates the statistics of observations.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlmem import tree
 from rlmem.data.final_values import FinalValues
+from rlmem.data.float32 import acts_in_float32
 from rlmem.data.place import load_place, save_place
 from rlmem.data.returns import DiscountedReturns, EpisodeSums, summary
 from rlmem.envs.base import Tensors, VecEnv
@@ -102,6 +103,7 @@ class Collector:
             )
 
     @torch.no_grad()
+    @acts_in_float32
     def collect(self) -> Rollout:
         """Run T steps in every environment."""
         first_state = self.state

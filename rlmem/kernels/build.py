@@ -19,6 +19,7 @@ SOURCES = [
         "linear_scan/c_kernels.c",
         "short_conv/c_kernels.c",
         "gated_rnn/c_kernels.c",
+        "bf16_linear/c_kernels.c",
         "self_reference/c_kernels.c",
         "simple_rnn/c_kernels.c",
     )

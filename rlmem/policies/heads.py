@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rlmem.errors import UsageError
+from rlmem.kernels import Linear
 from rlmem.policies.action_space import combine, separate
 from rlmem.policies.continuous import BoxLeaf
 from rlmem.policies.encoders import mlp
@@ -293,7 +294,7 @@ class Critic(nn.Module):
 
 def linear(input_size: int, output_size: int, gain: float) -> nn.Linear:
     """The last layer of a head, orthogonal; a small gain makes the first policy nearly uniform."""
-    layer = nn.Linear(input_size, output_size)
+    layer = Linear(input_size, output_size)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

@@ -26,7 +26,7 @@ from rlmem.errors import UsageError, positive
 from rlmem.options import check_call, check_range, check_type
 from rlmem.policies import Policy
 from rlmem.ranks import group, reduce
-from rlmem.runs import checkpoint, memory, run_files, trust
+from rlmem.runs import checkpoint, memory, precision, run_files, trust
 from rlmem.runs.guard import environment_errors
 from rlmem.runs.size_limit import limited
 
@@ -163,6 +163,7 @@ def build(
     checkpoint, a policy that is much larger is a `UsageError`.
     """
     device = resolve_device(cfg.device)
+    precision.require(cfg, device)
     memory.require(cfg, device)
     seed_everything(cfg.seed)
     num_envs = group.share("num_envs", positive("num_envs", cfg.num_envs))

@@ -17,7 +17,7 @@ from rlmem.envs.meta.reference import references
 from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import positive
-from rlmem.runs import build, playing
+from rlmem.runs import build, playing, precision
 from rlmem.runs.guard import closing, environment_errors
 from rlmem.runs.scores import REFERENCES
 
@@ -107,21 +107,22 @@ def training_speed(cfg: DictConfig, seconds: float) -> float:
         env, _, algo = build.build(cfg)
         with closing(env):
             # The first iterations also import packages, allocate memory and fill the replay.
-            warm = _seconds(algo)
+            warm = _seconds(cfg, algo)
             while isinstance(algo, LearnsLater) and algo.steps_until_learning > 0:
-                warm += _seconds(algo)
+                warm += _seconds(cfg, algo)
                 if warm > 4 * seconds:
                     break
-            spent = [_seconds(algo)]
+            spent = [_seconds(cfg, algo)]
             while sum(spent) < seconds:
-                spent.append(_seconds(algo))
+                spent.append(_seconds(cfg, algo))
         return algo.steps_per_iteration * len(spent) / sum(spent)
     finally:
         torch.set_num_threads(before)
 
 
-def _seconds(algo: Algorithm) -> float:
+def _seconds(cfg: DictConfig, algo: Algorithm) -> float:
     """The time of one iteration."""
     begun = time.monotonic()
-    algo.iterate(0.0)
+    with precision.context(precision.of(cfg), build.resolve_device(cfg.device)):
+        algo.iterate(0.0)
     return max(time.monotonic() - begun, 1e-9)

@@ -15,7 +15,7 @@ from rlmem.envs.base import CannotContinue, VecEnv
 from rlmem.envs.given import Given
 from rlmem.policies import Policy
 from rlmem.ranks import group
-from rlmem.runs import checkpoint, ranks
+from rlmem.runs import checkpoint, precision, ranks
 from rlmem.runs.build import build, options, seed_everything
 from rlmem.runs.checkpoint import Checkpoint
 from rlmem.runs.guard import EnvironmentFailure, closing
@@ -92,6 +92,7 @@ def settings(cfg: DictConfig) -> str:
     """The options that must not change if episodes are to go on, and the number of threads."""
     env = {key: value for key, value in options(cfg.env).items() if key not in SAME_EPISODES}
     found = {"num_envs": cfg.num_envs, "env": env, "threads": torch.get_num_threads()}
+    found["precision"] = precision.of(cfg)
     return json.dumps(found, default=str)
 
 
@@ -155,8 +156,13 @@ def _line(cfg: DictConfig, saved: Checkpoint, reason: str | None) -> str | None:
             f"{place} in the same episodes, with other random numbers: the number of ranks was "
             f"{before}, not {group.count()}"
         )
-    threads, now = json.loads(saved.trainer["settings"])["threads"], torch.get_num_threads()
-    rounded = "" if threads == now else f" (but for rounding: it had {threads} threads, not {now})"
+    then, now = json.loads(saved.trainer["settings"]), json.loads(settings(cfg))
+    changed = []
+    if then["threads"] != now["threads"]:
+        changed.append(f"{then['threads']} threads, not {now['threads']}")
+    if (earlier := then.get("precision", "fp32")) != now["precision"]:
+        changed.append(f"precision {earlier}, not {now['precision']}")
+    rounded = f" (but for rounding: it had {', and '.join(changed)})" if changed else ""
     return f"{place} exactly where it was{rounded}"
 
 

@@ -17,7 +17,7 @@ from rlmem.envs.gym_ids import OBJECT
 from rlmem.envs.meta.splits import TRAIN, splits_of
 from rlmem.errors import UsageError
 from rlmem.ranks import group, reduce
-from rlmem.runs import trust
+from rlmem.runs import precision, trust
 from rlmem.runs.agent import Agent, AgentSpec
 from rlmem.runs.build import plain
 from rlmem.runs.callbacks import Callback, Training
@@ -54,7 +54,8 @@ def iterate(session: Session, end: int) -> None:
             try:
                 _evaluate(session)  # a stop may have interrupted the last one
                 saver.whole = False
-                metrics = algo.iterate(training.step / cfg.total_steps)
+                with precision.context(precision.of(cfg), training.device):
+                    metrics = algo.iterate(training.step / cfg.total_steps)
                 saver.whole = True
                 metrics = reduce.mean_metrics(metrics)
                 guard.check(algo, metrics)

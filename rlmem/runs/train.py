@@ -20,7 +20,16 @@ from rlmem.options import check_type
 from rlmem.policies import describe_inputs
 from rlmem.ranks import group
 from rlmem.runs import callbacks as watchers
-from rlmem.runs import checkpoint, evaluate, folder, nonfinite, ranks, system, task_splits
+from rlmem.runs import (
+    checkpoint,
+    evaluate,
+    folder,
+    nonfinite,
+    precision,
+    ranks,
+    system,
+    task_splits,
+)
 from rlmem.runs.agent import AgentSpec
 from rlmem.runs.build import policy_arguments, resolve_device
 from rlmem.runs.callbacks import Callback, Training
@@ -69,6 +78,7 @@ def train(
         raise UsageError("legs need new environments: give env as a name, class or function")
     if nonfinite.check(cfg.get("on_nonfinite", "stop")) == "rollback" and isinstance(env, Batch):
         raise UsageError("a rollback needs new environments: give env as a name, class or function")
+    precision.of(cfg)
     ranks.require(cfg, unique, env)
     group.join()
     with group.only_first_speaks():

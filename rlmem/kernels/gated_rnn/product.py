@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlmem.kernels.bf16_linear import linear
 from rlmem.kernels.gated_rnn import tiles
 from rlmem.kernels.native import FLOATS, check_tensors
 from rlmem.kernels.operator import define_on_cpu, register_kernel
@@ -35,7 +36,7 @@ def project(x: Tensor, weight: Tensor) -> Tensor:
     if x.dtype != weight.dtype and not autocast:
         raise ValueError(f"project: weight must be {x.dtype} like x, not {weight.dtype}")
     if x.dim() != 3 or x.device.type != "cpu" or autocast:
-        return F.linear(x, weight)
+        return linear(x, weight)
     return times(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
 
 

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rlmem.errors import unknown
+from rlmem.kernels import Linear, linear_norm
 from rlmem.policies.images import Convolutions, ImageLayout, ImageModule, image_layouts
 from rlmem.policies.normalizer import Normalizer
 from rlmem.registry import REQUIRED, Registry
@@ -33,17 +35,30 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def mlp(sizes: list[int], activation: str) -> nn.Sequential:
+class MLP(nn.Sequential):
+    """Linear layer, LayerNorm and activation, any number of times; all three are one operator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers: list[Any] = list(self)
+        for dense, norm, activation in zip(*(iter(layers),) * 3, strict=True):
+            leaky = isinstance(activation, nn.LeakyReLU)
+            slope = activation.negative_slope if leaky else 1.0
+            x = linear_norm(x, dense.weight, dense.bias, norm.weight, norm.bias, slope, norm.eps)
+            x = x if leaky else activation(x)
+        return x
+
+
+def mlp(sizes: list[int], activation: str) -> MLP:
     """A linear layer, LayerNorm and activation for each pair of neighbouring `sizes`."""
     if activation not in ACTIVATIONS:
         raise unknown("activation", activation, ACTIVATIONS)
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes):
-        linear = nn.Linear(width_in, width_out)
-        nn.init.orthogonal_(linear.weight, math.sqrt(2))
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.LayerNorm(width_out), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers)
+        dense = Linear(width_in, width_out)
+        nn.init.orthogonal_(dense.weight, math.sqrt(2))
+        nn.init.zeros_(dense.bias)
+        layers += [dense, nn.LayerNorm(width_out), ACTIVATIONS[activation]()]
+    return MLP(*layers)
 
 
 class Encoder(nn.Module, ABC):
