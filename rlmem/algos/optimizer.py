@@ -111,7 +111,8 @@ class ClippedAdam:
         than the CPU `check` does. It names the first input of `batch` that is not finite, if there
         is one.
         """
-        self.adam.zero_grad(set_to_none=True)
+        for parameter in (each for group in self.groups for each in group):
+            parameter.grad = None
         # Gradients have the precision of the forward pass; autocast would round more of them.
         with torch.autocast(loss.device.type, enabled=False):
             loss.backward()

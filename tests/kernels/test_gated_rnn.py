@@ -336,4 +336,5 @@ def test_forms_take_the_same_arguments() -> None:
         signatures = [
             list(inspect.signature(getattr(m, name)).parameters) for m in (c_form, torch_form)
         ]
-        assert signatures[0] == signatures[1]
+        # C alone has products of bfloat16.
+        assert signatures[0] == [*signatures[1], "narrow"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlmem.kernels import native, project
+from rlmem.kernels import linear, native, project
 from rlmem.kernels.gated_rnn import product, tiles
 
 pytestmark = pytest.mark.skipif(not native.AVAILABLE, reason="the C was not built")
@@ -66,7 +66,10 @@ def test_vmap(dims) -> None:
         torch.testing.assert_close(got[i], x @ weight.t())
 
 
-def test_autocast_uses_torch() -> None:
+def test_autocast_has_products_in_half_precision() -> None:
     x, weight = torch.randn(2, 3, 4), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.float16):
+        assert project(x, weight).dtype == torch.float16
     with torch.autocast("cpu", torch.bfloat16):
-        assert project(x, weight).dtype == torch.bfloat16
+        assert torch.equal(project(x, weight), linear(x, weight))
+        assert not torch.equal(project(x, weight).float(), x @ weight.t())

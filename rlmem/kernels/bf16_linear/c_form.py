@@ -55,17 +55,19 @@ def forward(
     """
     outputs, inputs = weight.shape
     front = x.shape[:-1]
-    y = native.empty(torch.Size((*front, outputs)), x.dtype)
+    y = torch.empty((*front, outputs), device=x.device)
     saved = layer.norm and save
-    normal = native.empty(y.shape, x.dtype) if saved else None
+    normal = torch.empty_like(y) if saved else None
     inverse = torch.empty(front, device=x.device) if saved else None
     sizes = sizes_of(inputs, outputs, False)
     rows = x.numel() // inputs
     splits = _splits(rows)
     memory = torch.empty(sizes.packed + splits * sizes.room, dtype=torch.int32, device=x.device)
     job = native.ffi.new("rlmem_bf16_linear *")
-    _describe(job, layer, weight, rows, splits)
-    job.x, job.y = x.data_ptr(), y.data_ptr()
+    job.inputs, job.outputs, job.rows, job.row_splits = inputs, outputs, rows, splits
+    job.norm, job.slope, job.eps = layer
+    job.weight = weight.data_ptr()
+    job.x, job.y, job.x_row = x.data_ptr(), y.data_ptr(), inputs
     job.bias, job.scale, job.shift = map(_address, (bias, scale, shift))
     job.normal, job.deviation = _address(normal), _address(inverse)
     job.packed = memory.data_ptr()
@@ -88,28 +90,49 @@ def backward(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Gradients for x (with `for_x`), for weight, and for bias, scale and shift [3, M]."""
     outputs, inputs = weight.shape
+    grad_x = torch.empty_like(x) if for_x else None
+    job = native.ffi.new("rlmem_bf16_linear *")
+    job.norm, job.slope, job.eps = layer
+    job.weight, job.grad_x = weight.data_ptr(), _address(grad_x)
+    job.scale, job.shift = _address(scale), _address(shift)
+    job.normal, job.deviation = _address(normal), _address(inverse)
+    rows = x.view(-1, inputs), grad.view(-1, outputs)
+    for_weight, vectors = _run_backward(job, *rows)
+    return grad_x, for_weight, vectors
+
+
+def gram(x: Tensor, grad: Tensor) -> Tensor:
+    """`grad.T @ x`, [N, M] and [N, K] to [M, K]: the gradient of a layer's weight.
+
+    Both are float32 and on the CPU, with any strides over rows and 1 over columns.
+    """
+    return _run_backward(native.ffi.new("rlmem_bf16_linear *"), x, grad)[0]
+
+
+def _run_backward(job: Any, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    (rows, inputs), outputs = x.shape, grad.shape[1]
     sizes = sizes_of(inputs, outputs, True)
-    rows = x.numel() // inputs
     splits = _splits(rows)
-    grad_x = native.empty(x.shape, x.dtype) if for_x else None
     memory = torch.empty(sizes.packed + splits * sizes.room, dtype=torch.int32, device=x.device)
     matrix = sizes.weight_rows * sizes.weight_columns
     sums = torch.zeros(splits, matrix + 3 * sizes.vector_room, device=x.device)
-    job = native.ffi.new("rlmem_bf16_linear *")
-    _describe(job, layer, weight, rows, splits)
-    job.x, job.grad, job.grad_x = x.data_ptr(), grad.data_ptr(), _address(grad_x)
-    job.scale, job.shift = _address(scale), _address(shift)
-    job.normal, job.deviation = _address(normal), _address(inverse)
+    job.inputs, job.outputs, job.rows, job.row_splits = inputs, outputs, rows, splits
+    job.x, job.grad, job.x_row, job.grad_row = (
+        x.data_ptr(),
+        grad.data_ptr(),
+        x.stride(0),
+        grad.stride(0),
+    )
     job.packed = memory.data_ptr()
     job.scratch, job.room = job.packed + 4 * sizes.packed, sizes.room
     job.sums, job.sum_room = sums.data_ptr(), sums.shape[1]
-    if for_x:
+    if job.grad_x:
         native.lib.rlmem_bf16_linear_pack(job, True)
     native.run(lambda: native.lib.rlmem_bf16_linear_backward(job), splits)
     total = sums[0] if splits == 1 else sums.sum(0)
     for_weight = total[:matrix].view(sizes.weight_rows, sizes.weight_columns)
     vectors = total[matrix:].view(3, sizes.vector_room)
-    return grad_x, for_weight[:outputs, :inputs], vectors[:, :outputs]
+    return for_weight[:outputs, :inputs], vectors[:, :outputs]
 
 
 @lru_cache(maxsize=1024)
@@ -124,13 +147,6 @@ def _splits(rows: int) -> int:
     """The number of work items; no more than blocks of rows."""
     threads = torch.get_num_threads()
     return 1 if threads == 1 else min(-(-rows // _BLOCK_ROWS), threads)
-
-
-def _describe(job: Any, layer: Layer, weight: Tensor, rows: int, splits: int) -> None:
-    job.outputs, job.inputs = weight.shape
-    job.rows, job.row_splits = rows, splits
-    job.norm, job.slope, job.eps = layer
-    job.weight = weight.data_ptr()
 
 
 def _address(x: Tensor | None) -> int:

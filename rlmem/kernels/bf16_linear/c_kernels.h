@@ -7,7 +7,10 @@ typedef struct {
     /* With `norm`, the sums are normalised over the outputs; then negative ones times `slope`. */
     int norm;
     float slope, eps;
-    /* Addresses of float32, all contiguous; 0 for a missing tensor. x and grad_x [rows, inputs];
+    /* Rows of x and grad are x_row and grad_row numbers apart. */
+    int64_t x_row, grad_row;
+    /* Addresses of float32, contiguous but for these; 0 for a missing tensor. x and grad_x
+       [rows, inputs];
        weight [outputs, inputs]; bias, scale and shift [outputs]; y, grad and normal (the normalised
        sums) [rows, outputs]; deviation (its inverse) [rows]. */
     intptr_t x, weight, bias, scale, shift, y, normal, deviation, grad, grad_x;

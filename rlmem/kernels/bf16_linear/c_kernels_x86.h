@@ -178,7 +178,7 @@ static void forward(const rlmem_bf16_linear *a, const work_item *mine) {
     for (int64_t row = mine->row0; row < mine->row1; row += BLOCK) {
         const int64_t left = mine->row1 - row, n = left < BLOCK ? left : BLOCK;
         for (int64_t r = 0; r < n; r++)
-            row_pairs(x_pairs + r * s.x_stride, (const float *)a->x + (row + r) * a->inputs,
+            row_pairs(x_pairs + r * s.x_stride, (const float *)a->x + (row + r) * a->x_row,
                       a->inputs);
         product(1, 0, up(n, TILE_ROWS), s.y_width, s.x_pairs, x_pairs, s.x_stride, 1,
                 (const uint32_t *)a->packed, z, s.y_width);
@@ -190,7 +190,7 @@ static void forward(const rlmem_bf16_linear *a, const work_item *mine) {
 INLINE void row_gradient(const rlmem_bf16_linear *a, const layout *s, int64_t row, float *d,
                          float *sums) {
     const int64_t M = a->outputs, W = s->y_width;
-    const float *grad = (const float *)a->grad + row * M, *scale = (const float *)a->scale;
+    const float *grad = (const float *)a->grad + row * a->grad_row, *scale = (const float *)a->scale;
     const float *normal = (const float *)a->normal + row * M;
     __m512 total = _mm512_setzero_ps(), along = total;
     const __m512 slope = _mm512_set1_ps(a->slope);
@@ -241,7 +241,7 @@ static void backward(const rlmem_bf16_linear *a, const work_item *mine) {
         for (int64_t r = 0; r < n; r++) row_gradient(a, &s, row + r, d + r * W, sums);
         for (int64_t i = 0; i < 3 * W; i++) grad_vectors[i] += sums[i];
         column_pairs(d_pairs, s.tiled_width, d, W, n, a->outputs);
-        column_pairs(x_pairs, s.x_width, (const float *)a->x + row * K, K, n, K);
+        column_pairs(x_pairs, s.x_width, (const float *)a->x + row * a->x_row, a->x_row, n, K);
         product(0, 1, s.tiled_outputs, s.x_width, (n + 1) / 2, d_pairs, 1, s.tiled_width, x_pairs,
                 grad_weight, s.x_width);
         if (!a->grad_x) continue;

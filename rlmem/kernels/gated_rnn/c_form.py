@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from rlmem.errors import unknown
 from rlmem.kernels import native
+from rlmem.kernels.bf16_linear import c_form as bf16
 from rlmem.kernels.gated_rnn import tiles
 from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT
 from rlmem.kernels.gated_rnn.torch_form import Results
 from rlmem.kernels.native import check_shapes, check_tensors, plain, same_dtype
 
 _MOST_ROWS = 16  # of a work item, as in c_kernels.c
+_NARROW = 3  # the level of products of bfloat16
 
 
 def forward(
@@ -26,8 +28,9 @@ def forward(
     state: Tensor,
     start: Tensor | None,
     save: bool,
+    narrow: bool = False,
 ) -> Results:
-    """Same as `torch_form.forward`."""
+    """Same as `torch_form.forward`; with `narrow`, products are of bfloat16."""
     _check(cell, {"projected": projected, "bias": bias}, weight, state, start)
     weight = plain(weight)
     front, width = projected.shape[:-1], weight.shape[1]
@@ -37,10 +40,11 @@ def forward(
     vector = tiles.lanes(weight.dtype)
     packed = _pad(weight.unflatten(-1, (-1, width)), vector)
     packed = packed.unflatten(-1, (-1, vector)).permute(0, 3, 1, 2, 4)
+    packed = _pairs(packed, 2) if narrow else packed
     tensors = {"weight": packed, "bias": bias, "state": state, "start": start}
     results = {"h": h, "last": last, "activations": activations, "saved_states": saved_states}
     strided = {"projected": native.unit_stride(projected.flatten(2))}
-    _run(native.lib.rlmem_gated_rnn, cell, h, strided, tensors | results)
+    _run(native.lib.rlmem_gated_rnn, cell, h, strided, tensors | results, narrow)
     return h, last, activations, saved_states
 
 
@@ -54,8 +58,9 @@ def backward(
     h: Tensor,
     activations: Tensor,
     saved_states: Tensor,
+    narrow: bool = False,
 ) -> Results:
-    """Same as `torch_form.backward`."""
+    """Same as `torch_form.backward`; with `narrow`, products are of bfloat16."""
     given = {"h": h, "grad_h": grad_h, "grad_last": grad_last}
     given |= {"activations": activations, "saved_states": saved_states}
     _check(cell, given, weight, state, start)
@@ -67,6 +72,7 @@ def backward(
     two = 2 * tiles.lanes(weight.dtype)
     packed = _pad(_pad(weight.unflatten(-1, (-1, width)), two).movedim(1, -1), two)
     packed = packed.unflatten(-1, (-1, two)).movedim(-2, 1)
+    packed = _pairs(packed.flatten(2, 3), 2) if narrow else packed
     grad_bias = torch.zeros(
         _splits(h)[0], heads, PER_UNIT * width, dtype=torch.float64, device=h.device
     )
@@ -80,19 +86,30 @@ def backward(
     }
     results = {"grad_projected": grad_projected, "grad_bias": grad_bias, "grad_state": grad_state}
     strided = {} if grad_h is None else {"grad_h": native.unit_stride(grad_h.flatten(2))}
-    _run(native.lib.rlmem_gated_rnn_backward, cell, h, strided, tensors | results)
-    grad_weight = outer(before, grad_projected, grad_h_n)
+    _run(native.lib.rlmem_gated_rnn_backward, cell, h, strided, tensors | results, narrow)
+    grad_weight = outer(before, grad_projected, grad_h_n, narrow)
     return grad_projected, grad_weight, grad_bias.sum(0).to(weight.dtype), grad_state
 
 
-def outer(before: Tensor, grad: Tensor, grad_h_n: Tensor | None) -> Tensor:
+def narrow_available(x: Tensor) -> bool:
+    """Whether rows like `x` can have products of bfloat16."""
+    return tiles.supports(x) and x.dtype is torch.float32 and bf16.AVAILABLE
+
+
+def outer(before: Tensor, grad: Tensor, grad_h_n: Tensor | None, narrow: bool = False) -> Tensor:
     """The gradient of weight, as `torch_form.sums` defines it."""
     if grad_h_n is not None:
         width = grad_h_n.shape[-1]
         return torch.cat(
-            [outer(before, grad[..., : 2 * width], None), outer(before, grad_h_n, None)], -1
+            [
+                outer(before, grad[..., : 2 * width], None, narrow),
+                outer(before, grad_h_n, None, narrow),
+            ],
+            -1,
         )
     heads = zip(before.flatten(0, 1).unbind(1), grad.flatten(0, 1).unbind(1), strict=True)
+    if narrow:
+        return torch.stack([bf16.gram(x, y).t() for x, y in heads])
     return torch.stack([tiles.gram(*each) for each in heads])
 
 
@@ -138,19 +155,20 @@ def _run(
     h: Tensor,
     strided: dict[str, Tensor],
     tensors: dict[str, Tensor | None],
+    narrow: bool,
 ) -> None:
     """Call `function` in as many threads as useful; the dicts keep the tensors alive."""
     rows, time, heads, width = h.shape
     kind, splits = CELLS[cell], _splits(h)
     two = 2 * tiles.lanes(h.dtype)
     padded = -(-width // two) * two
-    room = 8 * (_MOST_ROWS + 1) * padded
+    room = (8 * (_MOST_ROWS + 1) + (2 * _MOST_ROWS if narrow else 0)) * padded
     scratch = torch.empty(splits[0] * splits[1] * room, dtype=h.dtype, device=h.device)
     given = {n: plain(x).contiguous() for n, x in tensors.items() if x is not None and x.numel()}
     given |= strided | {"scratch": scratch}
     fields = {
         "dtype": tiles.DTYPES.index(h.dtype),
-        "level": tiles.level(),
+        "level": _NARROW if narrow else tiles.level(),
         "cell": list(CELLS).index(cell),
         "gates": kind.gates,
         "states": kind.states,
@@ -180,6 +198,12 @@ def _splits(h: Tensor) -> tuple[int, int]:
     while row_splits * heads % threads and row_splits < rows:
         row_splits += 1
     return row_splits, heads
+
+
+def _pairs(x: Tensor, dim: int) -> Tensor:
+    """`x` [.., K, .., V] in bfloat16, neighbours along `dim` together: [.., K / 2, .., V, 2]."""
+    x = F.pad(x, [0, 0] * (x.dim() - 1 - dim) + [0, x.shape[dim] % 2])
+    return x.bfloat16().unflatten(dim, (-1, 2)).movedim(dim + 1, -1)
 
 
 def _pad(x: Tensor, multiple: int) -> Tensor:

@@ -57,7 +57,22 @@ enum { MOST_ROWS = 16, SUM_STEPS = 64, BLOCK_ROWS = 64 };
 #define LEVEL_BACK_ROWS 8
 #include "c_kernels_level.h"
 #pragma GCC pop_options
+
+/* Products of bfloat16, for float32 tensors. */
+#include <immintrin.h>
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
+#include "c_kernels_narrow.h"
+#pragma GCC pop_options
 #endif
+
+int rlmem_gated_rnn_narrow(void) {
+#if defined(WIDE)
+    return __builtin_cpu_supports("x86-64-v4") && __builtin_cpu_supports("avx512bf16");
+#else
+    return 0;
+#endif
+}
 
 int rlmem_gated_rnn_level(void) {
 #if defined(WIDE)
@@ -91,6 +106,7 @@ void rlmem_gated_rnn(rlmem_rnn *rnn) {
 #if defined(WIDE)
         {forward_f32_1, forward_f64_1},
         {forward_f32_2, forward_f64_2},
+        {forward_f32_3, 0},
 #endif
     };
     run_work_items(rnn, forms);
@@ -102,6 +118,7 @@ void rlmem_gated_rnn_backward(rlmem_rnn *rnn) {
 #if defined(WIDE)
         {backward_f32_1, backward_f64_1},
         {backward_f32_2, backward_f64_2},
+        {backward_f32_3, 0},
 #endif
     };
     run_work_items(rnn, forms);

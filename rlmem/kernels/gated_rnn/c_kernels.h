@@ -1,7 +1,8 @@
 /* Declarations of c_kernels.c. cffi parses this file too, so it holds declarations only. */
 
 typedef struct {
-    /* dtype: 0 float32, 1 float64. level: no more than rlmem_gated_rnn_level returns.
+    /* dtype: 0 float32, 1 float64. level: no more than rlmem_gated_rnn_level returns, or 3 for
+       products of bfloat16 if rlmem_gated_rnn_narrow says so (float32 alone).
        cell: 0 GRU, 1 LSTM, 2 sLSTM with a sigmoid forget gate, 3 with an exponential one. */
     int dtype, level, cell;
     /* G gates, S states; `width` is D; `padded` is D rounded up to a multiple of two vectors. */
@@ -38,6 +39,11 @@ typedef struct {
 
 /* The width of this processor's vectors: 0 for 16 bytes (or none), 1 for 32, 2 for 64. */
 int rlmem_gated_rnn_level(void);
+
+/* Whether this build and this processor can compute products of bfloat16. The matrices are then
+   pairs of bfloat16 along the dimension that is summed over: forward [H, units / V, D / 2, G, V, 2],
+   backward [H, padded / 2 V, G padded / 2, 2 V, 2]; working memory has 2 MOST_ROWS padded more. */
+int rlmem_gated_rnn_narrow(void);
 
 /* V, the numbers in a vector of that level. The matrices are packed in vectors, padded with zeros:
    forward [H, units / V, D, G, V], backward [H, padded / 2 V, G, padded, 2 V]. */

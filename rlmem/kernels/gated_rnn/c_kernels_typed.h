@@ -46,6 +46,7 @@ INLINE void NAME(product)(const int rows, const int columns, const int add, SCAL
         }
 }
 
+#if !defined(NARROW)
 /* u [n, gates, P] = h [n, P] times the head's matrix. */
 INLINE void NAME(recur)(const int gates, const rlmem_rnn *a, int64_t head, int64_t n, SCALAR *u,
                         const SCALAR *h) {
@@ -67,6 +68,7 @@ INLINE void NAME(recur_back)(const rlmem_rnn *a, int64_t head, int64_t n, SCALAR
             NAME(product)(BACK_ROWS, 2, 1, carry + r * P + column, P, NAME(LANES), d + r * 4 * P,
                           4 * P, 1, w + column * K, V, K);
 }
+#endif
 
 /* One step of a row. `s` holds its states in scratch memory, h first, `plane` numbers apart. */
 INLINE void NAME(step)(const rlmem_rnn *a, int64_t row, int64_t t, int64_t head, SCALAR *u,
@@ -189,6 +191,7 @@ INLINE void NAME(backward_rows)(const rlmem_rnn *a, int64_t row0, int64_t n, int
                    carry + k * plane + r * P, (size_t)D * sizeof(SCALAR));
 }
 
+#if !defined(NARROW)
 /* Rows [row0, row1) of y = x times the matrix; its columns are whole tiles. */
 static void NAME(project)(const rlmem_product *a, const work_item *mine) {
     const int64_t K = a->inputs, M = a->outputs, V = NAME(LANES);
@@ -228,6 +231,7 @@ static void NAME(gram)(const rlmem_product *a, const work_item *mine) {
         }
     }
 }
+#endif
 
 static void NAME(forward)(const rlmem_rnn *a, const work_item *mine) {
     SCALAR *scratch = (SCALAR *)a->scratch + mine->index * a->room;

@@ -42,8 +42,9 @@ def gated_rnn(
 
     At a start, the state is not read: even a NaN in it has no effect on `h` or on any gradient.
     float32, float64 and bfloat16 (computed in float32), and under autocast float16; mixed dtypes
-    are promoted. Differentiable once, in everything but `start`. Raises `ValueError` if an argument
-    has a wrong shape, dtype, layout or device.
+    are promoted. Under autocast to bfloat16 on a CPU with AVX512-BF16, float32 arguments are
+    rounded for the products; sums and states stay float32. Differentiable once, in everything but
+    `start`. Raises `ValueError` if an argument has a wrong shape, dtype, layout or device.
     """
     projected, weight, bias = widen(projected), widen(weight), widen(bias)
     _check(cell, projected, weight, bias, state, start)
@@ -60,8 +61,19 @@ def gated_rnn(
     save = torch.is_grad_enabled() and any(
         x.requires_grad for x in (projected, weight, bias, first)
     )
-    h, last, _, _ = rnn(cell, projected, weight, bias, first, start, save)
+    narrow = _products_in_bf16(projected)
+    h, last, _, _ = rnn(cell, projected, weight, bias, first, start, save, narrow)
     return h, tuple(s.clone() for s in last.unbind(1))
+
+
+def _products_in_bf16(projected: Tensor) -> bool:
+    """Whether autocast asks for products of bfloat16, and C computes them."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        and projected.device.type == "cpu"
+        and c_form.narrow_available(projected)
+        and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    )
 
 
 def _check(
@@ -102,11 +114,12 @@ Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _FORWARD = (
     "(str cell, Tensor projected, Tensor weight, Tensor bias, Tensor state, Tensor? start, "
-    "bool save) -> (Tensor, Tensor, Tensor, Tensor)"
+    "bool save, bool narrow=False) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _BACKWARD = (
     "(str cell, Tensor? grad_h, Tensor? grad_last, Tensor weight, Tensor state, Tensor? start, "
-    "Tensor h, Tensor activations, Tensor saved_states) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor h, Tensor activations, Tensor saved_states, bool narrow=False) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -119,10 +132,14 @@ def rnn(
     state: Tensor,
     start: Tensor | None,
     save: bool,
+    narrow: bool = False,
 ) -> Results:
     """`h`, the last state, activations and saved states (see `torch_form.forward`); one dtype."""
+    given = cell, projected, weight, bias, state, start, save
+    if narrow and c_form.narrow_available(projected):
+        return c_form.forward(*given, narrow=True)
     form = c_form if tiles.supports(projected) else torch_form
-    return form.forward(cell, projected, weight, bias, state, start, save)
+    return form.forward(*given)
 
 
 @define_on_cpu("gated_rnn_backward", _BACKWARD)
@@ -136,12 +153,14 @@ def rnn_backward(
     h: Tensor,
     activations: Tensor,
     saved_states: Tensor,
+    narrow: bool = False,
 ) -> Results:
     """Gradients for projected, weight, bias and state."""
+    given = cell, grad_h, grad_last, weight, state, start, h, activations, saved_states
+    if narrow and c_form.narrow_available(h):
+        return c_form.backward(*given, narrow=True)
     form = c_form if tiles.supports(h) else torch_form
-    return form.backward(
-        cell, grad_h, grad_last, weight, state, start, h, activations, saved_states
-    )
+    return form.backward(*given)
 
 
 @register_kernel(rnn, "cuda")
@@ -165,6 +184,7 @@ def _rnn_fake(
     state: Tensor,
     start: Tensor | None,
     save: bool,
+    narrow: bool = False,
 ) -> Results:
     width = weight.shape[1]
     h = projected.new_empty(*projected.shape[:-1], width)
@@ -183,6 +203,7 @@ def _rnn_backward_fake(
     h: Tensor,
     activations: Tensor,
     saved_states: Tensor,
+    narrow: bool = False,
 ) -> Results:
     heads, width, _ = weight.shape
     return (
@@ -194,7 +215,8 @@ def _rnn_backward_fake(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Results) -> None:
-    ctx.cell, projected, weight, bias, state, start, saved = inputs
+    ctx.cell, projected, weight, bias, state, start, saved, *rest = inputs
+    ctx.narrow, ctx.count = (*rest, False)[0], len(inputs)
     h, _, activations, saved_states = output
     ctx.mark_non_differentiable(activations, saved_states)
     ctx.set_materialize_grads(False)
@@ -207,11 +229,13 @@ def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, *_: Non
     weight, state, start, h, activations, saved_states, *again = ctx.saved_tensors
     if again:
         projected, bias = again
-        _, _, activations, saved_states = rnn(ctx.cell, projected, weight, bias, state, start, True)
+        _, _, activations, saved_states = rnn(
+            ctx.cell, projected, weight, bias, state, start, True, ctx.narrow
+        )
     grads = rnn_backward(
-        ctx.cell, grad_h, grad_last, weight, state, start, h, activations, saved_states
+        ctx.cell, grad_h, grad_last, weight, state, start, h, activations, saved_states, ctx.narrow
     )
-    return None, *grads, None, None
+    return None, *grads, *[None] * (ctx.count - 5)
 
 
 torch.library.register_autograd(rnn, _backward, setup_context=_setup)
