@@ -40,6 +40,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "checkpoint": ("best", "last"),
     "precision": ("bf16", "fp32"),
+    "threads": ("auto",),
     "on_nonfinite": ("rollback", "skip", "stop"),
     "player": ("agent", "human", "random"),
     "split": ("heldout", "train"),

@@ -24,7 +24,6 @@ POSITIVE_INTEGERS = (
     "episodes",
     "trials",
     "trial_episodes",
-    "threads",
     "checkpoint_keep",
     "batch",
     "legs",
@@ -32,6 +31,7 @@ POSITIVE_INTEGERS = (
 # The types of options whose default is null, where the default does not tell it.
 TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(POSITIVE_INTEGERS, (int,)),
+    "threads": (int, str),  # auto
     "seed": (int,),
     **dict.fromkeys(("device", "split", "player", "to", "resume", "record", "out"), (str,)),
     **dict.fromkeys(("algo.dataset", "algo.replay.directory"), (str,)),
@@ -109,7 +109,7 @@ def _converted(key: str, value: Any, default: Any, may_be_null: bool) -> Any:
         value = int(value)
     elif isinstance(value, int) and float in wanted and not isinstance(value, bool):
         value = float(value) if abs(value) < 1e300 else value
-    elif isinstance(value, int | float) and str in wanted:
+    elif isinstance(value, int | float) and str in wanted and type(value) not in wanted:
         value = str(value)
     if value is None and (default is None or may_be_null):
         return None

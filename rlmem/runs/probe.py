@@ -16,8 +16,7 @@ from rlmem.envs.meta.players import RandomPlayer
 from rlmem.envs.meta.reference import references
 from rlmem.envs.meta.task_env import TaskEnv
 from rlmem.envs.seeding import eval_seeds
-from rlmem.errors import positive
-from rlmem.runs import build, playing, precision
+from rlmem.runs import build, playing, precision, threads
 from rlmem.runs.guard import closing, environment_errors
 from rlmem.runs.scores import REFERENCES
 
@@ -101,9 +100,8 @@ def training_speed(cfg: DictConfig, seconds: float) -> float:
     for key in ("algo.learning_starts", "algo.replay.directory", "record"):
         if OmegaConf.select(cfg, key) is not None:
             OmegaConf.update(cfg, key, 0 if key == "algo.learning_starts" else None)
-    before = torch.get_num_threads()
-    torch.set_num_threads(positive("threads", cfg.threads or before))
-    try:
+    threads.decide(cfg, None)
+    with threads.in_use(cfg.threads):
         env, _, algo = build.build(cfg)
         with closing(env):
             # The first iterations also import packages, allocate memory and fill the replay.
@@ -116,8 +114,6 @@ def training_speed(cfg: DictConfig, seconds: float) -> float:
             while sum(spent) < seconds:
                 spent.append(_seconds(cfg, algo))
         return algo.steps_per_iteration * len(spent) / sum(spent)
-    finally:
-        torch.set_num_threads(before)
 
 
 def _seconds(cfg: DictConfig, algo: Algorithm) -> float:

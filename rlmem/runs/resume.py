@@ -96,6 +96,13 @@ def settings(cfg: DictConfig) -> str:
     return json.dumps(found, default=str)
 
 
+def threads_of(saved: Checkpoint) -> int | None:
+    """The number of threads of a checkpoint; None in those of older versions."""
+    found = json.loads(saved.trainer["settings"]) if "settings" in saved.trainer else {}
+    threads = found.get("threads")
+    return threads if isinstance(threads, int) else None
+
+
 def leg_end(step: int, total_steps: int, legs: int) -> int:
     """The step at which the leg of a run at `step` ends; the last one ends at `total_steps`."""
     done = step * legs // total_steps

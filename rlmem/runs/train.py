@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rlmem.algos import Algorithm, LearnsLater
@@ -29,6 +28,7 @@ from rlmem.runs import (
     ranks,
     system,
     task_splits,
+    threads,
 )
 from rlmem.runs.agent import AgentSpec
 from rlmem.runs.build import policy_arguments, resolve_device
@@ -39,7 +39,7 @@ from rlmem.runs.log import RunLogger
 from rlmem.runs.loggers import choice as loggers
 from rlmem.runs.nonfinite import NotFinite
 from rlmem.runs.result import Result
-from rlmem.runs.resume import Start, leg_end, start
+from rlmem.runs.resume import Start, leg_end, start, threads_of
 from rlmem.runs.saver import Saver, interval
 from rlmem.runs.session import Session, finish, iterate, next_command
 from rlmem.runs.stop import Stop
@@ -79,6 +79,7 @@ def train(
     if nonfinite.check(cfg.get("on_nonfinite", "stop")) == "rollback" and isinstance(env, Batch):
         raise UsageError("a rollback needs new environments: give env as a name, class or function")
     precision.of(cfg)
+    threads.check(cfg.threads)
     ranks.require(cfg, unique, env)
     group.join()
     with group.only_first_speaks():
@@ -117,14 +118,14 @@ def _leg(
     stop = Stop()
     legs = cfg.get("legs", 1)
     with stop.handlers(), ExitStack() as stack:
-        if cfg.threads is not None:
-            stack.enter_context(_threads(positive("threads", cfg.threads)))
         saved = None
         if cfg.resume is not None:
             run = checkpoint.require_run(cfg.resume)
             if group.number() == 0:
                 stack.enter_context(folder.lock(run))
             saved = _saved(cfg)
+        threads.decide(cfg, env, None if saved is None else threads_of(saved))
+        stack.enter_context(threads.in_use(cfg.threads))
         begun = start(cfg, saved, lambda env: GuardedEnv(env, stop), env, stack)
         _require_learning(cfg, begun.algo, begun.step)
         spec = AgentSpec.of(begun.env, cfg.algo.name, policy_arguments(cfg))
@@ -200,17 +201,6 @@ def _session(
     training.paused = logger.paused
     saver.describe_logs = logger.describe
     return Session(cfg, training, saver, evaluations, logger, [logger, *others, *watching], stop)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _prepare_folder(
