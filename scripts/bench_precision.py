@@ -3,8 +3,9 @@
     python scripts/bench_precision.py [--cores ffm gru] [--rounds 9] [--page] [KEY=VALUE ...]
 
 Iterations of PPO alternate in one process, so that a change of the machine meets both; printed are
-medians, and the median of the ratios of neighbouring iterations. `--profile` prints the operators
-that take the most time instead.
+medians, and the median of the ratios of neighbouring iterations. `--cpu-time` counts the seconds of
+the process alone, for one thread on a busy machine. `--profile` prints the operators that take the
+most time instead.
 """
 
 from __future__ import annotations
@@ -26,18 +27,20 @@ TASK = ["env=popgym-repeat", "device=cpu"]
 Iterate = Callable[[], float]
 
 
-def iterations(core: str, name: str, options: list[str]) -> tuple[Iterate, int]:
-    """Iterations with one precision, and the steps in each."""
+def iterations(
+    core: str, name: str, options: list[str], clock: Callable[[], float]
+) -> tuple[Iterate, int]:
+    """Iterations with one precision, and the steps in each; `clock` returns seconds."""
     with initialize_config_module("rlmem.configs", version_base="1.3"):
         cfg = compose("train", [*TASK, f"core={core}", f"precision={name}", *options])
     env, _, algo = build(cfg)
     precision.require(cfg, env.device)
 
     def iterate() -> float:
-        begun = time.process_time()
+        begun = clock()
         with precision.context(name, env.device):
             algo.iterate(0.0)
-        return time.process_time() - begun
+        return clock() - begun
 
     return iterate, algo.steps_per_iteration
 
@@ -47,14 +50,15 @@ def main() -> None:
     parser.add_argument("--cores", nargs="+", default=["ffm", "gru"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--page", action="store_true", help="write docs/results/bench-precision.md")
     parser.add_argument("options", nargs="*", help="options of rlmem train")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = []
+    clock, rows = time.process_time if args.cpu_time else time.perf_counter, []
     for core in args.cores:
-        both = {name: iterations(core, name, args.options) for name in precision.PRECISIONS}
+        both = {name: iterations(core, name, args.options, clock) for name in precision.PRECISIONS}
         for iterate, _ in both.values():
             iterate()
         if args.profile:

@@ -61,7 +61,8 @@ class GatedCore(MemoryCore[S]):
     ) -> tuple[Float[Tensor, "B T O"], S]:
         projected = project(x, self.weight_ih)
         h, last = gated_rnn(self.cell, *self._kernel_inputs(projected, state), start)
-        return h[:, :, 0], self._without_heads(last)
+        # A view: the gradient of an index would be a copy.
+        return h.squeeze(2), self._without_heads(last)
 
     def _kernel_inputs(
         self, projected: Float[Tensor, "*N GO"], state: S

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlmem.kernels import native
 
+_FRESH = 2**18  # numbers; the C library asks the system for so much memory each time
 _BLOCK_ROWS = 96  # as in c_kernels_x86.h
 AVAILABLE: bool = (
     native.AVAILABLE
@@ -55,9 +56,9 @@ def forward(
     """
     outputs, inputs = weight.shape
     front = x.shape[:-1]
-    y = torch.empty((*front, outputs), device=x.device)
+    y = _empty(torch.Size((*front, outputs)))
     saved = layer.norm and save
-    normal = torch.empty_like(y) if saved else None
+    normal = _empty(y.shape) if saved else None
     inverse = torch.empty(front, device=x.device) if saved else None
     sizes = sizes_of(inputs, outputs, False)
     rows = x.numel() // inputs
@@ -79,6 +80,7 @@ def forward(
 
 def backward(
     layer: Layer,
+    for_x: bool,
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -86,11 +88,10 @@ def backward(
     shift: Tensor | None,
     normal: Tensor | None,
     inverse: Tensor | None,
-    for_x: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """Gradients for x (with `for_x`), for weight, and for bias, scale and shift [3, M]."""
     outputs, inputs = weight.shape
-    grad_x = torch.empty_like(x) if for_x else None
+    grad_x = _empty(x.shape) if for_x else None
     job = native.ffi.new("rlmem_bf16_linear *")
     job.norm, job.slope, job.eps = layer
     job.weight, job.grad_x = weight.data_ptr(), _address(grad_x)
@@ -147,6 +148,13 @@ def _splits(rows: int) -> int:
     """The number of work items; no more than blocks of rows."""
     threads = torch.get_num_threads()
     return 1 if threads == 1 else min(-(-rows // _BLOCK_ROWS), threads)
+
+
+def _empty(shape: torch.Size) -> Tensor:
+    """Memory for a result: of an earlier one if torch would get fresh pages for it."""
+    if shape.numel() >= _FRESH:
+        return native.empty(shape, torch.float32)
+    return torch.empty(shape, device="cpu")
 
 
 def _address(x: Tensor | None) -> int:

@@ -94,11 +94,14 @@ class _Layer(torch.autograd.Function):
         scale: Tensor | None,
         shift: Tensor | None,
     ) -> Tensor:
-        given = [None if each is None else _ready(each) for each in (x, weight, bias, scale, shift)]
+        x, weight = _ready(x), _ready(weight)
+        bias, scale, shift = (
+            None if each is None else _ready(each) for each in (bias, scale, shift)
+        )
         save = any(ctx.needs_input_grad)
-        y, normal, inverse = c_form.forward(layer, *given, save)  # type: ignore[arg-type]
+        y, normal, inverse = c_form.forward(layer, x, weight, bias, scale, shift, save)
         ctx.layer = layer
-        ctx.save_for_backward(given[0], given[1], given[3], given[4], normal, inverse)
+        ctx.save_for_backward(x, weight, scale, shift, normal, inverse)
         return y
 
     @staticmethod
@@ -106,7 +109,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad
         for_x, for_weight, vectors = c_form.backward(
-            ctx.layer, _ready(grads[0]), *ctx.saved_tensors, for_x=wanted[1]
+            ctx.layer, wanted[1], _ready(grads[0]), *ctx.saved_tensors
         )
         found = [vectors[i] if want else None for i, want in enumerate(wanted[3:])]
         return None, for_x, for_weight if wanted[2] else None, *found

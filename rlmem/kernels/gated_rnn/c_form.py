@@ -44,7 +44,7 @@ def forward(
     tensors = {"weight": packed, "bias": bias, "state": state, "start": start}
     results = {"h": h, "last": last, "activations": activations, "saved_states": saved_states}
     strided = {"projected": native.unit_stride(projected.flatten(2))}
-    _run(native.lib.rlmem_gated_rnn, cell, h, strided, tensors | results, narrow)
+    _run(native.lib.rlmem_gated_rnn, cell, h, strided, {**tensors, **results}, narrow)
     return h, last, activations, saved_states
 
 
@@ -86,7 +86,8 @@ def backward(
     }
     results = {"grad_projected": grad_projected, "grad_bias": grad_bias, "grad_state": grad_state}
     strided = {} if grad_h is None else {"grad_h": native.unit_stride(grad_h.flatten(2))}
-    _run(native.lib.rlmem_gated_rnn_backward, cell, h, strided, tensors | results, narrow)
+    both = {**tensors, **results}
+    _run(native.lib.rlmem_gated_rnn_backward, cell, h, strided, both, narrow)
     grad_weight = outer(before, grad_projected, grad_h_n, narrow)
     return grad_projected, grad_weight, grad_bias.sum(0).to(weight.dtype), grad_state
 
