@@ -130,8 +130,7 @@ class WindowAttention(nn.Module):
         query, key, value = self._project(x, cache.key.dtype)
         keys, values = self.with_past(cache, (key, value), count)
         y = self.attend(query, keys, values, count, start)
-        after = (next_ring(each, self.memory, count, start) for each in (keys, values))
-        return self.out(y.flatten(2).to(x.dtype)), Cache(*after)
+        return self.out(y.flatten(2).to(x.dtype)), self.next_cache((keys, values), count, start)
 
     def with_past(
         self, rings: tuple[Tensor, ...], row: tuple[Tensor, ...], count: Int[Tensor, "B"]
@@ -141,7 +140,13 @@ class WindowAttention(nn.Module):
             self.memory
         )
         each = zip(rings, row, strict=True)
-        return [torch.cat([_take(ring, oldest_first), here], dim=1) for ring, here in each]
+        return [torch.cat([take(ring, oldest_first), here], dim=1) for ring, here in each]
+
+    def next_cache(
+        self, steps: tuple[Tensor, Tensor], count: Int[Tensor, "B"], start: Bool[Tensor, "B T"]
+    ) -> Cache:
+        """The cache after a row; keys and values begin with the cached steps."""
+        return Cache(*(next_ring(each, self.memory, count, start) for each in steps))
 
     def attend(
         self, query: Tensor, keys: Tensor, values: Tensor, count: Tensor, start: Tensor
@@ -203,9 +208,10 @@ def next_ring(
     ago = (count - 1 - slots) % memory
     # Without a start in the row, unfilled slots keep their old entries.
     kept = ((ago < count) | ~start.any(1, keepdim=True))[..., None, None]
-    return torch.where(kept, _take(steps, steps.shape[1] - 1 - ago), 0)
+    return torch.where(kept, take(steps, steps.shape[1] - 1 - ago), 0)
 
 
-def _take(x: Float[Tensor, "B N H D"], index: Int[Tensor, "B M"]) -> Float[Tensor, "B M H D"]:
+def take(x: Float[Tensor, "B N H D"], index: Int[Tensor, "B *M"]) -> Float[Tensor, "B *M H D"]:
     """Entries of each row at the positions `index`."""
-    return x.gather(1, index[..., None, None].expand(-1, -1, *x.shape[2:]))
+    flat = index.flatten(1)[..., None, None].expand(-1, -1, *x.shape[2:])
+    return x.gather(1, flat).unflatten(1, index.shape[1:])

@@ -52,14 +52,17 @@ class ShortConv(nn.Module):
             return x, window
         x = x.to(window.dtype)
         y = short_conv(x, self.weight, self.bias, window, start)
-        return y, self._next_window(x, window, start)
+        return y, next_window(x, window, start)
 
-    def _next_window(self, x: Tensor, window: Tensor, start: Tensor) -> Tensor:
-        """The last inputs of the row, zero before the last start."""
-        kept = self.size - 1
-        last = torch.cat([window, x[:, -kept:]], dim=1)[:, -kept:]
-        # Steps before the row count as no starts.
-        starts = F.pad(start, (kept, 0))[:, -kept:].flip(1)
-        # later[:, k] is the number of starts after the k-th input of `last`.
-        later = F.pad(starts[:, :-1].cumsum(1), (1, 0)).flip(1)
-        return torch.where(later[..., None] > 0, 0, last)
+
+def next_window(
+    x: Float[Tensor, "B T D"], window: Float[Tensor, "B V D"], start: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B V D"]:
+    """The last inputs of the row, zero before the last start."""
+    kept = window.shape[1]
+    last = torch.cat([window, x[:, -kept:]], dim=1)[:, -kept:]
+    # Steps before the row count as no starts.
+    starts = F.pad(start, (kept, 0))[:, -kept:].flip(1)
+    # later[:, k] is the number of starts after the k-th input of `last`.
+    later = F.pad(starts[:, :-1].cumsum(1), (1, 0)).flip(1)
+    return torch.where(later[..., None] > 0, 0, last)

@@ -3,6 +3,7 @@
     q, k, v = silu(conv(W x)), q and k of length 1;   theta, eta, alpha = s(W x + b) of each head
     y = W_out(norm(M(q)) * silu(W_g x)), after the inner memory M learned k -> v
 
+With a `degree` above 1, polynomial features of q and k (`polynomial.py`) replace them.
 `rlmem.kernels.titans` defines the inner memory and its learning rule.
 """
 
@@ -20,6 +21,7 @@ from rlmem import tree
 from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ShortConv
 from rlmem.cores.heads import HeadNorm, split_heads
+from rlmem.cores.polynomial import Monomials
 from rlmem.errors import UsageError, at_least, positive
 from rlmem.kernels import Linear, titans
 from rlmem.kernels.titans import Learned, Rates, Rule, learn, next_anchor, recall, retain
@@ -42,6 +44,7 @@ class InnerMemory(nn.Module):
         conv_size: int,
         rule: Rule,
         momentum: bool = True,
+        degree: int = 1,
     ) -> None:
         super().__init__()
         if depth not in (1, 2):
@@ -63,7 +66,9 @@ class InnerMemory(nn.Module):
             self.rates.weight.mul_(0.1)
             self.rates.bias.copy_(torch.tensor([*biases.values()]).repeat_interleave(heads))
         inner = positive("expand", expand) * size
-        shapes = [(size, size)] if depth == 1 else [(size, inner), (inner, size)]
+        self.monomials = Monomials(size, degree) if positive("degree", degree) > 1 else None
+        keys = size if self.monomials is None else self.monomials.size
+        shapes = [(keys, size)] if depth == 1 else [(keys, inner), (inner, size)]
         # For kl, log-weights of order 1; otherwise weights that preserve the length of a vector.
         scales = [1.0 if rule.retention == "kl" else 1 / math.sqrt(rows) for rows, _ in shapes]
         self.first = nn.ParameterList(
@@ -83,7 +88,8 @@ class InnerMemory(nn.Module):
         )
         learned = Learned(weight, momentum, anchor, zeros.new_zeros(rows, dtype=torch.int64))
         if self.rule.window > 1:
-            size = 2 * self.first[0].shape[1] + 2
+            # Keys, values and two rates.
+            size = self.first[0].shape[1] + self.first[-1].shape[2] + 2
             recent = zeros.new_zeros(rows, self.rule.window - 1, self.heads, size)
             learned = learned._replace(recent=recent)
         return window, learned
@@ -110,8 +116,8 @@ class InnerMemory(nn.Module):
         """The memory's output for `query` at the weights with which the next step's chunk opens."""
         state = self._shift(learned, 1)
         weight = tuple(retain(self.rule, each) for each in next_anchor(state, self.rule.chunk))
-        heads = split_heads(F.silu(query).to(weight[0].dtype), self.heads)
-        return self.out(self.norm(recall(weight, F.normalize(heads, dim=-1))).to(query.dtype))
+        heads = self._key(split_heads(F.silu(query).to(weight[0].dtype), self.heads))
+        return self.out(self.norm(recall(weight, heads)).to(query.dtype))
 
     def _first(self) -> tuple[Tensor, ...]:
         return tuple(self.first)
@@ -119,7 +125,11 @@ class InnerMemory(nn.Module):
     def _qkv(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys of length 1, and values, [*N, H, D]."""
         q, k, v = (split_heads(part, self.heads) for part in F.silu(convolved).chunk(3, dim=-1))
-        return F.normalize(q, dim=-1), F.normalize(k, dim=-1), v
+        return self._key(q), self._key(k), v
+
+    def _key(self, x: Tensor) -> Tensor:
+        x = F.normalize(x, dim=-1)
+        return x if self.monomials is None else self.monomials(x)
 
     def _rates(self, x: Tensor, dtype: torch.dtype) -> Rates:
         values = self.rates(x).to(dtype).chunk(len(self.rate_names), dim=-1)
@@ -163,10 +173,11 @@ class LearningCore(MemoryCore[LearningState]):
         conv_size: int,
         rule: Rule,
         momentum: bool = True,
+        degree: int = 1,
     ) -> None:
         super().__init__(input_size, output_size)
         sizes = self.input_size, self.output_size
-        self.inner = InnerMemory(*sizes, heads, depth, expand, conv_size, rule, momentum)
+        self.inner = InnerMemory(*sizes, heads, depth, expand, conv_size, rule, momentum, degree)
 
     def initial_state(self, batch_size: int) -> LearningState:
         return LearningState(*self.inner.empty(batch_size, self.zeros(0)))

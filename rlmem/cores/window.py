@@ -10,6 +10,35 @@ from rlmem.kernels import Linear
 from rlmem.kernels.episodes import ages
 
 
+def step_taps(
+    x: Float[Tensor, "B I"], window: Float[Tensor, "B V I"], dilation: int = 1
+) -> tuple[Float[Tensor, "B KI"], Float[Tensor, "B V I"]]:
+    """The inputs that a step of a convolution reads, oldest first, and the next window."""
+    row = torch.cat([window, x[:, None].to(window.dtype)], dim=1)
+    return row[:, ::dilation].flatten(1), row[:, 1:]
+
+
+def scan_taps(
+    x: Float[Tensor, "B T I"],
+    window: Float[Tensor, "B V I"],
+    start: Bool[Tensor, "B T"],
+    dilation: int = 1,
+) -> tuple[Float[Tensor, "B T KI"], Float[Tensor, "B V I"]]:
+    """`step_taps` of a row. Inputs before a start are never read."""
+    x = x.to(window.dtype)
+    row, time, kept = torch.cat([window, x], dim=1), x.shape[1], window.shape[1]
+    # The window is zero before a start, so that all of it may be read.
+    age = ages(torch.full_like(start[:, 0], kept, dtype=torch.int64), start)
+    taps = [x]
+    for delay in range(dilation, kept + 1, dilation):
+        past = row[:, kept - delay : kept - delay + time]
+        taps.append(torch.where((age >= delay)[..., None], past, 0))
+    place = torch.arange(-kept, 0, device=x.device)
+    since = age[:, -1:] + place + 1  # the age at each place of the next window
+    after = torch.where((since >= 0)[..., None], row[:, time:], 0)
+    return torch.cat(taps[::-1], dim=-1), after
+
+
 class CausalConv(nn.Module):
     """`y[t] = W [x[t - (K-1) d]; ...; x[t - d]; x[t]] + b` with kernel size K and dilation d.
 
@@ -28,22 +57,12 @@ class CausalConv(nn.Module):
         self, x: Float[Tensor, "B I"], window: Float[Tensor, "B V I"]
     ) -> tuple[Float[Tensor, "B O"], Float[Tensor, "B V I"]]:
         """The output of one step, and the next window."""
-        row = torch.cat([window, x[:, None].to(window.dtype)], dim=1)
-        return self.linear(row[:, :: self.dilation].flatten(1)), row[:, 1:]
+        taps, window = step_taps(x, window, self.dilation)
+        return self.linear(taps), window
 
     def scan(
         self, x: Float[Tensor, "B T I"], window: Float[Tensor, "B V I"], start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], Float[Tensor, "B V I"]]:
         """The outputs of a row, and the next window. Inputs before a start are never read."""
-        x = x.to(window.dtype)
-        row, time = torch.cat([window, x], dim=1), x.shape[1]
-        # The window is zero before a start, so that all of it may be read.
-        age = ages(torch.full_like(start[:, 0], self.kept, dtype=torch.int64), start)
-        taps = [x]
-        for delay in range(self.dilation, self.kept + 1, self.dilation):
-            past = row[:, self.kept - delay : self.kept - delay + time]
-            taps.append(torch.where((age >= delay)[..., None], past, 0))
-        y = self.linear(torch.cat(taps[::-1], dim=-1))
-        place = torch.arange(-self.kept, 0, device=x.device)
-        since = age[:, -1:] + place + 1  # the age at each place of the next window
-        return y, torch.where((since >= 0)[..., None], row[:, time:], 0)
+        taps, window = scan_taps(x, window, start, self.dilation)
+        return self.linear(taps), window
