@@ -26,7 +26,10 @@ def publish(caption: str, rows: Sequence[Mapping[str, str]], page: str | None) -
 
 
 def write(caption: str, rows: Sequence[Mapping[str, str]], page: str | None) -> None:
-    """Print `caption` and a table with one column per key; also to docs/results/`page`.md."""
+    """Print `caption` and a table with one column per key; also to docs/results/`page`.md.
+
+    Pages in docs that show the table get the new one.
+    """
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     cells = ["| " + " | ".join(line) + " |" for line in lines]
     text = "\n".join([caption, "", *cells, ""])
@@ -34,3 +37,8 @@ def write(caption: str, rows: Sequence[Mapping[str, str]], page: str | None) -> 
     if page:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{page}.md").write_text(text)
+        for path in RESULTS.parent.glob("*.md"):
+            shown = path.read_text()
+            before, found, rest = shown.partition(f"<!-- results: {page} -->\n")
+            if found:
+                path.write_text(f"{before}{found}{text}{rest[rest.index('<!-- end -->') :]}")
