@@ -4,19 +4,19 @@
 
 Width 64, default options, one thread. A step has 1 or 64 rows and no gradients. A scan is forward
 and backward of 4,096 steps, in 32 rows of 128 and in one row of 4,096, with starts about every 50
-steps; its time is per number of the input. The cores take turns, and the table has the fastest of
-the rounds, which other load disturbs least.
+steps; its time is per number of the input. Times are CPU times of the one thread. The cores take
+turns, and the table has the fastest of the rounds: so other load disturbs least.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from bench_cores import seconds
 from generate_pages import core_size
 from pages import publish
 
@@ -25,7 +25,6 @@ from rlmem.cores.base import registry
 
 WIDTH, STEPS = 64, 4096
 BATCHES, LENGTHS = (1, 64), (128, 4096)
-CPU = torch.device("cpu")
 # Seconds that one measurement of steps lasts, so that the clock is precise.
 AT_LEAST = 0.02
 
@@ -33,6 +32,14 @@ AT_LEAST = 0.02
 def all_cores() -> list[str]:
     """Every core once."""
     return sorted({registry.get(name): name for name in cores.names()}.values())
+
+
+def seconds(run: Callable[[], object], calls: int = 1) -> float:
+    """CPU seconds of one call."""
+    begun = time.process_time()
+    for _ in range(calls):
+        run()
+    return (time.process_time() - begun) / calls
 
 
 def time_step(core: cores.MemoryCore, rows: int) -> float:
@@ -44,8 +51,8 @@ def time_step(core: cores.MemoryCore, rows: int) -> float:
         def run() -> object:
             return core.step(x, state, start)
 
-        calls = max(1, round(AT_LEAST / seconds(run, CPU)))
-        return 1e6 * seconds(run, CPU, calls)
+        calls = max(1, round(AT_LEAST / seconds(run)))
+        return 1e6 * seconds(run, calls)
 
 
 def time_scan(core: cores.MemoryCore, length: int) -> float:
@@ -59,7 +66,7 @@ def time_scan(core: cores.MemoryCore, length: int) -> float:
         y.sum().backward()
         core.zero_grad()
 
-    return 1e9 * seconds(run, CPU) / x.numel()
+    return 1e9 * seconds(run) / x.numel()
 
 
 def main() -> None:
@@ -86,8 +93,9 @@ def main() -> None:
         for name in args.cores
     ]
     about = (
-        f"width {WIDTH}, default options, float32, 1 thread, best of {args.repeats + 1} rounds; a "
-        f"scan is forward and backward of {STEPS:,} steps, ns per number of the input"
+        f"width {WIDTH}, default options, float32, CPU time of 1 thread, best of "
+        f"{args.repeats + 1} rounds; a scan is forward and backward of {STEPS:,} steps, ns per "
+        "number of the input"
     )
     publish(about, rows, args.page)
 

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from rlmem.cores.attention import Cache, WindowAttention, take
 from rlmem.cores.base import register
-from rlmem.cores.delta import unit, write
+from rlmem.cores.delta import unit
 from rlmem.cores.heads import split_heads
 from rlmem.cores.transformer_xl import Block, WindowTransformer
 from rlmem.errors import positive
@@ -89,6 +89,20 @@ def segment_ends(age: Int[Tensor, "B T"], start: Bool[Tensor, "B T"], segment: i
     return Ends(place, valid, until > before)
 
 
+def written(A: Float[Tensor, "B H F D"], tokens: Tokens) -> Float[Tensor, "B H F D"]:
+    """The memory after the tokens [B, K, ...], one after the other."""
+    key, value, beta = (each.transpose(1, 2) for each in tokens)
+    # What the memory knew of each token, and what it learned of it from the tokens before.
+    known, overlap = key @ A, key @ key.mT
+    new: list[Tensor] = []
+    for i in range(key.shape[2]):
+        error = value[:, :, i] - known[:, :, i]
+        for j, each in enumerate(new):
+            error = error - overlap[:, :, i, j, None] * each
+        new.append(beta[:, :, i, None] * error)
+    return A + key.mT @ torch.stack(new, dim=2)
+
+
 class SegmentMemory(WindowAttention):
     """Attention over a window of S steps, and an associative memory of the segments before."""
 
@@ -118,13 +132,15 @@ class SegmentMemory(WindowAttention):
         query, key, value = self._project(x, cache.key.dtype)
         scores, values, window = self.score(query, key, value, Cache(*cache[:2]), count)
         y = torch.einsum("bhm,bmhd->bhd", scores.softmax(-1), values)
-        reading = (cache.A * self._asked(x, cache.A.dtype)[..., None]).sum(-2)
         # At the end of a segment the ring holds its steps in order.
-        A, tokens = cache.A, self._tokens(*window)
-        for i in range(len(self.tokens)):
-            A = write(A, *(each[:, i] for each in tokens))
-        ends = ((count + 1) % self.memory == 0)[:, None, None, None]
-        return self._mixed(y, reading, x), SegmentState(*window, torch.where(ends, A, cache.A))
+        tokens = self._tokens(*window)
+        ends = (count + 1) % self.memory == 0
+        beta = torch.where(ends[:, None, None], tokens.beta, 0)
+        asked = self._asked(x, cache.A.dtype)[..., None, :]
+        with torch.autocast(x.device.type, enabled=False):
+            reading = (asked @ cache.A).squeeze(-2)
+            A = written(cache.A, tokens._replace(beta=beta))
+        return self._mixed(y, reading, x), SegmentState(*window, A)
 
     def scan(  # type: ignore[override]
         self,

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from rlmem.cores.attention import WindowAttention, next_ring, take
 from rlmem.cores.base import register
 from rlmem.cores.conv import ConvState
-from rlmem.cores.delta import unit, write
+from rlmem.cores.delta import unit
 from rlmem.cores.eidetic import Chosen, Kept, choose, insert, kept_after, kept_count
 from rlmem.cores.heads import split_heads
 from rlmem.cores.s6 import S6
@@ -151,9 +151,11 @@ class Mojo(WindowAttention):
     @torch.no_grad()
     def _error_of_step(self, u: Float[Tensor, "B W"], cache: MojoState) -> tuple[Tensor, Tensor]:
         """The prediction error of a step, and the predictor after it."""
-        z, S = unit(cache.last)[:, None], cache.S
-        error = (u - (S * z[..., None]).sum(-2).squeeze(1)).square().mean(-1)
-        return error, write(S, z, u[:, None], torch.full_like(z[..., 0], RATE))
+        z, S = unit(cache.last)[:, :, None], cache.S.squeeze(1)
+        with torch.autocast(u.device.type, enabled=False):
+            error = u[:, None] - z.mT @ S
+            S = torch.baddbmm(S, z, error, alpha=RATE)
+        return error.square().mean((1, 2)), S[:, None]
 
     @torch.no_grad()
     def _error_of_row(
