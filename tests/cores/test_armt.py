@@ -84,7 +84,9 @@ def written(p, A, segment):
         (row_laws.splitting_a_row_changes_nothing, {}),
     ],
 )
-@pytest.mark.parametrize(("segment", "tokens"), [(1, 1), (4, 3)])
+@pytest.mark.parametrize(
+    ("segment", "tokens"), [(4, 3), pytest.param(1, 1, marks=pytest.mark.slow)]
+)
 def test_laws_with_segments_shorter_than_the_row(law, values, segment, tokens) -> None:
     options = {"segment": segment, "tokens": tokens, "heads": 2}
     law(Subject(registry.get("armt"), options), dtype=torch.float64, **values)

@@ -43,8 +43,10 @@ def learned(weights, momentum, anchor, tokens, rates):
     return [(1 - alpha) * w + s for w, s in zip(weights, momentum, strict=True)], momentum
 
 
-@pytest.mark.parametrize(("degree", "depth"), [(1, 2), (2, 1), (2, 2)])
-@pytest.mark.parametrize("chunk", [1, 4])
+@pytest.mark.parametrize(
+    ("degree", "depth", "chunk"),
+    [(2, 2, 4), *(pytest.param(*x, marks=pytest.mark.slow) for x in [(1, 2, 4), (2, 1, 1)])],
+)
 def test_equals_a_loop_over_its_equations(degree, depth, chunk):
     def loop(p, x):
         p = {key.removeprefix("inner."): each for key, each in p.items()}
@@ -87,10 +89,10 @@ def test_equals_a_loop_over_its_equations(degree, depth, chunk):
     [
         (row_laws.scan_equals_a_loop_over_step, {"output_size": 8}),
         (row_laws.a_packed_row_equals_its_episodes_scanned_separately, {}),
-        (row_laws.splitting_a_row_changes_nothing, {}),
+        pytest.param(row_laws.splitting_a_row_changes_nothing, {}, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("muon_steps", [0, 2])
+@pytest.mark.parametrize("muon_steps", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_laws_with_polynomial_keys(law, values, muon_steps):
     options = {"degree": 2, "chunk": 3, "heads": 2, "muon_steps": muon_steps}
     law(Subject(registry.get("atlas"), options), dtype=torch.float64, **values)

@@ -94,7 +94,9 @@ def test_equals_a_loop_over_its_equations() -> None:
         (row_laws.splitting_a_row_changes_nothing, {}),
     ],
 )
-@pytest.mark.parametrize(("memory", "eidetic"), [(1, 1), (3, 4)])
+@pytest.mark.parametrize(
+    ("memory", "eidetic"), [(3, 2), pytest.param(1, 1, marks=pytest.mark.slow)]
+)
 def test_laws_with_a_window_shorter_than_the_row(law, values, memory, eidetic) -> None:
     options = {"memory": memory, "eidetic": eidetic, "heads": 2}
     law(Subject(registry.get("bmojo"), options), dtype=torch.float64, **values)

@@ -26,7 +26,7 @@ def normed(x, p, name):
 
 
 @pytest.mark.parametrize("separable", [True, False])
-@pytest.mark.parametrize(("layers", "size"), [(1, 2), (2, 5)])
+@pytest.mark.parametrize(("layers", "size"), [(2, 4), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_equals_a_loop_over_its_equations(layers, size, separable):
     def convolve(p, name, x):
         outputs, inputs = [], x.shape[1]
