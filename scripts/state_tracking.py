@@ -64,7 +64,7 @@ NONE, ALL, OPEN = "none", "all", "open"
 BY_THEORY = {
     **dict.fromkeys(("none", "frame_stack", "tcn", "ckconv", "transformer_xl", "gtrxl"), NONE),
     **dict.fromkeys(("ffm", "s4d", "s5", "lru", "lmu", "retnet", "aaren"), NONE),
-    **dict.fromkeys(("mingru", "minlstm", "s6", "mlstm", "ahn", "mom", "bmojo"), NONE),
+    **dict.fromkeys(("mingru", "minlstm", "s6", "mlstm", "ahn", "armt", "mom", "bmojo"), NONE),
     **dict.fromkeys(("deltanet", "gated_deltanet"), NONE),
     **dict.fromkeys(("elman", "gru", "lstm", "mgu", "slstm", "xlstm", "lem", "wave_rnn"), ALL),
     "stack": ALL,  # two layers of GRU

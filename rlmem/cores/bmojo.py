@@ -110,14 +110,15 @@ class Mojo(WindowAttention):
         written = slots == (count % self.memory)[:, None]
         steps = (cache.key, cache.value, cache.error[..., None, None])
         now = (key, value, error[:, None, None])
-        leaving = [take(each, (count % self.memory)[:, None]) for each in steps]
-        kept = insert(cache.kept, Kept(*leaving[:2], leaving[2].flatten(1)), count, self.memory)
-        after = [
+        old_key, old_value, old_error = (take(x, (count % self.memory)[:, None]) for x in steps)
+        leaving = Kept(old_key, old_value, old_error.flatten(1))
+        kept = insert(cache.kept, leaving, count, self.memory)
+        key, value, error = (
             torch.where(written[..., None, None], new[:, None], old)
             for new, old in zip(now, steps, strict=True)
-        ]
+        )
         last = x.detach().to(dtype)
-        state = MojoState(*after[:2], after[2].flatten(1), kept, space, S, last)
+        state = MojoState(key, value, error.flatten(1), kept, space, S, last)
         return self.out(y.flatten(-2).to(x.dtype)), state
 
     def scan(  # type: ignore[override]
@@ -139,9 +140,9 @@ class Mojo(WindowAttention):
         chosen = choose(cache.kept.error, errors, count, start)
         y = self._attend_in_chunks(query, steps, cache.kept, self._fading(m, dtype), chosen)
         kept = kept_after(chosen.final, cache.kept, (steps[0], steps[1], errors))
-        after = [next_ring(each, self.memory, count, start) for each in steps]
+        key, value, error = (next_ring(each, self.memory, count, start) for each in steps)
         last = u[:, -1].clone()
-        state = MojoState(*after[:2], after[2].flatten(1), kept, space, S, last)
+        state = MojoState(key, value, error.flatten(1), kept, space, S, last)
         return self.out(y.flatten(-2).to(x.dtype)), state
 
     def _fading(self, m: Float[Tensor, "*N W"], dtype: torch.dtype) -> Fading:

@@ -123,6 +123,10 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(output_size) for _ in range(2))
         self.skip = linear_or_identity(input_size, output_size)
 
+    def parts(self) -> Iterator[tuple[ContinuousConv, nn.Module]]:
+        """Each convolution and its layer norm."""
+        return zip(self.convs, self.norms, strict=True)  # type: ignore[arg-type]
+
 
 @register("ckconv")
 class CKConv(MemoryCore[Windows]):
@@ -157,7 +161,7 @@ class CKConv(MemoryCore[Windows]):
         return tuple(
             self.zeros(batch_size, conv.kept, conv.input_size)
             for block in self._blocks()
-            for conv in block.convs
+            for conv, _ in block.parts()
         )
 
     def update(
@@ -181,8 +185,8 @@ class CKConv(MemoryCore[Windows]):
         given: Iterator[Tensor] = iter(state)
         for block in self._blocks():
             y = x
-            for conv, norm in zip(block.convs, block.norms, strict=True):
-                y, window = convolve(conv, y, next(given))  # type: ignore[arg-type]
+            for conv, norm in block.parts():
+                y, window = convolve(conv, y, next(given))
                 y = F.relu(norm(y))
                 windows.append(window)
             x = F.relu(block.skip(x) + y)

@@ -108,7 +108,8 @@ def choose(
         place = torch.arange(here.shape[1], device=here.device)
         youngest = torch.where(after, place, -1).topk(most, dim=1).values.flip(1)
         carried = torch.where(youngest < 0, -1, here.gather(1, youngest.clamp(min=0)))
-    return Chosen(*(torch.stack(each, dim=1) for each in zip(*found, strict=True)), carried)
+    begins, kept, near = (torch.stack(each, dim=1) for each in zip(*found, strict=True))
+    return Chosen(begins, kept, near, carried)
 
 
 def best(
