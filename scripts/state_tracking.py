@@ -112,11 +112,11 @@ def measure(contestant: str, group: str, seed: int) -> Result:
 
 
 def table(results: list[Result]) -> Iterator[dict[str, str]]:
-    """A row for every contestant with a finished cell."""
+    """A row for every contestant; cells that are not measured have a dash."""
     found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for each in results:
         found[each["core"]][each["group"]].append(each["right"])
-    for contestant in [c for c in contestants() if c in found]:
+    for contestant in contestants():
         cells = found[contestant]
         row = {"core": contestant, "by theory": BY_THEORY.get(contestant, OPEN)}
         for group in GENERATORS:

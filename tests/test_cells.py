@@ -51,7 +51,9 @@ def test_the_table_of_groups_has_medians_over_seeds() -> None:
         {"core": "gru", "group": "z2", "seed": seed, "right": {"200": right, "500": 0.5}}
         for seed, right in enumerate((0.1, 0.99, 0.97))
     ]
-    (row,) = state_tracking.table(results)
+    rows = {row["core"]: row for row in state_tracking.table(results)}
+    assert list(rows) == state_tracking.contestants()
+    row = rows["gru"]
     assert row["Z2 200 / 500"] == "97 / 50"
     assert row["S5 200 / 500"] == "-"
     assert (row["by theory"], row["seeds"]) == ("all", "0 to 3")
