@@ -159,7 +159,7 @@ class SegmentMemory(WindowAttention):
         inside = ends.place[..., None] + 1 + torch.arange(self.memory, device=x.device)
         tokens = self._tokens(*(take(each, inside) for each in (keys, values)))
         memories = self._memories(cache.A, tokens, ends)
-        reading = self._read(self._asked(x, cache.A.dtype), memories, age)
+        reading = self._read(self._asked(x, cache.A.dtype), memories, age, start)
         window = self.next_cache((keys, values), count, start)
         return self._mixed(y, reading, x), SegmentState(*window, memories[-1])
 
@@ -199,13 +199,17 @@ class SegmentMemory(WindowAttention):
             return [*found, torch.where(fresh[:, -1], 0, A)]
 
     def _read(
-        self, asked: Float[Tensor, "B T H F"], memories: list[Tensor], age: Int[Tensor, "B T"]
+        self,
+        asked: Float[Tensor, "B T H F"],
+        memories: list[Tensor],
+        age: Int[Tensor, "B T"],
+        start: Bool[Tensor, "B T"],
     ) -> Float[Tensor, "B T H D"]:
         """What the steps read. At most S steps follow an end: they read the same A."""
         (rows, time), S, groups = age.shape, self.memory, len(memories) - 1
         ended = F.pad(((age + 1) % S == 0).cumsum(1)[:, :-1], (1, 0))
-        # The first segment of an episode has no A.
-        reads = age >= S
+        # The first segment of an episode that begins in the row has no A.
+        reads = (age >= S) | (start.cumsum(1) == 0)
         slot = torch.where(reads, ended * S + age % S, groups * S)
         steps = torch.arange(time, device=age.device).expand(rows, -1)
         step_of = age.new_zeros(rows, groups * S + 1).scatter(1, slot, steps)[:, :-1]
