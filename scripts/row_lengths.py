@@ -5,8 +5,8 @@
 
 Each scan is forward and backward over `steps` steps in all, as rows of each length; times are
 nanoseconds per step and unit. A core with a parallel scan gains nothing from longer rows on one
-thread, and a core without one loses the batch that its loop computes at once. torch's own GRU has no
-resets, and the loop over torch.nn.GRUCell is the usual way to add them. All contestants take turns.
+thread, and a core without one loses the batch that its loop computes at once. torch's GRU has no
+resets; a loop over torch.nn.GRUCell is the usual way to add them. All contestants take turns.
 """
 
 from __future__ import annotations
