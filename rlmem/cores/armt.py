@@ -35,6 +35,7 @@ from rlmem.cores.delta import unit
 from rlmem.cores.heads import split_heads
 from rlmem.cores.transformer_xl import Block, WindowTransformer
 from rlmem.errors import positive
+from rlmem.kernels import Linear
 from rlmem.kernels.episodes import ages
 
 
@@ -116,10 +117,10 @@ class SegmentMemory(WindowAttention):
         self.token_query = nn.Parameter(torch.randn(count, heads, self.size))
         self.token_place = nn.Parameter(0.1 * torch.randn(count, heads, segment))
         self.token_norm = nn.LayerNorm(width)
-        self.W_kv = nn.Linear(width, 2 * inner, bias=False)
-        self.W_beta = nn.Linear(width, heads)
-        self.W_query = nn.Linear(width, inner, bias=False)
-        self.W_read = nn.Linear(inner, width, bias=False)
+        self.W_kv = Linear(width, 2 * inner, bias=False)
+        self.W_beta = Linear(width, heads)
+        self.W_query = Linear(width, inner, bias=False)
+        self.W_read = Linear(inner, width, bias=False)
 
     def empty_cache(self, rows: int, like: Tensor) -> SegmentState:  # type: ignore[override]
         A = like.new_zeros(rows, self.heads, 2 * self.size * self.nu, self.size)

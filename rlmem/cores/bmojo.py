@@ -36,7 +36,7 @@ from rlmem.cores.heads import split_heads
 from rlmem.cores.s6 import S6
 from rlmem.cores.transformer_xl import Block, WindowTransformer
 from rlmem.errors import positive
-from rlmem.kernels import delta_rule
+from rlmem.kernels import Linear, delta_rule
 
 RATE = 0.5  # step size of the predictor
 
@@ -71,7 +71,7 @@ class Mojo(WindowAttention):
         super().__init__(width, heads, memory, "none")
         self.eidetic = positive("eidetic", eidetic)
         self.space = S6(width, channel_states=channel_states)
-        self.W_m = nn.Linear(width, 2 * heads * self.size, bias=False)
+        self.W_m = Linear(width, 2 * heads * self.size, bias=False)
         # Distances 0 to W, then kept steps, then the state.
         self.bias = nn.Parameter(torch.zeros(heads, memory + 3))
 

@@ -32,7 +32,7 @@ from rlmem.cores.base import MemoryCore, linear_or_identity, register
 from rlmem.cores.conv import next_window
 from rlmem.cores.window import scan_taps, step_taps
 from rlmem.errors import UsageError, at_least, positive
-from rlmem.kernels import short_conv
+from rlmem.kernels import Linear, short_conv
 
 Windows = tuple[Tensor, ...]
 
@@ -86,7 +86,7 @@ class ContinuousConv(nn.Module):
             outputs, terms = input_size * output_size, size * input_size
         self.kernel = KernelNet(size, outputs, hidden, omega, terms)
         self.bias = nn.Parameter(torch.zeros(input_size if separable else output_size))
-        self.mix = nn.Linear(input_size, output_size, bias=False) if separable else None
+        self.mix = Linear(input_size, output_size, bias=False) if separable else None
 
     def step(
         self, x: Float[Tensor, "B I"], window: Float[Tensor, "B V I"]
