@@ -80,7 +80,9 @@ class WindowAttention(nn.Module):
         self.out = Linear(heads * self.size, width, bias=False)
         if position == "relative":
             self.relative = Linear(width, heads * self.size, bias=False)
-            embedded = sinusoids(torch.arange(self.memory + 1), width)
+            # The result first: a memory that does not fit is refused before any of it is written.
+            embedded = torch.empty(self.memory + 1, width, dtype=torch.float64)
+            embedded.copy_(sinusoids(torch.arange(self.memory + 1), width))
             self.register_buffer("_embedded", embedded, persistent=False)
             # The paper's u and v: scores of keys and distances that do not depend on the query.
             self.content_bias = nn.Parameter(torch.zeros(heads, self.size))

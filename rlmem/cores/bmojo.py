@@ -211,7 +211,7 @@ class Mojo(WindowAttention):
 
     def _attended(
         self, scores: Tensor, query: Tensor, values: Float[Tensor, "*N Q H D"], fading: Fading
-    ) -> Float[Tensor, "*N H D"]:
+    ) -> Float[Tensor, "*M H D"]:
         """The mean of values and the state's value, for the scores of steps or of chunks.
 
         `scores` are [B, H, Q] and `query` [B, H, D], or [B, n, H, C, Q] and [B, n, C, H, D].

@@ -72,11 +72,9 @@ class FFM(LinearCore):
 
     def encode(self, x: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
         y, g_in = self.write(x).to(self.state_dtype).chunk(2, dim=-1)
-        gamma, value = self.gamma(), y * torch.sigmoid(g_in)
-        # Complex before the copies: the conversion takes longer than they do.
-        value = value.to(gamma.dtype)
+        value = y * torch.sigmoid(g_in)
         value = value[..., None].expand(*value.shape, self.context_size)
-        return gamma, value.flatten(-2)
+        return self.gamma(), value.flatten(-2)
 
     def decode(self, h: Tensor, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
         parts = torch.view_as_real(h).flatten(-2)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from rlmem.data.batch import SequenceBatch
-from rlmem.data.float32 import acts_in_float32
 from rlmem.data.place import load_place, save_place
 from rlmem.data.replay import Replay
 from rlmem.envs.base import VecEnv
@@ -52,7 +51,10 @@ class ReplayCollector:
         self.updates = 0
 
     @torch.no_grad()
-    @acts_in_float32
+    # In float32 also in a training under autocast: products of few rows do not get faster with it,
+    # and an environment may multiply matrices too.
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
     def collect(self) -> None:
         """Run `num_steps` steps in every environment; updates the statistics of observations.
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rlmem import tree
 from rlmem.data.final_values import FinalValues
-from rlmem.data.float32 import acts_in_float32
 from rlmem.data.place import load_place, save_place
 from rlmem.data.returns import DiscountedReturns, EpisodeSums, summary
 from rlmem.envs.base import Tensors, VecEnv
@@ -103,7 +102,10 @@ class Collector:
             )
 
     @torch.no_grad()
-    @acts_in_float32
+    # In float32 also in a training under autocast: products of few rows do not get faster with it,
+    # and an environment may multiply matrices too.
+    @torch.autocast("cuda", enabled=False)
+    @torch.autocast("cpu", enabled=False)
     def collect(self) -> Rollout:
         """Run T steps in every environment."""
         first_state = self.state
