@@ -18,6 +18,7 @@ FILES = {
     "test_gated_rnn_triton.py": 18,
     "test_linear_scan_triton.py": 50,
     "test_matrix_memory_triton.py": 16,
+    "test_short_conv_triton.py": 50,
     "test_window_attention_triton.py": 14,
 }
 

@@ -22,10 +22,10 @@ def short_conv(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, start: T
     no effect on `y` or on any gradient.
 
     float32, float64 and bfloat16; mixed dtypes are promoted as in torch, and under autocast float16
-    becomes float32. On the CPU, float32 and
-    float64 with W up to 4 run as one pass in C, forward and backward; other cases, CUDA included,
-    run one torch operation per step of the filter. Differentiable in everything but `start`, any
-    number of times. Raises `ValueError` if an argument has a wrong shape, dtype, layout or device.
+    becomes float32. One pass forward and one backward: in Triton on CUDA devices, in C on the CPU
+    for float32 and float64 with W up to 4; other cases run one torch operation per step of the
+    filter. Differentiable in everything but `start`, any number of times. Raises `ValueError` if an
+    argument has a wrong shape, dtype, layout or device.
     """
     x, weight, bias, window = widen(x), widen(weight), widen(bias), widen(window)
     _check(x, weight, bias, window, start)
@@ -76,8 +76,18 @@ def conv_backward(
     )
 
 
-register_kernel(conv, "cuda")(torch_form.forward)
-register_kernel(conv_backward, "cuda")(torch_form.backward)
+@register_kernel(conv, "cuda")
+def _conv_cuda(x: Tensor, *rest: Tensor) -> Tensor:
+    from rlmem.kernels.short_conv import triton_form
+
+    return triton_form.forward(x, *rest)
+
+
+@register_kernel(conv_backward, "cuda")
+def _conv_backward_cuda(grad_y: Tensor, *rest: Tensor) -> Grads:
+    from rlmem.kernels.short_conv import triton_form
+
+    return triton_form.backward(grad_y, *rest)
 
 
 @torch.library.register_fake(conv)

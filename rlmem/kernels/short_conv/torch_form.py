@@ -1,4 +1,4 @@
-"""The short convolution in torch operations: for CUDA, and where the C form does not apply."""
+"""The short convolution in torch operations: on the CPU, where the C form does not apply."""
 
 from __future__ import annotations
 
