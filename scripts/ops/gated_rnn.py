@@ -26,6 +26,7 @@ from .base import Case, Form, Inputs, Op, Work
 
 LONGEST_LOOP = 1024  # steps, for forms in Python
 LAYERS = {"gru": nn.GRU, "lstm": nn.LSTM}
+WIDE_WIDTHS = (256, 512)  # of heads in tiles: in one program, and shared out over programs
 EPISODE = 50  # steps between starts, on average
 MOST_PACKED = 2**18  # steps, for the form that splits rows into episodes in Python
 
@@ -33,7 +34,10 @@ Weights = tuple[Tensor, ...]
 
 
 def ours(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    return gated_rnn(cell, project(x, w)[:, :, None], *joined(cell, r, b, c), None, start)[0]
+    # Inputs in bfloat16 alone are computed in float32; autocast asks for products of bfloat16.
+    narrow = x.is_cuda and x.dtype == torch.bfloat16
+    with torch.autocast("cuda", torch.bfloat16, enabled=narrow):
+        return gated_rnn(cell, project(x, w)[:, :, None], *joined(cell, r, b, c), None, start)[0]
 
 
 def loop(cell: str, x: Tensor, start: Tensor, w: Tensor, r: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -98,10 +102,12 @@ class GatedRNN(Op):
         (256, 64, 64),
         (4096, 128, 128),
         (1024, 128, 256),
+        (256, 64, 512),
         (16, 16384, 64),
     )
     tiny = (3, 40, 8)
     apart = ("torch",)
+    dtypes = (torch.float32, torch.bfloat16)
     variants = tuple(cell for cell in CELLS if cell != "slstm_exp")
 
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
@@ -149,19 +155,19 @@ class GatedRNN(Op):
     def launch(self, dtype: torch.dtype, odd: bool) -> None:
         from rlmem.kernels.gated_rnn import triton_form
 
-        for width in triton_form.CONFIGS:
+        for width in (*triton_form.CONFIGS, *WIDE_WIDTHS):
             for cell in CELLS:
-                launch(cell, width)
+                launch(cell, width, dtype)
             if odd:
-                launch("lstm", width - 3)
+                launch("lstm", width - 3, dtype)
 
     def describe(
         self, tensors: Mapping[str, Any], options: Mapping[str, Any]
     ) -> tuple[torch.dtype, dict[str, object]]:
-        return torch.float32, {
+        return tensors["weight"].dtype, {
             "cell": list(CELLS)[options["CELL"]],
             "d": tensors["weight"].shape[1],
-            "on_chip": options["ON_CHIP"],
+            "on_chip": options.get("ON_CHIP", False),
             "rows": options["BM"],
             "units": options["DP"],
             "warps": options["num_warps"],
@@ -172,14 +178,14 @@ def bound(form: Form, cell: str) -> Form:
     return lambda *arguments: form(cell, *arguments)
 
 
-def launch(cell: str, width: int) -> None:
+def launch(cell: str, width: int, dtype: torch.dtype = torch.float32) -> None:
     """Forward, with what backward reads, and backward; with starts and a first state."""
     from rlmem.kernels.gated_rnn import triton_form
 
     kind = CELLS[cell]
     front = (20, 3, 2)
-    projected = torch.empty(*front, kind.gates * width)
-    weight = torch.empty(2, width, kind.gates * width)
+    projected = torch.empty(*front, kind.gates * width, dtype=dtype)
+    weight = torch.empty(2, width, kind.gates * width, dtype=dtype)
     bias, state = torch.empty(2, 4 * width), torch.empty(20, kind.states, 2, width)
     start = torch.zeros(front[:2], dtype=torch.bool)
     h, last, activations, saved_states = triton_form.forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
 
@@ -28,7 +29,7 @@ def test_configurations_compile_and_fit(arch: int) -> None:
     got = {(row.kernel, row["cell"], row["d"], row["on_chip"]) for row in rows}
     assert got == {
         (kernel, cell, width, triton_form.launch_config(cell, width)[1].on_chip)
-        for kernel in report_kernels.kernels(OP)
+        for kernel in ("forward_kernel", "backward_kernel")
         for cell, width in CHOSEN[arch]
     }
     assert not report_kernels.misfits(rows)
@@ -45,6 +46,47 @@ def test_the_chosen_cases_cover_every_configuration() -> None:
         True,
         False,
     }
+
+
+# Tiles in one program and shared out, in both dtypes; and units that prevent vectorised loads.
+WIDE = {
+    80: [("gru", 256, "float32"), ("slstm", 512, "float32"), ("lstm", 125, "bfloat16")],
+    90: [
+        ("lstm", 253, "float32"),
+        ("slstm_exp", 256, "float32"),
+        ("gru", 512, "float32"),
+        ("gru", 256, "bfloat16"),
+        ("lstm", 509, "bfloat16"),
+        ("slstm", 64, "bfloat16"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "case"), [(arch, case) for arch, cases in WIDE.items() for case in cases], ids=str
+)
+def test_wide_heads_compile_and_fit(arch: int, case: tuple[str, int, str]) -> None:
+    cell, width, dtype = case
+    with report_kernels.recording(OP, arch) as rows:
+        launch(cell, width, getattr(torch, dtype))
+    assert {(row.kernel, row.dtype, row["d"]) for row in rows} == {
+        ("wide_forward_kernel", dtype, width),
+        ("wide_backward_kernel", dtype, width),
+    }
+    assert not report_kernels.misfits(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [13, 32, 64])
+def test_products_of_bfloat16_on_chip_fit(width: int) -> None:
+    with report_kernels.recording(OP, 90) as rows:
+        launch("lstm", width, torch.bfloat16)
+    assert {(row.kernel, row.dtype) for row in rows} == {
+        ("forward_kernel", "bfloat16"),
+        ("backward_kernel", "bfloat16"),
+    }
+    assert not report_kernels.misfits(rows)
 
 
 def test_the_report_detects_spills(monkeypatch: pytest.MonkeyPatch) -> None:

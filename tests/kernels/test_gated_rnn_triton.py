@@ -59,11 +59,51 @@ def assert_equal_to_torch_form(cell: str, given: Inputs, which: str = "both") ->
     assert_close(both_passes(triton_form, cell, given, there), want, torch.float32)
 
 
+def rounded(given: Inputs, dtype: torch.dtype) -> Inputs:
+    """With the projection and the weight in a narrow dtype."""
+    return given._replace(projected=given.projected.to(dtype), weight=given.weight.to(dtype))
+
+
 # One step; odd; more rows than a program has; matrices that are not kept on chip.
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (18, 3, 2, 5), (2, 3, 1, 70)], ids=str)
 def test_equals_the_torch_form(cell: str, shape: tuple[int, ...]) -> None:
     assert_equal_to_torch_form(cell, make(cell, shape))
+
+
+# Tiles of units in one program, and shared out over programs; more rows than a program has.
+WIDE_SHAPES = [(18, 2, 1, 130), (2, 2, 2, 257)]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", WIDE_SHAPES, ids=str)
+def test_wide_heads_equal_the_torch_form(cell: str, shape: tuple[int, ...]) -> None:
+    assert_equal_to_torch_form(cell, make(cell, shape))
+
+
+@pytest.mark.parametrize("which", ["h", "last"])
+@pytest.mark.parametrize("cell", ["gru", "slstm"])
+def test_wide_heads_with_a_single_gradient(cell: str, which: str) -> None:
+    assert_equal_to_torch_form(cell, make(cell, (2, 4, 1, 130), start=False), which)
+
+
+# bfloat16 is wrong in the interpreter, where float16 takes its place. The definition rounds h too.
+NARROW, BOUND = (torch.float16, 3e-3) if INTERPRETED else (torch.bfloat16, 3e-2)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", [(3, 4, 1, 5), (2, 3, 1, 70), *WIDE_SHAPES], ids=str)
+def test_products_of_narrow_factors(cell: str, shape: tuple[int, ...]) -> None:
+    """Near the torch form on the same rounded projection and weight, in float64."""
+    given = rounded(make(cell, shape), NARROW)
+    h, last = torch.randn(*shape), torch.randn(shape[0], CELLS[cell].states, *shape[2:])
+    wide = given.to(torch.float64)
+    want = both_passes(torch_form, cell, wide, (h.double(), last.double()))
+    got = both_passes(triton_form, cell, given, (h.to(DEVICE), last.to(DEVICE)))
+    narrow = [i for i, x in enumerate(got) if x.dtype == NARROW]
+    assert narrow == [len(got) - 4, len(got) - 3]  # the gradients of projection and weight
+    for one, other in zip(got, want, strict=True):
+        assert (one.double() - other).abs().max() <= BOUND * other.abs().max()
 
 
 @pytest.mark.parametrize("cell", ["gru", "slstm"])
@@ -77,15 +117,16 @@ def test_a_long_row() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_nothing_crosses_a_start(cell: str) -> None:
+@pytest.mark.parametrize("width", [3, 130])
+def test_nothing_crosses_a_start(cell: str, width: int) -> None:
     """With NaN in all inputs before a start, later results do not change."""
-    clean = make(cell, (2, 5, 1, 3))
+    clean = make(cell, (2, 5, 1, width))
     clean.start[:, 3] = True
     spoiled = clean._replace(
         projected=clean.projected.index_fill(1, torch.arange(3), float("nan")),
         state=tuple(torch.full_like(s, float("nan")) for s in clean.state),
     )
-    grads = (torch.randn(2, 5, 1, 3, device=DEVICE), None)
+    grads = (torch.randn(2, 5, 1, width, device=DEVICE), None)
     grads[0][:, :3] = 0
     want, got = (both_passes(triton_form, cell, each, grads) for each in (clean, spoiled))
     grad = -4  # of projected
@@ -95,8 +136,9 @@ def test_nothing_crosses_a_start(cell: str) -> None:
     assert torch.equal(got[grad][:, 3:], want[grad][:, 3:])
 
 
-def test_nothing_is_saved_unless_requested() -> None:
-    given = make("lstm", (2, 3, 1, 4))
+@pytest.mark.parametrize("width", [4, 130])
+def test_nothing_is_saved_unless_requested(width: int) -> None:
+    given = make("lstm", (2, 3, 1, width))
     state = torch.stack(given.state, dim=1)
     tensors = [x.to(DEVICE) for x in (*given[:3], state, given.start)]
     results = [triton_form.forward("lstm", *tensors, save) for save in (False, True)]
@@ -106,9 +148,9 @@ def test_nothing_is_saved_unless_requested() -> None:
 
 @hardware
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("width", [16, 32, 61, 64, 128, 200])
+@pytest.mark.parametrize("width", [16, 32, 61, 64, 128, 200, 384])
 def test_operator_equals_the_reference(cell: str, width: int) -> None:
-    """Through the public function; one width per configuration, and one without a kernel."""
+    """Through the public function; widths for each configuration."""
     given = make(cell, (33, 65, 2, width))
     want = differentiate(gated_rnn, cell, given.to(torch.float64))
     there = Inputs(
@@ -117,3 +159,20 @@ def test_operator_equals_the_reference(cell: str, width: int) -> None:
     with torch.device("cuda"):
         got = differentiate(gated_rnn, cell, there)
     assert_close([x.cpu() for x in got], want, torch.float32)
+
+
+@hardware
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("width", [32, 64, 128, 200, 384])
+def test_operator_under_autocast(cell: str, width: int) -> None:
+    """Products of bfloat16; results and the gradients of float32 arguments are float32."""
+    given = make(cell, (33, 20, 2, width))
+    want = differentiate(gated_rnn, cell, given.to(torch.float64))
+    there = Inputs(
+        *(x.cuda() for x in given[:3]), tuple(s.cuda() for s in given.state), given.start.cuda()
+    )
+    with torch.device("cuda"), torch.autocast("cuda", torch.bfloat16):
+        got = differentiate(gated_rnn, cell, there)
+    for one, other in zip(got, want, strict=True):
+        assert one.dtype == torch.float32
+        assert (one.cpu().double() - other).abs().max() <= 5e-2 * other.abs().max()

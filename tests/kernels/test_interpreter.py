@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 # Files, and the least number of their tests that run without a GPU.
 FILES = {
     "test_delta_rule_triton.py": 12,
-    "test_gated_rnn_triton.py": 18,
+    "test_gated_rnn_triton.py": 50,
     "test_linear_scan_triton.py": 50,
     "test_matrix_memory_triton.py": 16,
     "test_short_conv_triton.py": 50,

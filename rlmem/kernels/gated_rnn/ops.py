@@ -42,8 +42,8 @@ def gated_rnn(
 
     At a start, the state is not read: even a NaN in it has no effect on `h` or on any gradient.
     float32, float64 and bfloat16 (computed in float32), and under autocast float16; mixed dtypes
-    are promoted. Under autocast to bfloat16 on a CPU with AVX512-BF16, float32 arguments are
-    rounded for the products; sums and states stay float32. Differentiable once, in everything but
+    are promoted. Under autocast to bfloat16 on CUDA devices and on CPUs with AVX512-BF16, factors of
+    products are rounded; sums and states stay float32. Differentiable once, in everything but
     `start`. Raises `ValueError` if an argument has a wrong shape, dtype, layout or device.
     """
     projected, weight, bias = widen(projected), widen(weight), widen(bias)
@@ -56,7 +56,9 @@ def gated_rnn(
         state = (projected.new_zeros(rows, heads, width),) * CELLS[cell].states
     given = [projected, weight, bias, *state]
     dtype = reduce(torch.promote_types, (x.dtype for x in given), torch.float32)
-    projected, weight, bias, *states = (x.to(dtype) for x in given)
+    products = torch.bfloat16 if _in_bf16_on_cuda(projected, dtype) else dtype
+    projected, weight = projected.to(products), weight.to(products)
+    bias, *states = (x.to(dtype) for x in given[2:])
     first = torch.stack(states, dim=1)
     save = torch.is_grad_enabled() and any(
         x.requires_grad for x in (projected, weight, bias, first)
@@ -165,14 +167,14 @@ def rnn_backward(
 
 @register_kernel(rnn, "cuda")
 def _rnn_cuda(cell: str, projected: Tensor, weight: Tensor, *rest: Any) -> Results:
-    return _cuda_form(projected, weight).forward(cell, projected, weight, *rest)
+    return _cuda_form(weight).forward(cell, projected, weight, *rest)
 
 
 @register_kernel(rnn_backward, "cuda")
 def _rnn_backward_cuda(
     cell: str, grad_h: Tensor | None, grad_last: Tensor | None, weight: Tensor, *rest: Any
 ) -> Results:
-    return _cuda_form(weight, weight).backward(cell, grad_h, grad_last, weight, *rest)
+    return _cuda_form(weight).backward(cell, grad_h, grad_last, weight, *rest)
 
 
 @torch.library.register_fake(rnn)
@@ -187,7 +189,7 @@ def _rnn_fake(
     narrow: bool = False,
 ) -> Results:
     width = weight.shape[1]
-    h = projected.new_empty(*projected.shape[:-1], width)
+    h = state.new_empty(*projected.shape[:-1], width)
     activations, saved_states = torch_form.allocate_saved(projected, weight, state, save)
     return h, state.new_empty(state.shape), activations, saved_states
 
@@ -207,9 +209,9 @@ def _rnn_backward_fake(
 ) -> Results:
     heads, width, _ = weight.shape
     return (
-        h.new_empty(*h.shape[:-1], CELLS[cell].gates * width),
+        weight.new_empty(*h.shape[:-1], CELLS[cell].gates * width),
         weight.new_empty(weight.shape),
-        weight.new_empty(heads, PER_UNIT * width),
+        state.new_empty(heads, PER_UNIT * width),
         state.new_empty(state.shape),
     )
 
@@ -273,8 +275,18 @@ torch.library.register_vmap(rnn, partial(_vmap, rnn))
 torch.library.register_vmap(rnn_backward, partial(_vmap, rnn_backward))
 
 
-def _cuda_form(x: Tensor, weight: Tensor) -> ModuleType:
-    """The form for CUDA tensors of this dtype and width."""
+def _in_bf16_on_cuda(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether autocast rounds the factors of products of this dtype, which Triton does."""
+    return (
+        x.device.type == "cuda"
+        and dtype == torch.float32
+        and torch.is_autocast_enabled("cuda")
+        and torch.get_autocast_dtype("cuda") == torch.bfloat16
+    )
+
+
+def _cuda_form(weight: Tensor) -> ModuleType:
+    """The form for CUDA tensors of this dtype."""
     from rlmem.kernels.gated_rnn import triton_form
 
-    return triton_form if triton_form.supports(x, weight) else torch_form
+    return triton_form if triton_form.supports(weight) else torch_form

@@ -51,11 +51,11 @@ def allocate_saved(
 ) -> tuple[Tensor, Tensor]:
     """Memory for the activations and the states other than h."""
     if not save:
-        return projected.new_empty(0), projected.new_empty(0)
+        return state.new_empty(0), state.new_empty(0)
     front, width = projected.shape[:-1], weight.shape[1]
     return (
-        projected.new_empty(*front, PER_UNIT * width),
-        projected.new_empty(*front, (state.shape[1] - 1) * width),
+        state.new_empty(*front, PER_UNIT * width),
+        state.new_empty(*front, (state.shape[1] - 1) * width),
     )
 
 

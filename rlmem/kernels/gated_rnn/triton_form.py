@@ -1,4 +1,8 @@
-"""The gated recurrent networks on CUDA devices: launches the Triton kernels."""
+"""The gated recurrent networks on CUDA devices: launches the Triton kernels.
+
+Everything is float32, or `projected`, `weight` and their gradients are bfloat16: then the factors
+of products are rounded to bfloat16, and sums and states stay float32.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from torch import Tensor
 
 from rlmem.kernels.gated_rnn import triton_kernels
 from rlmem.kernels.gated_rnn.cells import CELLS, PER_UNIT
-from rlmem.kernels.gated_rnn.torch_form import Results, allocate_saved, sums
+from rlmem.kernels.gated_rnn.torch_form import Results, allocate_saved, outer, sums
 
 
 class LaunchConfig(NamedTuple):
@@ -34,9 +38,38 @@ CONFIGS = {
 LARGE = 64
 
 
-def supports(x: Tensor, weight: Tensor) -> bool:
-    """Whether there is a kernel for this dtype and width."""
-    return x.dtype == torch.float32 and weight.shape[1] <= max(CONFIGS)
+class WideConfig(NamedTuple):
+    """For heads that are read at every step in tiles: rows, units of a tile, warps, stages.
+
+    Stages are those of the loops over products. `spread`: the tiles are shared out over programs,
+    and each step is a launch of its own.
+    """
+
+    rows: int
+    units: int
+    warps: int
+    stages: int
+    spread: bool
+
+
+WIDE = WideConfig(16, 64, 8, 2, False)
+# Units from which a step of one program is predicted to take longer than a launch.
+SPREAD = 257
+
+
+def supports(x: Tensor) -> bool:
+    """Whether there are kernels for this dtype."""
+    return x.dtype in (torch.float32, torch.bfloat16)
+
+
+def wide_config(cell: str, weight: Tensor) -> WideConfig | None:
+    """The settings for heads of too many units for a program; None for other heads."""
+    width = weight.shape[1]
+    # Kernels in bfloat16 that read matrices at every step would spill without tiles.
+    narrow = weight.dtype == torch.bfloat16
+    if width <= max(CONFIGS) and (not narrow or launch_config(cell, width)[1].on_chip):
+        return None
+    return WIDE._replace(spread=width >= SPREAD)
 
 
 def launch_config(cell: str, width: int) -> tuple[int, LaunchConfig]:
@@ -60,11 +93,15 @@ def forward(
 ) -> Results:
     """Same as `torch_form.forward`."""
     width = weight.shape[1]
-    h = projected.new_empty(*projected.shape[:-1], width)
+    h = state.new_empty(*projected.shape[:-1], width)
     last = state.new_empty(state.shape)
     activations, saved_states = allocate_saved(projected, weight, state, save)
     tensors = (projected, weight, bias, state, start, h, last, activations, saved_states)
-    _launch(triton_kernels.forward_kernel, tensors, cell, h, SAVE=save)
+    if wide := wide_config(cell, weight):
+        kernel, steps = triton_kernels.wide_forward_kernel, h.shape[1]
+        _launch_wide(kernel, tensors, cell, h, wide, steps, SAVE=save)
+    else:
+        _launch(triton_kernels.forward_kernel, tensors, cell, h, SAVE=save)
     return h, last, activations, saved_states
 
 
@@ -80,16 +117,31 @@ def backward(
     saved_states: Tensor,
 ) -> Results:
     """Same as `torch_form.backward`."""
-    grad_projected = h.new_empty(*h.shape[:-1], weight.shape[-1])
+    grad_projected = weight.new_empty(*h.shape[:-1], weight.shape[-1])
     grad_state = state.new_empty(state.shape)
     grad_h_n = torch.empty_like(h) if CELLS[cell].gates < PER_UNIT else None
     tensors = (grad_h, grad_last, weight, state, start, h, activations, saved_states)
     results = (grad_projected, grad_h_n, grad_state)
-    _launch(triton_kernels.backward_kernel, tensors + results, cell, h)
+    if wide := wide_config(cell, weight):
+        kernel, steps = triton_kernels.wide_backward_kernel, h.shape[1] + 1
+        _launch_wide(kernel, tensors + results, cell, h, wide, steps)
+    else:
+        _launch(triton_kernels.backward_kernel, tensors + results, cell, h)
     before = torch.cat([state[:, :1], h[:, :-1]], dim=1)
     if start is not None:
         before.masked_fill_(start[..., None, None], 0)
-    return grad_projected, *sums(before, grad_projected, grad_h_n), grad_state
+    return grad_projected, *_sums(before, grad_projected, grad_h_n), grad_state
+
+
+def _sums(before: Tensor, grad: Tensor, grad_h_n: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Same as `torch_form.sums`; `grad` may be bfloat16, and the weight's gradient then is too."""
+    if grad.dtype == before.dtype:
+        return sums(before, grad, grad_h_n)
+    bias = grad.sum((0, 1), dtype=before.dtype)
+    if grad_h_n is not None:
+        bias = torch.cat([bias, grad_h_n.sum((0, 1))], dim=-1)
+        grad_h_n = grad_h_n.to(grad.dtype)
+    return outer(before.to(grad.dtype), grad, grad_h_n), bias
 
 
 def _launch(
@@ -115,6 +167,40 @@ def _launch(
             maxnreg=config.registers,
             enable_fp_fusion=True,
         )
+
+
+def _launch_wide(
+    kernel: Any,
+    tensors: tuple[Tensor | None, ...],
+    cell: str,
+    h: Tensor,
+    config: WideConfig,
+    steps: int,
+    **more: bool,
+) -> None:
+    """Launch `steps` steps at once, or one after the other for each tile of units."""
+    rows, time, heads, width = h.shape
+    given = [_pointer(x) for x in tensors]
+    tiles = -(-width // config.units) if config.spread else 1
+    every = 1 if config.spread else steps
+    with torch.cuda.device_of(h):
+        for first in range(0, steps, every):
+            kernel[(-(-rows // config.rows), heads, tiles)](
+                *given,
+                rows,
+                time,
+                heads,
+                width,
+                first,
+                first + every,
+                CELL=list(CELLS).index(cell),
+                **more,
+                BM=config.rows,
+                DP=config.units,
+                num_warps=config.warps,
+                num_stages=config.stages,
+                enable_fp_fusion=True,
+            )
 
 
 def _pointer(x: Tensor | None) -> Tensor | None:

@@ -24,6 +24,12 @@ from rlmem.kernels.gated_rnn.triton_parts import (
     slstm,
     slstm_back,
 )
+from rlmem.kernels.gated_rnn.triton_wide_kernels import (
+    wide_backward_kernel,
+    wide_forward_kernel,
+)
+
+__all__ = ["backward_kernel", "forward_kernel", "wide_backward_kernel", "wide_forward_kernel"]
 
 
 @triton.jit(do_not_specialize=["B", "T"])
@@ -48,7 +54,10 @@ def forward_kernel(
     BM: tl.constexpr,
     DP: tl.constexpr,
 ):
-    """All steps of `gated_rnn`; activations and states are saved with SAVE. Contiguous, float32."""
+    """All steps of `gated_rnn`; activations and states are saved with SAVE. Contiguous.
+
+    float32, or `projected` and `weight` in bfloat16: then products are of bfloat16.
+    """
     G: tl.constexpr = 3 if CELL == 0 else 4
     S: tl.constexpr = 1 if CELL == 0 else 2 if CELL == 1 else 4
     head = tl.program_id(1)

@@ -15,17 +15,18 @@ import triton.language as tl
 @triton.jit
 @no_type_check
 def fetch(at, D, inside, i: tl.constexpr):
-    """The i-th tensor from address `at`."""
-    return tl.load(at + i * D, inside, 0.0)
+    """The i-th tensor from address `at`, in float32."""
+    return tl.load(at + i * D, inside, 0.0).to(tl.float32)
 
 
 @triton.jit
 @no_type_check
 def product(x, at, found, weight, row_stride, column_stride, unit, D, ON_CHIP: tl.constexpr):
     """Rows times a matrix. With ON_CHIP these are `x` and `weight`. Otherwise the rows are read
-    from `at`, zero where not `found`, and the matrix from `weight` with the given strides."""
+    from `at`, zero where not `found`, and the matrix from `weight` with the given strides. The rows
+    are rounded to the matrix's dtype."""
     if ON_CHIP:
-        sum = tl.dot(x, weight, input_precision="tf32x3")
+        sum = tl.dot(x.to(weight.dtype), weight, input_precision="tf32x3")
     else:
         STEP: tl.constexpr = 32
         sum = tl.zeros(x.shape, tl.float32)
@@ -34,7 +35,60 @@ def product(x, at, found, weight, row_stride, column_stride, unit, D, ON_CHIP: t
             left = tl.load(at[:, None] + k[None, :], found[:, None] & (k < D)[None, :], 0.0)
             w = weight + k[:, None] * row_stride + unit[None, :] * column_stride
             right = tl.load(w, (k < D)[:, None] & (unit < D)[None, :], 0.0)
-            sum = tl.dot(left, right, sum, input_precision="tf32x3")
+            sum = tl.dot(left.to(right.dtype), right, sum, input_precision="tf32x3")
+    return sum
+
+
+@triton.jit
+@no_type_check
+def gate_products(
+    at, found, weight, unit, D, G: tl.constexpr, BM: tl.constexpr, DP: tl.constexpr
+):  # fmt: skip
+    """The state's contributions [BM, DP] to the units `unit` of all gates, zero for a fourth of
+    three. Its rows h [BM, D] are read from `at`, zero where not `found`."""
+    STEP: tl.constexpr = 16
+    u_0 = tl.zeros((BM, DP), tl.float32)
+    u_1 = tl.zeros((BM, DP), tl.float32)
+    u_2 = tl.zeros((BM, DP), tl.float32)
+    u_3 = tl.zeros((BM, DP), tl.float32)
+    for first in range(0, D, STEP):
+        k = first + tl.arange(0, STEP)
+        left = tl.load(at[:, None] + k[None, :], found[:, None] & (k < D)[None, :], 0.0)
+        left = left.to(weight.dtype.element_ty)
+        w = weight + k[:, None] * G * D + unit[None, :]
+        there = (k < D)[:, None] & (unit < D)[None, :]
+        u_0 = tl.dot(left, tl.load(w, there, 0.0), u_0, input_precision="tf32x3")
+        u_1 = tl.dot(left, tl.load(w + D, there, 0.0), u_1, input_precision="tf32x3")
+        u_2 = tl.dot(left, tl.load(w + 2 * D, there, 0.0), u_2, input_precision="tf32x3")
+        if G > 3:
+            u_3 = tl.dot(left, tl.load(w + 3 * D, there, 0.0), u_3, input_precision="tf32x3")
+    return u_0, u_1, u_2, u_3
+
+
+@triton.jit
+@no_type_check
+def adjoint_products(
+    at, at_last, found, weight, unit, D, end, G: tl.constexpr, BM: tl.constexpr, DP: tl.constexpr
+):  # fmt: skip
+    """The gradients [BM, DP] for the units `unit` of h, from those [BM, G D] of the gates.
+
+    They are read from `at`, and those of the last gate from `at_last`; zero where not `found`. Only
+    the units before `end` of each gate are read.
+    """
+    STEP: tl.constexpr = 16
+    sum = tl.zeros((BM, DP), tl.float32)
+    for first in range(0, end, STEP):
+        k = first + tl.arange(0, STEP)
+        rows = found[:, None] & (k < D)[None, :]
+        there = (k < D)[:, None] & (unit < D)[None, :]
+        w = weight + unit[None, :] * G * D + k[:, None]
+        for gate in tl.static_range(G):
+            if gate == G - 1:
+                left = tl.load(at_last[:, None] + k[None, :], rows, 0.0)
+            else:
+                left = tl.load(at[:, None] + gate * D + k[None, :], rows, 0.0)
+            right = tl.load(w + gate * D, there, 0.0)
+            sum = tl.dot(left.to(right.dtype), right, sum, input_precision="tf32x3")
     return sum
 
 
