@@ -199,6 +199,7 @@ def _launch_wide(
                 DP=config.units,
                 num_warps=config.warps,
                 num_stages=config.stages,
+                maxnreg=255,  # the compiler's own choice is too low for some cells
                 enable_fp_fusion=True,
             )
 
