@@ -2,16 +2,18 @@
 
 Both train on the same POPGym task: rlmem on its tensor environment, sb3-contrib on the package's.
 The number of environments, row length, epochs, minibatches and hidden size are equal. Iterations
-alternate in one process; prints medians and their ratios. Needs the extra `bench`
+alternate in one process; prints median speeds, and medians over rounds of the ratios in a round. A
+round takes 10 to 20 seconds on an idle machine. Needs the extra `bench`
 (`pip install -c constraints.txt -e '.[bench]'`).
 
-    python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 3] [--page NAME]
+    python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 5] [--threads N] [--page NAME]
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from rlmem.runs.build import build
 TASK = "popgym-RepeatPreviousEasy-v0"
 NUM_ENVS, NUM_STEPS, EPOCHS, MINIBATCHES, HIDDEN = 64, 128, 4, 8, 128
 STEPS = NUM_ENVS * NUM_STEPS
+RATIOS = ("x its defaults", "x equal minibatches", "x one LSTM")
 
 # Runs one training iteration (rollout and update) of STEPS environment steps.
 Iterate = Callable[[], object]
@@ -79,10 +82,13 @@ def sb3_iterate(batch_size: int, shared: bool = False) -> Iterate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cores", nargs="+", default=["ffm", "gru", "lstm"])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch (default: as many as cores)")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", module="stable_baselines3|gymnasium")
+    if args.threads:
+        torch.set_num_threads(args.threads)
     equal = STEPS // MINIBATCHES
     trainers: dict[str, Iterate] = {
         "sb3-contrib, its batch_size of 128": sb3_iterate(128),
@@ -98,23 +104,20 @@ def main() -> None:
             begun = time.perf_counter()
             iterate()
             speeds[name].append(STEPS / (time.perf_counter() - begun))
-    medians = {name: statistics.median(runs) for name, runs in speeds.items()}
-    report(medians, args.rounds, args.page)
+        print(*(f"{runs[-1]:,.0f}" for runs in speeds.values()), file=sys.stderr, flush=True)
+    report(speeds, args.rounds, args.page)
 
 
-def report(medians: dict[str, float], rounds: int, page: str | None) -> None:
-    """Publish medians and their ratios to the first three rows."""
-    default, equal, shared = list(medians.values())[:3]
-    rows = [
-        {
-            "trainer": name,
-            "steps/s": f"{speed:,.0f}",
-            "x its defaults": f"{speed / default:.1f}",
-            "x equal minibatches": f"{speed / equal:.1f}",
-            "x one LSTM": f"{speed / shared:.1f}",
-        }
-        for name, speed in medians.items()
-    ]
+def report(speeds: dict[str, list[float]], rounds: int, page: str | None) -> None:
+    """Publish medians, and those of the ratios to the first three rows."""
+    rivals = list(speeds.values())[:3]
+    rows = []
+    for name, runs in speeds.items():
+        cells = {"trainer": name, "steps/s": f"{statistics.median(runs):,.0f}"}
+        for title, rival in zip(RATIOS, rivals, strict=True):
+            ratios = [mine / other for mine, other in zip(runs, rival, strict=True)]
+            cells[title] = f"{statistics.median(ratios):.1f}"
+        rows.append(cells)
     sizes = f"{NUM_ENVS} x {NUM_STEPS} steps, {EPOCHS} epochs of {MINIBATCHES} minibatches"
     threads = f"{torch.get_num_threads()} threads"
     publish(f"{TASK}, {sizes}, width {HIDDEN}, median of {rounds} rounds, {threads}", rows, page)

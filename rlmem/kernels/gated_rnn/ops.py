@@ -42,7 +42,7 @@ def gated_rnn(
 
     At a start, the state is not read: even a NaN in it has no effect on `h` or on any gradient.
     float32, float64 and bfloat16 (computed in float32), and under autocast float16; mixed dtypes
-    are promoted. Under autocast to bfloat16 on CUDA devices and on CPUs with AVX512-BF16, factors of
+    are promoted. Under autocast to bfloat16 on CUDA devices and CPUs with AVX512-BF16, factors of
     products are rounded; sums and states stay float32. Differentiable once, in everything but
     `start`. Raises `ValueError` if an argument has a wrong shape, dtype, layout or device.
     """
