@@ -7,7 +7,8 @@ An iteration of 65,536 environments takes minutes. So its parts are measured: so
 collecting, the estimate of advantages, and the update with one minibatch of repeated steps. An
 iteration is 128 of the first, one of the second and 32 of the third. There are more minibatches if
 one would need more than `--gigabytes`. Each core and number of threads has a process, which may use
-as many cores; the processes take turns with each number of environments.
+as many cores; the processes take turns with each number of environments. Above 4,096 they have one
+turn.
 
 *One layer* is the output of one layer of the network for a minibatch; *memory* is the peak of
 resident memory during the update, with about 0.3 GB of libraries.
@@ -29,19 +30,22 @@ from typing import Any
 
 SIZES = (64, 256, 1024, 4096, 16384, 65536)
 TASK, STEPS, WIDTH, EPOCHS, MINIBATCHES = "popgym-repeat", 128, 128, 4, 8
-COLLECTED = 8  # steps of collecting in a measurement
-SECONDS = 0.5  # of a measurement, at least
+COLLECTED = 4  # steps of collecting in a measurement
+SECONDS = 0.3  # of a measurement, at least
+LARGE = 4096  # more environments are measured in the first round only
+BUSY = "BENCH_BUSY"  # in the environment of workers that measure CPU time
 BYTES = 12_000  # of a step in a minibatch with its backward pass (measured with ffm)
 
 
 def clock(run: Callable[[], object]) -> float:
     """Seconds of a call, the median of as many as fill `SECONDS`."""
+    now = time.process_time if BUSY in os.environ else time.perf_counter
     run()
     times: list[float] = []
     while sum(times) < SECONDS:
-        begun = time.perf_counter()
+        begun = now()
         run()
-        times.append(time.perf_counter() - begun)
+        times.append(now() - begun)
     return statistics.median(times)
 
 
@@ -67,8 +71,16 @@ def measure(core: str, num_envs: int, gigabytes: float) -> dict[str, float]:
     ppo = PPO(env, policy, train_seeds(0, num_envs), COLLECTED)
     action = {"action": torch.randint(4, (num_envs,))}
     found = {"env": clock(lambda: env.step(action))}
-    found["collect"] = clock(ppo.collector.collect) / COLLECTED
-    rollout = ppo.collector.collect()
+    collector = ppo.collector
+
+    def value() -> Any:
+        with torch.no_grad():
+            return policy.value(collector.obs, collector.state, collector.start)
+
+    # A row needs one value more than it has steps.
+    once = clock(value)
+    found["collect"] = (clock(collector.collect) - once) / COLLECTED + once / STEPS
+    rollout = collector.collect()
     state, last = rollout.state, rollout.last_obs
     rollout = type(rollout)(*map(repeated, row_of(rollout)), state=state, last_obs=last)
     values = rollout.reward, rollout.value, rollout.next_value
@@ -149,6 +161,7 @@ def ask(worker: Any, num_envs: int) -> dict[str, float]:
 def row(core: str, threads: int, num_envs: int, found: list[dict[str, float]]) -> dict[str, str]:
     """A row of the table, from the medians over rounds."""
     of = {key: statistics.median(each[key] for each in found) for key in found[0]}
+    memory = min(each["memory"] for each in found)  # of a round without larger ones before
     minibatches = round(of["minibatches"])
     collecting = STEPS * of["collect"]
     updating = of["advantages"] + EPOCHS * minibatches * of["update"]
@@ -164,7 +177,7 @@ def row(core: str, threads: int, num_envs: int, found: list[dict[str, float]]) -
         "collecting": f"{100 * collecting / (collecting + updating):.0f} %",
         "minibatches": str(minibatches),
         "one layer": f"{steps / minibatches * WIDTH * 4 / 2**20:,.1f} MB",
-        "memory": f"{of['memory']:.1f} GB",
+        "memory": f"{memory:.1f} GB",
     }
 
 
@@ -185,7 +198,8 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--gigabytes", type=float, default=3.0, help="of a minibatch at most")
+    parser.add_argument("--gigabytes", type=float, default=1.5, help="of a minibatch at most")
+    parser.add_argument("--busy", action="store_true", help="CPU time, of --threads 1")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -194,11 +208,15 @@ def main() -> None:
         return
     from pages import publish
 
+    if args.busy:
+        os.environ[BUSY] = "1"
     pairs = [(core, threads) for core in args.cores for threads in args.threads]
     workers = {pair: start(*pair, args.gigabytes) for pair in pairs}
     found: dict[tuple[str, int, int], list[dict[str, float]]] = defaultdict(list)
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
         for num_envs in args.sizes:
+            if number and num_envs > LARGE:
+                continue
             for pair, worker in workers.items():
                 found[*pair, num_envs].append(ask(worker, num_envs))
                 print(*pair, num_envs, found[*pair, num_envs][-1], file=sys.stderr, flush=True)
@@ -207,6 +225,7 @@ def main() -> None:
         worker.wait()
     rows = [row(*case, found[case]) for case in sorted(found)]
     sizes = f"rows of {STEPS} steps, {EPOCHS} epochs, width {WIDTH}, median of {args.rounds} rounds"
+    sizes += " of CPU time" if args.busy else ""
     publish(f"PPO on {TASK}, {sizes}; data caches of a core: {caches()}", rows, args.page)
 
 
