@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--profile", action="store_true")
-    parser.add_argument("--page", action="store_true", help="write docs/results/bench-precision.md")
+    parser.add_argument("--page", help="write docs/results/PAGE.md")
     parser.add_argument("options", nargs="*", help="options of rlmem train")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -74,7 +74,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     if rows:
         about = f"PPO on popgym-repeat, {args.threads} thread(s), median of {args.rounds} rounds"
-        publish(about, rows, "bench-precision" if args.page else None)
+        publish(about, rows, args.page)
 
 
 def profile(title: str, iterate: Iterate) -> None:

@@ -33,7 +33,9 @@ NOT_RUN = {
     "benchmarks.md": {
         "half an hour of training", "minutes of training", "minutes to hours of training",
         "minutes of measuring", "needs a GPU", "for a machine without a network",
+        "needs JAX, and an idle machine", "three minutes, and needs an idle machine",
     },
+    "claims.md": {"minutes of measuring"},
     "install.md": {"downloads all packages"},
     "popgym.md": {"hours of training"},
     "sweeps.md": {"needs SLURM"},
