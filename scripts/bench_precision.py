@@ -1,6 +1,6 @@
 """Training steps per second with precision=bf16 and with fp32, and their ratio.
 
-    python scripts/bench_precision.py [--cores ffm gru] [--rounds 9] [--page] [KEY=VALUE ...]
+    python scripts/bench_precision.py [--cores ffm gru] [--rounds 9] [--page NAME] [KEY=VALUE ...]
 
 Iterations of PPO alternate in one process, so that a change of the machine meets both; printed are
 medians, and the median of the ratios of neighbouring iterations. `--cpu-time` counts the seconds of
