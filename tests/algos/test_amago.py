@@ -282,6 +282,7 @@ def test_too_many_choices_are_refused():
         algos.require_supported("amago", {"action": spaces.MultiDiscrete([100, 100])})
 
 
+@pytest.mark.by_day(2)
 @pytest.mark.learning
 @pytest.mark.parametrize("core", ["ffm", "none"])
 def test_learns_to_remember_a_bit(core: str, monkeypatch: pytest.MonkeyPatch):

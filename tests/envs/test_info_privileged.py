@@ -175,6 +175,7 @@ SIZES: dict[str, Any] = {
 PPO = {"name": "ppo", "num_steps": 32, "num_minibatches": 2}
 
 
+@pytest.mark.slow
 def test_training_equals_that_with_an_observed_state(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
