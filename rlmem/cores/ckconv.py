@@ -21,20 +21,18 @@ weight normalisation are left out. A baseline without recurrence: an output depe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlmem.cores.base import MemoryCore, linear_or_identity, register
+from rlmem.cores.base import linear_or_identity, register
 from rlmem.cores.conv import next_window
-from rlmem.cores.window import scan_taps, step_taps
+from rlmem.cores.window import ConvBlock, ConvNet, scan_taps, step_taps
 from rlmem.errors import UsageError, at_least, positive
 from rlmem.kernels import Linear, short_conv
-
-Windows = tuple[Tensor, ...]
 
 
 class KernelNet(nn.Module):
@@ -114,7 +112,7 @@ class ContinuousConv(nn.Module):
         return self.kernel().unflatten(1, (-1, self.input_size)).transpose(0, 1).flatten(1)
 
 
-class Block(nn.Module):
+class Block(ConvBlock):
     """Two convolutions, each with a layer norm, and a residual path."""
 
     def __init__(self, input_size: int, output_size: int, make: Callable[[int], nn.Module]) -> None:
@@ -123,13 +121,12 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(output_size) for _ in range(2))
         self.skip = linear_or_identity(input_size, output_size)
 
-    def parts(self) -> Iterator[tuple[ContinuousConv, nn.Module]]:
-        """Each convolution and its layer norm."""
+    def parts(self) -> Iterable[tuple[ContinuousConv, nn.Module]]:
         return zip(self.convs, self.norms, strict=True)  # type: ignore[arg-type]
 
 
 @register("ckconv")
-class CKConv(MemoryCore[Windows]):
+class CKConv(ConvNet):
     """CKConv: convolutions whose kernels are networks of time, a baseline (Romero et al. 2021).
 
     The state holds the windows of all convolutions, two for each of the `layers` blocks. A window
@@ -156,41 +153,3 @@ class CKConv(MemoryCore[Windows]):
             return ContinuousConv(inputs, self.output_size, size, hidden, omega, separable)
 
         self.blocks = nn.ModuleList(Block(widths[i], widths[i + 1], make) for i in range(layers))
-
-    def initial_state(self, batch_size: int) -> Windows:
-        return tuple(
-            self.zeros(batch_size, conv.kept, conv.input_size)
-            for block in self._blocks()
-            for conv, _ in block.parts()
-        )
-
-    def update(
-        self, x: Float[Tensor, "B I"], state: Windows
-    ) -> tuple[Float[Tensor, "B O"], Windows]:
-        return self._forward(x, state, lambda conv, y, window: conv.step(y, window))
-
-    def scan(
-        self, x: Float[Tensor, "B T I"], state: Windows, start: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T O"], Windows]:
-        return self._forward(x, state, lambda conv, y, window: conv.scan(y, window, start))
-
-    def _forward(
-        self,
-        x: Tensor,
-        state: Windows,
-        convolve: Callable[[ContinuousConv, Tensor, Tensor], tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, Windows]:
-        """The output and the next windows; `convolve` is a convolution's step or scan."""
-        windows: list[Tensor] = []
-        given: Iterator[Tensor] = iter(state)
-        for block in self._blocks():
-            y = x
-            for conv, norm in block.parts():
-                y, window = convolve(conv, y, next(given))
-                y = F.relu(norm(y))
-                windows.append(window)
-            x = F.relu(block.skip(x) + y)
-        return x, tuple(windows)
-
-    def _blocks(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]

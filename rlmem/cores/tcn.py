@@ -11,20 +11,16 @@ and dropout are left out. A baseline without recurrence: an output depends on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rlmem.cores.base import MemoryCore, linear_or_identity, register
-from rlmem.cores.window import CausalConv
+from rlmem.cores.base import linear_or_identity, register
+from rlmem.cores.window import CausalConv, ConvBlock, ConvNet
 from rlmem.errors import at_least, positive
 
-Windows = tuple[Tensor, ...]
 
-
-class Block(nn.Module):
+class Block(ConvBlock):
     """One layer: two causal convolutions and a residual path."""
 
     def __init__(self, input_size: int, output_size: int, size: int, dilation: int) -> None:
@@ -33,9 +29,16 @@ class Block(nn.Module):
         self.second = CausalConv(output_size, output_size, size, dilation)
         self.skip = linear_or_identity(input_size, output_size)
 
+    def parts(self) -> Iterable[tuple[CausalConv, Callable[[Tensor], Tensor]]]:
+        return ((conv, _same) for conv in (self.first, self.second))
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
 
 @register("tcn")
-class TCN(MemoryCore[Windows]):
+class TCN(ConvNet):
     """TCN: residual blocks of dilated causal convolutions, a baseline (Bai et al. 2018).
 
     The state holds the windows of all convolutions, two for each of the `layers` layers.
@@ -55,41 +58,3 @@ class TCN(MemoryCore[Windows]):
         self.blocks = nn.ModuleList(
             Block(widths[i], widths[i + 1], size, 2**i) for i in range(layers)
         )
-
-    def initial_state(self, batch_size: int) -> Windows:
-        return tuple(
-            self.zeros(batch_size, conv.kept, conv.input_size)
-            for block in self._blocks()
-            for conv in (block.first, block.second)
-        )
-
-    def update(
-        self, x: Float[Tensor, "B I"], state: Windows
-    ) -> tuple[Float[Tensor, "B O"], Windows]:
-        return self._forward(x, state, lambda conv, y, window: conv.step(y, window))
-
-    def scan(
-        self, x: Float[Tensor, "B T I"], state: Windows, start: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T O"], Windows]:
-        return self._forward(x, state, lambda conv, y, window: conv.scan(y, window, start))
-
-    def _forward(
-        self,
-        x: Tensor,
-        state: Windows,
-        convolve: Callable[[CausalConv, Tensor, Tensor], tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, Windows]:
-        """The output and the next windows; `convolve` is a convolution's step or scan."""
-        windows: list[Tensor] = []
-        given: Iterator[Tensor] = iter(state)
-        for block in self._blocks():
-            y = x
-            for conv in (block.first, block.second):
-                y, window = convolve(conv, y, next(given))
-                y = F.relu(y)
-                windows.append(window)
-            x = F.relu(block.skip(x) + y)
-        return x, tuple(windows)
-
-    def _blocks(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]

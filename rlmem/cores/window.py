@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from rlmem.cores.base import MemoryCore
 from rlmem.kernels import Linear
 from rlmem.kernels.episodes import ages
+
+Windows = tuple[Tensor, ...]
 
 
 def step_taps(
@@ -66,3 +73,60 @@ class CausalConv(nn.Module):
         """The outputs of a row, and the next window. Inputs before a start are never read."""
         taps, window = scan_taps(x, window, start, self.dilation)
         return self.linear(taps), window
+
+
+class ConvBlock(nn.Module):
+    """A layer of convolutions on a residual path; subclasses make the convolutions."""
+
+    skip: nn.Module
+
+    def parts(self) -> Iterable[tuple[Any, Callable[[Tensor], Tensor]]]:
+        """Each convolution (with `step`, `scan`, `kept`, `input_size`), and the norm after it."""
+        raise NotImplementedError
+
+
+class ConvNet(MemoryCore[Windows]):
+    """Residual blocks of causal convolutions, whose windows are the state.
+
+    y = relu(skip(x) + z), with z = relu(norm(conv(z))) for each of a block's parts, from x on.
+    """
+
+    blocks: nn.ModuleList
+
+    def initial_state(self, batch_size: int) -> Windows:
+        return tuple(
+            self.zeros(batch_size, conv.kept, conv.input_size)
+            for block in self._blocks()
+            for conv, _ in block.parts()
+        )
+
+    def update(
+        self, x: Float[Tensor, "B I"], state: Windows
+    ) -> tuple[Float[Tensor, "B O"], Windows]:
+        return self._forward(x, state, lambda conv, y, window: conv.step(y, window))
+
+    def scan(
+        self, x: Float[Tensor, "B T I"], state: Windows, start: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T O"], Windows]:
+        return self._forward(x, state, lambda conv, y, window: conv.scan(y, window, start))
+
+    def _forward(
+        self,
+        x: Tensor,
+        state: Windows,
+        convolve: Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Windows]:
+        """The output and the next windows; `convolve` is a convolution's step or scan."""
+        windows: list[Tensor] = []
+        given: Iterator[Tensor] = iter(state)
+        for block in self._blocks():
+            y = x
+            for conv, norm in block.parts():
+                y, window = convolve(conv, y, next(given))
+                y = F.relu(norm(y))
+                windows.append(window)
+            x = F.relu(block.skip(x) + y)
+        return x, tuple(windows)
+
+    def _blocks(self) -> list[ConvBlock]:
+        return list(self.blocks)  # type: ignore[arg-type]
