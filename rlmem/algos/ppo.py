@@ -159,7 +159,8 @@ class PPO:
         value_scale: float = 1.0,
     ) -> tuple[Tensor, Metrics]:
         """The loss of some rows, and its metrics; `value_scale` divides the value loss."""
-        policy, value, features = self.policy.row(*rollout.rows(rows))
+        obs, state, start = rollout.rows(rows)
+        policy, value, features = self.policy.row(obs, state, start)
         log_ratio = policy.log_prob(rollout.actions(rows)) - rollout.log_prob[rows]
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
@@ -177,21 +178,15 @@ class PPO:
                 "clip_fraction": ((ratio - 1).abs() > self.clip_coef).float().mean(),
             }
         if self.policy.forecast is not None:
-            obs_loss, reward_loss = self.forecast_losses(rollout, rows, features)
+            if self.policy.encoder.normalizer is not None:
+                obs = self.policy.encoder.normalizer(obs)
+            reward = rollout.reward[rows] / self.reward_deviation
+            obs_loss, reward_loss = self.policy.forecast.losses(
+                features, rollout.actions(rows), obs, reward, start
+            )
             loss = loss + self.predict_obs * obs_loss + self.predict_reward * reward_loss
             metrics |= {"obs_loss": obs_loss, "reward_loss": reward_loss}
         return loss, {key: metric.detach() for key, metric in metrics.items()}
-
-    def forecast_losses(
-        self, rollout: Rollout, rows: Tensor, features: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The losses of predicted observations, and of rewards in units of their deviation."""
-        assert self.policy.forecast is not None
-        obs, _, start = rollout.rows(rows)
-        if self.policy.encoder.normalizer is not None:
-            obs = self.policy.encoder.normalizer(obs)
-        reward = rollout.reward[rows] / self.reward_deviation
-        return self.policy.forecast.losses(features, rollout.actions(rows), obs, reward, start)
 
     def value_loss(self, value: Tensor, old: Tensor, target: Tensor) -> Tensor:
         """Half the mean squared error; with `clip_value` the larger one of both, as in PPO2."""
