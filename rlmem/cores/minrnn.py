@@ -25,8 +25,11 @@ class MinRNN(MemoryCore[ConvState]):
     `u` is `x` after a causal convolution over `conv_size` steps (1: none). Without it, one layer
     can hardly represent the order of recent inputs, because its gates see one input at a time.
 
-    `gate` is the range of the gate: positive (the papers' g), signed (2 g - 1), or complex
-    (g exp(i theta), with theta another linear map of `u`; outputs the real part of `h`).
+    `gate` is the range of the gate: positive (the papers' g), signed (2 g - 1), or complex. Then
+    the gate is `a = g exp(i theta)` and the value `(1 - a) c`, with theta and the imaginary part of
+    c from further linear maps of `u`; the output is the real part of `h`. As in the papers, `c` is
+    the fixed point of a step: it moves `h` towards c and turns it around c. With |a| = 1 the turn
+    loses nothing, and a state of 0 need not stay 0.
     """
 
     parts: int
@@ -47,7 +50,7 @@ class MinRNN(MemoryCore[ConvState]):
         if positive and gate != "positive":
             raise UsageError(f"positive=true needs gate=positive, not {gate}")
         self.conv = ShortConv(self.input_size, conv_size)
-        self.maps = self.parts + (gate == "complex")
+        self.maps = self.parts + 2 * (gate == "complex")
         self.linear = Linear(self.input_size, self.maps * self.output_size, bias=bias)
 
     @abstractmethod
@@ -80,8 +83,11 @@ class MinRNN(MemoryCore[ConvState]):
     def _encode(self, u: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
         c, *parts = self.linear(u).to(self.state_dtype).chunk(self.maps, dim=-1)
         gate, write = self.gates(tuple(parts[: self.parts - 1]))
-        gate = torch.polar(gate, parts[-1]) if self.gate == "complex" else stretch(gate, self.gate)
-        return gate, write * (keep_positive(c) if self.positive else c)
+        if self.gate == "complex":
+            angle, imaginary = parts[self.parts - 1 :]
+            turn = torch.polar(gate, angle)
+            return turn, (1 - turn) * torch.complex(c, imaginary)
+        return stretch(gate, self.gate), write * (keep_positive(c) if self.positive else c)
 
     def _output(self, h: Tensor) -> Tensor:
         return h.real if self.gate == "complex" else h

@@ -41,10 +41,12 @@ def test_minimal_networks_equal_a_loop_over_their_equations(name, gate):
             else:
                 f, i = torch.sigmoid(rest[0]), torch.sigmoid(rest[1])
                 write = i / (f + i)
-            a = {"positive": 1 - write, "signed": 1 - 2 * write}.get(gate)
-            if a is None:
-                a = (1 - write) * torch.exp(1j * rest[-1])
-            h = a * h + write * c
+            if gate == "complex":
+                angle, imaginary = rest[-2:]
+                a = (1 - write) * torch.exp(1j * angle)
+                h = a * h + (1 - a) * (c + 1j * imaginary)
+            else:
+                h = {"positive": 1 - write, "signed": 1 - 2 * write}[gate] * h + write * c
             outputs.append(h.real)
         return torch.stack(outputs)
 
@@ -102,28 +104,34 @@ def test_weights_of_signed_and_positive_gates_are_interchangeable(name):
     signed.load_state_dict(positive.state_dict())
 
 
-@pytest.mark.parametrize("gate", ["signed", "complex"])
-def test_a_unit_can_flip_with_each_input(gate):
+def test_a_signed_unit_can_flip_with_each_input():
     """With gate -1, h' = c - h alternates: the parity of the number of ones, at any length."""
-    core = cores.make("mingru", input_size=1, output_size=1, conv_size=1, gate=gate)
+    core = cores.make("mingru", input_size=1, output_size=1, conv_size=1, gate="signed")
     with torch.no_grad():
-        weight, bias = torch.zeros(core.maps, 1), torch.zeros(core.maps)
-        bias[0] = 1.0  # c
-        weight[1], bias[1] = 60.0, -30.0  # z, almost 1 for a one and 0 for a zero
-        if gate == "complex":
-            weight[1], bias[1] = 0.0, -30.0
-            weight[2], bias[2] = torch.pi, 0.0
-        core.linear.weight.copy_(weight)
-        core.linear.bias.copy_(bias)
+        # c = 1; z is almost 1 for a one and 0 for a zero.
+        core.linear.weight.copy_(torch.tensor([[0.0], [60.0]]))
+        core.linear.bias.copy_(torch.tensor([1.0, -30.0]))
     bits = torch.randint(2, (1, 500))
-    state = core.initial_state(1)
-    if gate == "complex":
-        # A rotation needs a first value: one unit, which each one turns by half a circle.
-        state = state._replace(h=torch.ones_like(state.h))
-    y, _ = core.scan(bits[..., None].float(), state, torch.zeros(1, 500, dtype=torch.bool))
+    start = torch.zeros(1, 500, dtype=torch.bool)
+    y, _ = core.scan(bits[..., None].float(), core.initial_state(1), start)
     parity = bits.cumsum(1) % 2
-    want = parity if gate == "signed" else 1 - 2 * parity
-    torch.testing.assert_close(y[..., 0], want.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(y[..., 0], parity.float(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("modulus", [2, 3, 5])
+def test_a_complex_unit_can_count_modulo_a_number(modulus):
+    """Each one turns h around c by a part of the circle; h = 0 comes back after `modulus` ones."""
+    core = cores.make("mingru", input_size=1, output_size=1, conv_size=1, gate="complex").double()
+    with torch.no_grad():
+        # c = 1 + 0.5 i, so that the real parts of all states differ; z is almost 0.
+        core.linear.weight.copy_(torch.tensor([[0.0], [0.0], [2 * torch.pi / modulus], [0.0]]))
+        core.linear.bias.copy_(torch.tensor([1.0, -40.0, 0.0, 0.5]))
+    bits = torch.randint(2, (1, 500))
+    start = torch.zeros(1, 500, dtype=torch.bool)
+    y, _ = core.scan(bits[..., None].double(), core.initial_state(1), start)
+    turn = torch.polar(torch.ones(modulus), torch.arange(modulus) * 2 * torch.pi / modulus)
+    want = ((1 - turn) * (1 + 0.5j)).real.double()[bits.cumsum(1) % modulus]
+    torch.testing.assert_close(y[..., 0], want, rtol=0, atol=1e-4)
 
 
 def test_invalid_ranges_are_named():
