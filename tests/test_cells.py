@@ -9,6 +9,7 @@ import cells
 import mqar
 import pytest
 import state_tracking
+import torch
 
 from rlmem import cores
 from rlmem.diagnose.tracking import GENERATORS
@@ -44,6 +45,23 @@ def test_contestants_have_names_and_options() -> None:
     files = {cells.file_of("x", each).name for each in state_tracking.contestants()}
     assert len(files) == len(state_tracking.contestants())
     assert set(state_tracking.BY_THEORY) <= set(state_tracking.contestants())
+
+
+def test_words_of_training_have_four_to_forty_letters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [state_tracking.draw("z2", generator) for _ in range(300)]
+    assert {batch.inputs.shape[1] for batch in batches} == set(range(4, 41))
+    assert all(280 < batch.inputs.numel() <= 320 for batch in batches)
+
+
+def test_the_short_convolution_is_left_out_of_state_tracking() -> None:
+    assert state_tracking.options_of("gru") == ("gru", {})
+    signed = {"conv_size": 1, "gate": "signed"}
+    assert state_tracking.options_of("mingru:gate=signed") == ("mingru", signed)
+    convolutions = {"deltanet", "gated_deltanet", "mlstm", "mom", "paragru", "s6"}
+    for contestant in state_tracking.contestants():
+        name, options = state_tracking.options_of(contestant)
+        assert name not in convolutions or options["conv_size"] == 1
 
 
 def test_the_table_of_groups_has_medians_over_seeds() -> None:

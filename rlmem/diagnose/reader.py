@@ -59,8 +59,13 @@ def fit(
     draw: Callable[[], Batch],
     steps: int,
     learning_rate: float = LEARNING_RATE,
+    label_smoothing: float = 0.0,
 ) -> float:
-    """Train with Adam and a one-cycle learning rate; returns the loss of the last batch."""
+    """Train with Adam and a one-cycle learning rate; returns the loss of the last batch.
+
+    With `label_smoothing`, that share of the wanted probability is spread over all answers, so that
+    the loss also asks for equal logits in all steps and does not vanish once all answers are right.
+    """
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.1
@@ -69,7 +74,9 @@ def fit(
     for _ in range(steps):
         x = draw()
         logits = model(x).flatten(0, 1)
-        loss = F.cross_entropy(logits, x.answer.flatten(), ignore_index=-1)
+        loss = F.cross_entropy(
+            logits, x.answer.flatten(), ignore_index=-1, label_smoothing=label_smoothing
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
