@@ -60,13 +60,15 @@ def fit(
     steps: int,
     learning_rate: float = LEARNING_RATE,
     label_smoothing: float = 0.0,
+    beta2: float = 0.999,
 ) -> float:
     """Train with Adam and a one-cycle learning rate; returns the loss of the last batch.
 
     With `label_smoothing`, that share of the wanted probability is spread over all answers, so that
     the loss also asks for equal logits in all steps and does not vanish once all answers are right.
+    `beta2` is Adam's decay of squared gradients.
     """
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, beta2))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=steps, pct_start=0.1
     )
