@@ -80,9 +80,10 @@ def test_the_table_of_groups_has_medians_over_seeds() -> None:
 
 def test_a_hybrid_is_compared_with_its_better_part() -> None:
     results = [
-        {"core": core, "pairs": pairs, "width": 32, "seed": 0, "right": right}
+        {"core": core, "pairs": pairs, "width": 32, "seed": 0, "right": right, "loss": 1 - right}
         for core, pairs, right in [
             ("mom", 8, 0.9),
+            ("mom", 8, 0.3),
             ("gated_deltanet", 8, 0.8),
             ("mom", 16, 0.5),
             ("gated_deltanet", 16, 0.75),

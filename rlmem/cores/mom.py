@@ -7,7 +7,9 @@
 Memories that are not selected keep their content, without decay, so that steps routed elsewhere do
 not interfere. Every memory has its own keys, values and beta; q, the decay and the other equations
 are those of `gated_deltanet`. Normalising the K largest entries of softmax(r), as the paper does,
-gives the same w. The paper's additional loss, which balances the memories, is left out.
+gives the same w. The paper's additional loss, which balances the memories, is left out. In the
+authors' code each memory has its own decay, and the convolution of a memory runs over its own steps
+alone; here all memories share one decay and each convolution covers all steps.
 """
 
 from __future__ import annotations
