@@ -42,7 +42,7 @@ def files_of_an_iteration(algo: str, *options: str) -> set[str]:
 
 def test_an_iteration_of_ppo_runs_few_files():
     files = files_of_an_iteration("ppo", "algo.num_steps=60")
-    assert "rlmem/envs/popgym/repeat_previous.py" in files
+    assert "rlmem/envs/popgym/repeat.py" in files
     assert len(files - AT_ONCE) <= 16, sorted(files)
 
 

@@ -22,8 +22,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlmem.cli import collector, third_party
 from rlmem.cli import sweep as sweeps
-from rlmem.cli import third_party
 from rlmem.cli.config import (
     AUTO,
     has_own_folder,
@@ -111,6 +111,7 @@ class _Job:
         """Run it; after an error, which is one line, the other jobs of a sweep still run."""
         from rlmem.runs import memory
 
+        collector.resume()
         self.begun = True
         body, config = COMMANDS[self.command]
         place = sweeps.place_of_job()

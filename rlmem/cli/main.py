@@ -111,9 +111,12 @@ def _dispatch(arguments: list[str]) -> int:
         return programs[command](rest)
     elif command in COMMANDS:
         need("hydra", f"rlmem {command}", "train", "hydra-core")
-        from rlmem.cli.commands import run
+        from rlmem.cli import collector
 
-        return run(command, rest)
+        with collector.paused():
+            from rlmem.cli.commands import run
+
+            return run(command, rest)
     elif not command:
         raise UsageError(f"missing command: {', '.join(COMMANDS)} (see rlmem --help)")
     else:
