@@ -170,7 +170,7 @@ def test_bad_options_of_eval(arguments: str, message: str, error_line: Callable[
         ("train --help env=popgym-repaet", "unknown env 'popgym-repaet'; did you mean popgym-rep"),
         ("train --help algo=pppo", "unknown algo 'pppo'; did you mean ppo? (known: "),
         ("train --help tuned=nope", "unknown tuned 'nope'; did you mean none? (known: meta-bandit"),
-        ("train --help experiment=x", "unknown experiment 'x' (known: in-context)"),
+        ("train --help experiment=x", "unknown experiment 'x' (known: in-context, quick-repeat)"),
         ("train --help cor=gru", "unknown key 'cor'; did you mean core or record?"),
         ("train --help lr=1", "unknown key 'lr'; did you mean algo.learning_rate?"),
         ("train --help core=none core.size=3", "unknown key of core: 'size' (known: name)"),

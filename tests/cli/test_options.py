@@ -60,6 +60,13 @@ def test_tuned_settings_apply_to_an_experiment(capsys: pytest.CaptureFixture[str
     assert (cfg.env.name, cfg.layers, cfg.algo.num_steps) == ("meta-cartpole-projection", 2, 256)
 
 
+def test_an_experiment_comes_before_the_command_line(trained: list[DictConfig]) -> None:
+    assert main(["train", "experiment=quick-repeat", "hidden_size=32"]) == 0
+    (cfg,) = trained
+    assert (cfg.env.name, cfg.core.name, cfg.core.max_period) == ("popgym-repeat", "ffm", 16.0)
+    assert (cfg.hidden_size, cfg.total_steps, cfg.algo.gamma) == (32, 40_000, 0.0)
+
+
 def test_the_default_run_folder_names_environment_core_and_seed(
     trained: list[DictConfig], tmp_path: Path
 ) -> None:

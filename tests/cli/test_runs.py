@@ -182,3 +182,9 @@ def test_periodic_checkpoints_by_default() -> None:
     weights = [checkpoint.load(run).weights for run in "abc"]
     for name, weight in weights[0].items():
         assert all(torch.equal(weight, other[name]) for other in weights[1:]), name
+
+
+@pytest.mark.slow
+def test_the_quick_experiment_solves_its_task() -> None:
+    assert main(["train", "experiment=quick-repeat", "seed=100", "run_dir=a"]) == 0
+    assert json.loads(Path("a/eval.json").read_text())["return_mean"] >= 0.95
