@@ -3,10 +3,12 @@
 Both train on the same POPGym task: rlmem on its tensor environment, sb3-contrib on the package's.
 The number of environments, row length, epochs, minibatches and hidden size are equal. Iterations
 alternate in one process; prints median speeds, and medians over rounds of the ratios in a round. A
-round takes 10 to 20 seconds on an idle machine. Needs the extra `bench`
-(`pip install -c constraints.txt -e '.[bench]'`).
+round takes 10 to 20 seconds on an idle machine. `--precision fp32 bf16` also trains rlmem with
+products in bfloat16. `--cpu-time` counts the seconds of the process alone, for one thread on a busy
+machine. Needs the extra `bench` (`pip install -c constraints.txt -e '.[bench]'`).
 
-    python scripts/bench_train.py [--cores ffm gru lstm] [--rounds 5] [--threads N] [--page NAME]
+    python scripts/bench_train.py [--cores ffm gru lstm] [--precision fp32 bf16] [--rounds 5] \
+        [--threads N] [--cpu-time] [--page NAME]
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pages import publish
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from rlmem.runs import precision
 from rlmem.runs.build import build
 
 TASK = "popgym-RepeatPreviousEasy-v0"
@@ -37,12 +40,16 @@ RATIOS = ("x its defaults", "x equal minibatches", "x one LSTM")
 Iterate = Callable[[], object]
 
 
-def rlmem_iterate(core: str) -> Iterate:
-    """rlmem as built by the command line, with the same observations as sb3-contrib."""
+def rlmem_iterate(core: str, name: str) -> Iterate:
+    """rlmem as built by the command line, with the same observations as sb3-contrib.
+
+    `name` is that of the precision.
+    """
     overrides = [
         "env=popgym-repeat",
         "env.previous_action=false",
         f"core={core}",
+        f"precision={name}",
         f"num_envs={NUM_ENVS}",
         f"hidden_size={HIDDEN}",
         f"algo.num_steps={NUM_STEPS}",
@@ -51,8 +58,13 @@ def rlmem_iterate(core: str) -> Iterate:
     ]
     with initialize_config_module("rlmem.configs", version_base="1.3"):
         cfg = compose("train", overrides)
-    _, _, algo = build(cfg)
-    return lambda: algo.iterate(0.0)
+    env, _, algo = build(cfg)
+
+    def iterate() -> object:
+        with precision.context(name, env.device):
+            return algo.iterate(0.0)
+
+    return iterate
 
 
 def sb3_iterate(batch_size: int, shared: bool = False) -> Iterate:
@@ -82,8 +94,10 @@ def sb3_iterate(batch_size: int, shared: bool = False) -> Iterate:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cores", nargs="+", default=["ffm", "gru", "lstm"])
+    parser.add_argument("--precision", nargs="+", default=["fp32"], choices=precision.PRECISIONS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of torch (default: as many as cores)")
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--page", help="write docs/results/PAGE.md")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", module="stable_baselines3|gymnasium")
@@ -94,16 +108,23 @@ def main() -> None:
         "sb3-contrib, its batch_size of 128": sb3_iterate(128),
         f"sb3-contrib, batch_size {equal} (as many minibatches)": sb3_iterate(equal),
         "the same with one LSTM for actor and critic": sb3_iterate(equal, shared=True),
-        **{f"rlmem core={core}": rlmem_iterate(core) for core in args.cores},
+        **{
+            f"rlmem core={core}" + (f" precision={name}" if name != "fp32" else ""): rlmem_iterate(
+                core, name
+            )
+            for core in args.cores
+            for name in args.precision
+        },
     }
+    clock = time.process_time if args.cpu_time else time.perf_counter
     speeds: dict[str, list[float]] = {name: [] for name in trainers}
     for iterate in trainers.values():
         iterate()
     for _ in range(args.rounds):
         for name, iterate in trainers.items():
-            begun = time.perf_counter()
+            begun = clock()
             iterate()
-            speeds[name].append(STEPS / (time.perf_counter() - begun))
+            speeds[name].append(STEPS / (clock() - begun))
         print(*(f"{runs[-1]:,.0f}" for runs in speeds.values()), file=sys.stderr, flush=True)
     report(speeds, args.rounds, args.page)
 
