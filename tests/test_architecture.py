@@ -21,7 +21,7 @@ ALL_SOURCES = SOURCES + sorted(
 )
 
 # From the floor upward: each room and the rooms that it may import, all of them below it.
-TOOLS = {"errors", "files", "imports", "options", "ranks", "registry", "spaces", "tree"}
+TOOLS = {"compiled", "errors", "files", "imports", "options", "ranks", "registry", "spaces", "tree"}
 MAY_IMPORT = {
     "configs": set(),
     "errors": set(),
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "registry": {"errors", "options"},
     "spaces": {"errors"},
     "ranks": {"errors"},
+    "compiled": {"errors"},
     "kernels": {"errors"},
     "cores": TOOLS | {"kernels"},
     "policies": TOOLS | {"cores", "kernels"},

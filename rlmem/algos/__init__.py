@@ -2,6 +2,7 @@
 
 from rlmem.algos.base import (
     Algorithm,
+    Compilable,
     LearnsLater,
     NonFiniteLoss,
     Requirements,
@@ -16,6 +17,7 @@ names = registry.names
 
 __all__ = [
     "Algorithm",
+    "Compilable",
     "LearnsLater",
     "NonFiniteLoss",
     "Requirements",

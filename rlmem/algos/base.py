@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rlmem.algos.nonfinite import Experience, large_input, nonfinite_input
+from rlmem.compiled import Compiler
 from rlmem.envs.base import Spaces
 from rlmem.errors import UsageError
 from rlmem.policies import ActorCritic, Policy
@@ -62,6 +63,15 @@ class LearnsLater(Protocol):
     @property
     def steps_until_learning(self) -> int:
         """The steps before the first update, at least; 0 after it."""
+        ...
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """An algorithm whose steps of collecting and minibatches a `Compiler` can run."""
+
+    def compile(self, compiler: Compiler) -> None:
+        """Run them with `compiler` from now on."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ from torch.optim import Adam, Optimizer
 
 from rlmem.algos.base import NonFiniteLoss
 from rlmem.algos.nonfinite import Experience
+from rlmem.compiled import Call, Compiler
 from rlmem.errors import UsageError
-from rlmem.ranks import reduce
+from rlmem.ranks import group, reduce
 
 # Scalar tensors by name. They stay on the device until the end of an iteration.
 Metrics = dict[str, Tensor]
@@ -82,27 +83,63 @@ class ClippedAdam:
         whole, second = list(parameters), list(separate_group)
         separate = set(map(id, second))
         first = [parameter for parameter in whole if id(parameter) not in separate]
-        self.groups = [group for group in (first, second) if group]
+        self.groups = [parameters for parameters in (first, second) if parameters]
         self.initial_learning_rate = learning_rate
         self.anneal_lr = anneal_lr
         self.max_grad_norm = max_grad_norm
         self.unchecked: list[Update] = []
+        self.learning_rate = learning_rate
         self.adam = PlainAdam(whole, lr=learning_rate, eps=adam_eps, fused=True)
+        self.forward: Callable[..., Callable[..., Any]] = _unchanged
+        self.captured: Call | None = None
+        # On a device: the step size, and whether a gradient since the last check was not finite.
+        self.rate: Tensor | None = None
+        self.failed: Tensor | None = None
+        if whole[0].device.type != "cpu":
+            self.stay_on_device()
 
-    @property
-    def learning_rate(self) -> float:
-        """The current step size."""
-        return self.adam.param_groups[0]["lr"]
+    def stay_on_device(self) -> None:
+        """From now on, no step reads a value: the step size is a tensor, and errors come later."""
+        device = self.groups[0][0].device
+        self.rate = torch.zeros((), device=device)
+        self.failed = self.adam.found_inf = torch.zeros((), device=device)
+        self._set_rate(self.learning_rate)
+
+    def compile(self, compiler: Compiler) -> None:
+        """Run `minimize` with `compiler` from now on, if it can be."""
+        self.forward = compiler.forward
+        obstacle = "ranks average their gradients" if group.several() else None
+        self.captured = compiler.call("the minibatch", obstacle)
+        if self.captured and self.rate is None:
+            self.stay_on_device()
 
     def anneal(self, progress: float) -> float:
         """Set the step size for this fraction (0 to 1) of the training, and return it.
 
         It falls linearly to 0 with `anneal_lr`, and is constant otherwise.
         """
-        learning_rate = self.initial_learning_rate * (1 - progress if self.anneal_lr else 1)
-        for group in self.adam.param_groups:
-            group["lr"] = learning_rate
-        return learning_rate
+        self._set_rate(self.initial_learning_rate * (1 - progress if self.anneal_lr else 1))
+        return self.learning_rate
+
+    def minimize(
+        self,
+        loss_of: Callable[..., tuple[Tensor, Metrics]],
+        given: tuple[Any, ...],
+        where: str,
+        batch: Experience | None = None,
+    ) -> Metrics:
+        """One step along the gradient of a loss, the first result of `loss_of(*given)`.
+
+        Returns its metrics, the second result, with `grad_norm`. `where` and `batch` as in `step`.
+        Arguments that are no tensors must be the same objects in each call.
+        """
+        if self.captured is None:
+            loss, metrics = self.forward(loss_of)(*given)
+            return {**metrics, "grad_norm": self.step(loss, where, batch)}
+        self._make_room()
+        loss, norm, metrics = self.captured(self._whole_step, loss_of, *given)
+        self.unchecked.append(Update(loss, norm, where, batch))
+        return {**metrics, "grad_norm": norm}
 
     def step(self, loss: Tensor, where: str, batch: Experience | None = None) -> Tensor:
         """One step along the gradient of `loss`; returns the gradient's norm before clipping.
@@ -111,25 +148,16 @@ class ClippedAdam:
         than the CPU `check` does. It names the first input of `batch` that is not finite, if there
         is one.
         """
-        for parameter in (each for group in self.groups for each in group):
-            parameter.grad = None
-        # Gradients have the precision of the forward pass; autocast would round more of them.
-        with torch.autocast(loss.device.type, enabled=False):
-            loss.backward()
-        grads = [[p.grad for p in group if p.grad is not None] for group in self.groups]
-        reduce.average_gradients([each for group in grads for each in group])
-        norms = [nn.utils.get_total_norm(each) for each in grads]
-        norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
+        if self.failed is not None:
+            self._make_room()
+        norm, norms = self._backward(loss)
         update = Update(loss.detach(), norm, where, batch)
-        if norm.device.type == "cpu":
-            if not torch.isfinite(norm):
-                raise update.error()
-        else:
-            norms = self._defer(update, norms)
-        # After the check: gradients that are not finite tell their layer.
-        for group, each in zip(self.groups, norms, strict=True):
-            nn.utils.clip_grads_with_norm_(group, self.max_grad_norm, each)
-        self.adam.step()
+        if self.failed is not None:
+            self.unchecked.append(update)
+            norms = self._without_failed(norm, norms)
+        elif not torch.isfinite(norm):
+            raise update.error()
+        self._descend(norms)
         return norm
 
     def check(self) -> None:
@@ -146,30 +174,76 @@ class ClippedAdam:
         norms = torch.stack([each.norm for each in unchecked]).tolist()
         bad = [each for each, norm in zip(unchecked, norms, strict=True) if not isfinite(norm)]
         if bad:
-            self.adam.found_inf = None
+            assert self.failed is not None
+            self.failed.zero_()
             raise bad[0].error()
 
-    def _defer(self, update: Update, norms: list[Tensor]) -> list[Tensor]:
+    def _whole_step(
+        self, loss_of: Callable[..., tuple[Tensor, Metrics]], *given: Any
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """Loss, gradients and new weights without a wait for the device: loss, norm, metrics."""
+        loss, metrics = loss_of(*given)
+        norm, norms = self._backward(loss)
+        self._descend(self._without_failed(norm, norms))
+        return loss.detach(), norm, metrics
+
+    def _backward(self, loss: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The norm of all gradients of a loss, and that of each group."""
+        for parameter in (each for parameters in self.groups for each in parameters):
+            parameter.grad = None
+        # Gradients have the precision of the forward pass; autocast would round more of them.
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
+        grads = [
+            [each.grad for each in parameters if each.grad is not None]
+            for parameters in self.groups
+        ]
+        reduce.average_gradients([each for part in grads for each in part])
+        norms = [nn.utils.get_total_norm(each) for each in grads]
+        return torch.stack(norms).norm() if len(norms) > 1 else norms[0], norms
+
+    def _descend(self, norms: list[Tensor]) -> None:
+        """Clip the gradients of each group, and change the weights."""
+        # After the check: gradients that are not finite tell their layer.
+        for parameters, each in zip(self.groups, norms, strict=True):
+            nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, each)
+        self.adam.step()
+
+    def _make_room(self) -> None:
+        """Check the last updates if there are many: each keeps its batch."""
+        if len(self.unchecked) >= MOST_UNCHECKED:
+            self.check()
+
+    def _without_failed(self, norm: Tensor, norms: list[Tensor]) -> list[Tensor]:
         """Let Adam do nothing, on the device, if this gradient or an earlier one is not finite.
 
         Returns the norms for clipping: without any, gradients that are not finite stay as they are.
         """
-        if len(self.unchecked) >= MOST_UNCHECKED:
-            self.check()
-        self.unchecked.append(update)
-        finite = torch.isfinite(update.norm)
-        failed = (~finite).float()
-        before = self.adam.found_inf
-        self.adam.found_inf = failed if before is None else torch.maximum(before, failed)
+        finite = torch.isfinite(norm)
+        assert self.failed is not None
+        torch.maximum(self.failed, (~finite).float(), out=self.failed)
         return [torch.where(finite, each, 0) for each in norms]
 
+    def _set_rate(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        if self.rate is not None:
+            self.rate.fill_(learning_rate)
+        for parameters in self.adam.param_groups:
+            parameters["lr"] = learning_rate if self.rate is None else self.rate
+            parameters["capturable"] = self.rate is not None
+
     def state_dict(self) -> dict[str, Any]:
-        """The state for a resumed run."""
-        return self.adam.state_dict()
+        """The state for a resumed run, the same for every device."""
+        state = self.adam.state_dict()
+        plain = {"lr": self.learning_rate, "capturable": False}
+        return {**state, "param_groups": [{**each, **plain} for each in state["param_groups"]]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a `state_dict`; a `UsageError` if it is of other parameters."""
         self.adam.load_state_dict(state)
+        if self.captured:
+            self.captured.forget()  # the moments have other addresses
+        self._set_rate(float(self.adam.param_groups[0]["lr"]))
         if not self.anneal_lr:
             self.anneal(0.0)  # the step size is an option, and may have changed
         for parameter, moments in self.adam.state.items():
@@ -178,6 +252,10 @@ class ClippedAdam:
                     f"the optimizer's state has a moment of shape {list(moments['exp_avg'].shape)} "
                     f"for a parameter of shape {list(parameter.shape)}"
                 )
+
+
+def _unchanged(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def mean_metrics(updates: Sequence[Metrics]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rlmem.algos.base import Requirements, register, require_statistics
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
+from rlmem.compiled import Compiler
 from rlmem.data.returns import gae
 from rlmem.data.rollout import Collector, Rollout, minibatches
 from rlmem.envs.base import VecEnv
@@ -83,7 +84,7 @@ class PPO:
         self.min_value_scale = 1e-8 if separate_critic else 1.0
         self.target_kl = target_kl
         self.predict_obs, self.predict_reward = predict_obs, predict_reward
-        self.reward_deviation = torch.ones(())
+        self.reward_deviation = torch.ones((), device=env.device)
         self.collector = Collector(env, policy, num_steps, seed)
         self.collector.require_divisible(num_minibatches)
         self.steps_per_iteration = self.collector.steps
@@ -109,20 +110,21 @@ class PPO:
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
         )
-        value_scale = 1.0  # a single target has no variance
+        value_scale = torch.ones_like(target[0, 0])  # a single target has no variance
         if self.norm_value and group.count() * target.numel() > 1:
-            value_scale = float(reduce.variance(target).clamp(min=self.min_value_scale))
+            value_scale = reduce.variance(target).clamp(min=self.min_value_scale)
 
         if self.predict_reward:
-            self.reward_deviation = reduce.variance(rollout.reward).sqrt().clamp(min=1e-8)
+            deviation = reduce.variance(rollout.reward).sqrt().clamp(min=1e-8)
+            self.reward_deviation.copy_(deviation)
         updates: list[Metrics] = []
         for epoch in range(1, self.num_epochs + 1):
             batches = minibatches(advantage, self.num_minibatches)
             advantages = self.normalized([advantage[rows] for rows in batches])
             for rows, own in zip(batches, advantages, strict=True):
-                loss, metrics = self.loss(rollout, rows, own, target[rows], value_scale)
-                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PPO", rollout)
-                updates.append(metrics)
+                given = rollout, rows, own, target[rows], value_scale
+                where = f"epoch {epoch} of PPO"
+                updates.append(self.optimizer.minimize(self.loss, given, where, rollout))
             if self.target_kl is not None:
                 kl = mean_metrics(updates[-self.num_minibatches :])["approx_kl"]
                 if reduce.mean_number(kl) > self.target_kl:
@@ -156,7 +158,7 @@ class PPO:
         rows: Tensor,
         advantage: Tensor,
         target: Tensor,
-        value_scale: float = 1.0,
+        value_scale: Tensor | float = 1.0,
     ) -> tuple[Tensor, Metrics]:
         """The loss of some rows, and its metrics; `value_scale` divides the value loss."""
         obs, state, start = rollout.rows(rows)
@@ -167,7 +169,10 @@ class PPO:
         policy_loss = -torch.min(ratio * advantage, clipped * advantage).mean()
         value_loss = self.value_loss(value, rollout.value[rows], target)
         entropy = policy.entropy().mean()
-        loss = policy_loss + self.vf_coef / value_scale * value_loss - self.ent_coef * entropy
+        # Divided in float64, then rounded: as with a number of the host.
+        weight = self.vf_coef / torch.as_tensor(value_scale, dtype=torch.float64)
+        weighted = weight.to(value_loss.dtype) * value_loss
+        loss = policy_loss + weighted - self.ent_coef * entropy
         with torch.no_grad():
             metrics = {
                 "policy_loss": policy_loss,
@@ -195,6 +200,11 @@ class PPO:
             near = old + (value - old).clamp(-self.clip_value, self.clip_value)
             error = torch.max(error, (near - target).square())
         return 0.5 * error.mean()
+
+    def compile(self, compiler: Compiler) -> None:
+        """Run steps of collecting and minibatches with `compiler` from now on."""
+        self.collector.compile(compiler)
+        self.optimizer.compile(compiler)
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), **self.collector.state_dict()}

@@ -20,6 +20,7 @@ from torch import Tensor
 from rlmem.algos.base import Requirements, register, require_statistics
 from rlmem.algos.optimizer import ClippedAdam, Metrics, mean_metrics
 from rlmem.algos.schedules import Exploration
+from rlmem.compiled import Compiler
 from rlmem.data.returns import lambda_returns
 from rlmem.data.rollout import Collector, Rollout, minibatches
 from rlmem.envs.base import VecEnv
@@ -89,9 +90,8 @@ class PQN:
         updates: list[Metrics] = []
         for epoch in range(1, self.num_epochs + 1):
             for rows in minibatches(target, self.num_minibatches):
-                loss, metrics = self.loss(rollout, rows, target[rows])
-                metrics["grad_norm"] = self.optimizer.step(loss, f"epoch {epoch} of PQN", rollout)
-                updates.append(metrics)
+                given, where = (rollout, rows, target[rows]), f"epoch {epoch} of PQN"
+                updates.append(self.optimizer.minimize(self.loss, given, where, rollout))
         self.optimizer.check()
         self.collector.update_statistics()
         return {
@@ -119,6 +119,11 @@ class PQN:
         value = self.policy(*rollout.rows(rows)).gather(-1, chosen[..., None]).squeeze(-1)
         loss = 0.5 * (value - target).square().mean()
         return loss, {"q_loss": loss.detach(), "q": value.detach().mean()}
+
+    def compile(self, compiler: Compiler) -> None:
+        """Run steps of collecting and minibatches with `compiler` from now on."""
+        self.collector.compile(compiler)
+        self.optimizer.compile(compiler)
 
     def state_dict(self) -> dict[str, Any]:
         return {"optimizer": self.optimizer.state_dict(), **self.collector.state_dict()}

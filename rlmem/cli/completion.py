@@ -39,6 +39,7 @@ NAMES = {"cores": "core", "envs": "env", "policy.encoder": "policy.encoder"}
 CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "checkpoint": ("best", "last"),
+    "compile": ("auto", "graphs", "inductor", "none"),
     "precision": ("bf16", "fp32"),
     "threads": ("auto",),
     "on_nonfinite": ("rollback", "skip", "stop"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlmem import tree
@@ -21,48 +21,53 @@ class Critic(Protocol):
     def value(self, obs: Tensors, state: Any, start: Tensor) -> Tensor: ...
 
 
-class _Kept(NamedTuple):
-    t: int
-    step: Transition
-    state: Any
-
-
 class FinalValues:
     """Writes the value of the final observation after each truncated step into `next_value`.
 
-    It keeps some steps with the memory after each. Then one read tells the truncated episodes, and
-    one call of the policy gives the values of all of them. On a CPU, asking at each step is faster.
+    It keeps the final observations of some steps, with the memory after each: those of step t at
+    place t modulo `capacity`. Then one read tells the truncated episodes, and one call of the
+    policy gives the values of all of them. On a CPU, asking at each step is faster.
     """
 
-    def __init__(self, policy: Critic, next_value: Float[Tensor, "N T"]) -> None:
-        self.policy, self.next_value = policy, next_value
-        self.kept: list[_Kept] = []
-        self.bytes = 0
+    def __init__(self, policy: Critic, obs: Tensors, state: Any, num_steps: int) -> None:
+        self.policy = policy
+        leaves = [*obs.values(), *tree.leaves(state)]
+        size = max(sum(leaf.nbytes for leaf in leaves), 1)
+        self.capacity = max(1, min(MOST_STEPS, num_steps, MOST_BYTES // size))
 
-    def add(self, t: int, step: Transition, state: Any) -> None:
-        """Keep step `t`; `state` is the memory after its observation."""
-        self.kept.append(_Kept(t, step, state))
-        leaves = [*step.final_obs.values(), *tree.leaves(state)]
-        self.bytes += sum(leaf.nbytes for leaf in leaves)
-        if len(self.kept) == MOST_STEPS or self.bytes > MOST_BYTES:
-            self.flush()
+        def places(leaf: Tensor) -> Tensor:
+            return leaf.new_zeros(self.capacity, *leaf.shape)
 
-    def flush(self) -> None:
-        """Write the values after the kept steps."""
-        kept, self.kept, self.bytes = self.kept, [], 0
-        if not kept:
-            return
-        found = torch.stack([each.step.truncated for each in kept]).nonzero()
+        self.obs = {key: places(leaf) for key, leaf in obs.items()}
+        self.state = tree.map(places, state)
+        any_leaf = leaves[0]
+        self.truncated: Bool[Tensor, "K N"] = any_leaf.new_zeros(
+            self.capacity, len(any_leaf), dtype=torch.bool
+        )
+
+    def add(self, t: int | Tensor, step: Transition, state: Any) -> None:
+        """Keep step `t` (as a tensor, [1]); `state` is the memory after its observation."""
+        place = t % self.capacity
+        for key, leaf in step.final_obs.items():
+            write(self.obs[key], leaf, place, dim=0)
+        tree.map(lambda kept, leaf: write(kept, leaf, place, dim=0), self.state, state)
+        write(self.truncated, step.truncated, place, dim=0)
+
+    def flush(self, next_value: Float[Tensor, "N T"], first: int, count: int) -> None:
+        """Write the values after steps `first` .. `first + count - 1`; `first` has place 0."""
+        found = self.truncated[:count].nonzero()
         if not len(found):
             return
         number, env = found.unbind(1)
-        place = number * len(self.next_value) + env
-
-        def some(*leaves: Tensor) -> Tensor:
-            return torch.stack(leaves).flatten(0, 1)[place]
-
-        steps = [each.step for each in kept]
-        obs = {key: some(*(step.final_obs[key] for step in steps)) for key in steps[0].final_obs}
-        state = tree.map(some, *(each.state for each in kept))
+        obs = {key: leaf[number, env] for key, leaf in self.obs.items()}
+        state = tree.map(lambda leaf: leaf[number, env], self.state)
         value = self.policy.value(obs, state, torch.zeros_like(env, dtype=torch.bool))
-        self.next_value[env, number + kept[0].t] = value.to(self.next_value.dtype)
+        next_value[env, number + first] = value.to(next_value.dtype)
+
+
+def write(buffer: Tensor, value: Tensor, place: int | Tensor, dim: int) -> None:
+    """Write `value` to a place [1] along a dimension: known to the host, or to the device alone."""
+    if isinstance(place, int):
+        buffer.select(dim, place).copy_(value)
+    else:
+        buffer.index_copy_(dim, place, value.to(buffer.dtype).unsqueeze(dim))

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlmem import tree
-from rlmem.data.final_values import FinalValues
+from rlmem.compiled import Compiler, Steps, obstacle
+from rlmem.data.final_values import FinalValues, write
 from rlmem.data.place import load_place, save_place
 from rlmem.data.returns import DiscountedReturns, EpisodeSums, summary
 from rlmem.envs.base import Tensors, VecEnv
@@ -86,6 +87,11 @@ class Collector:
         self.state = policy.initial_state(env.num_envs)
         self.sums = EpisodeSums(env.num_envs, env.device)
         self.rollout: Rollout | None = None
+        self.act = policy.act_with_value
+        self.final = self._final_values() if env.device.type != "cpu" else None
+        self.captured: Steps | None = None
+        # The column of the next step, which a captured step counts on the device.
+        self.column = torch.zeros(1, dtype=torch.int64, device=env.device)
         self.normalizers = normalizers(policy)
         for normalizer in self.normalizers:
             normalizer.guess_from(self.obs)
@@ -108,38 +114,76 @@ class Collector:
     @torch.autocast("cpu", enabled=False)
     def collect(self) -> Rollout:
         """Run T steps in every environment."""
-        first_state = self.state
-        never = torch.zeros_like(self.start)
-        out, final = self.rollout, None
-        for t in range(self.num_steps):
-            act = self.policy.act_with_value(self.obs, self.state, self.start)
-            step = self.env.step(act.action)
-            if out is None:
-                out = self.rollout = self._allocate(act.action, step.reward)
-            if t == 0 and self.env.device.type != "cpu":
-                final = FinalValues(self.policy, out.next_value)
-            _write(out.obs, self.obs, t)
-            _write(out.action, act.action, t)
-            out.log_prob[:, t] = act.log_prob
-            out.value[:, t] = act.value
-            out.reward[:, t] = step.reward
-            out.start[:, t] = self.start
-            out.terminated[:, t] = step.terminated
-            out.truncated[:, t] = step.truncated
-            self.obs, self.state = step.obs, act.state
-            self.start = step.memory_reset
-            if final is not None:
-                final.add(t, step, act.state)
-            elif step.truncated.any():
-                out.next_value[:, t] = self.policy.value(step.final_obs, act.state, never)
+        if self.rollout is not None:
+            # In place: a captured minibatch reads it there.
+            tree.map(lambda kept, leaf: kept.copy_(leaf), self.rollout.state, self.state)
+        self.column.zero_()
+        most = self.final.capacity if self.final else self.num_steps
+        for first in range(0, self.num_steps, most):
+            count = min(most, self.num_steps - first)
+            self._steps(first, count)
+            assert self.rollout is not None
+            if self.final:
+                self.final.flush(self.rollout.next_value, first, count)
+        out = self.rollout
         assert out is not None
-        if final is not None:
-            final.flush()
-        out.state, out.last_obs = first_state, self.obs
+        out.last_obs = self.obs
         last = self.policy.value(self.obs, self.state, self.start)
         following = torch.cat([out.value[:, 1:], last[:, None]], dim=1)
         torch.where(out.truncated, out.next_value, following, out=out.next_value)
         return out
+
+    def compile(self, compiler: Compiler) -> None:
+        """Run steps with `compiler` from now on, if they can be."""
+        self.act = compiler.forward(self.policy.act_with_value)
+        self.captured = compiler.steps("the step of collecting", obstacle(self.env))
+        if self.captured:
+            # A captured step cannot ask for the truncated episodes.
+            self.final = self.final or self._final_values()
+
+    def _steps(self, first: int, count: int) -> None:
+        """Run steps `first` .. `first + count - 1` of a row."""
+        if self.captured:
+            self.captured(lambda: self._step(self.column), self._live, self._set_live, count)
+            return
+        for t in range(first, first + count):
+            self._step(t)
+
+    def _step(self, t: int | Tensor) -> None:
+        """One step in every environment: step `t` of the row (as a tensor, [1])."""
+        act = self.act(self.obs, self.state, self.start)
+        step = self.env.step(act.action)
+        out = self.rollout
+        if out is None:
+            out = self.rollout = self._allocate(act.action, step.reward)
+        for buffers, leaves in ((out.obs, self.obs), (out.action, act.action)):
+            for key, leaf in leaves.items():
+                write(buffers[key], leaf, t, dim=1)
+        write(out.log_prob, act.log_prob, t, dim=1)
+        write(out.value, act.value, t, dim=1)
+        write(out.reward, step.reward, t, dim=1)
+        write(out.start, self.start, t, dim=1)
+        write(out.terminated, step.terminated, t, dim=1)
+        write(out.truncated, step.truncated, t, dim=1)
+        self.obs, self.state = step.obs, act.state
+        self.start = step.memory_reset
+        if self.final:
+            self.final.add(t, step, act.state)
+        elif step.truncated.any():
+            never = torch.zeros_like(self.start)
+            out.next_value[:, t] = self.policy.value(step.final_obs, act.state, never)
+        if self.captured:
+            self.column = self.column + 1
+
+    def _live(self) -> Any:
+        """All values that a step changes, besides the rollout."""
+        return self.env, self.obs, self.state, self.start, self.column
+
+    def _set_live(self, values: Any) -> None:
+        _, self.obs, self.state, self.start, self.column = values
+
+    def _final_values(self) -> FinalValues:
+        return FinalValues(self.policy, self.obs, self.state, self.num_steps)
 
     def rewards(self, out: Rollout, gamma: float) -> Float[Tensor, "B T"]:
         """The rewards of a rollout; if the policy keeps their statistics, divided by the deviation
@@ -208,10 +252,5 @@ class Collector:
             start=flag(),
             terminated=flag(),
             truncated=flag(),
-            state=self.state,
+            state=tree.map(lambda leaf: leaf.clone(), self.state),
         )
-
-
-def _write(buffer: Tensors, leaves: Tensors, t: int) -> None:
-    for key, leaf in leaves.items():
-        buffer[key][:, t] = leaf

@@ -30,6 +30,9 @@ _EPISODE = _signed((GOLDEN << 20) & (1 << 64) - 1)
 
 # The most numbers made at a time: more would not fit the cache, fewer would waste calls.
 BLOCK = 1 << 15
+# The most steps whose numbers another device than the CPU makes at a time. A captured step of an
+# environment is one of so many kinds.
+DEVICE_STEPS = 8
 
 # Padding between the rows of a deck. Without it they may be a power of two apart, so that a column
 # competes for one set of the cache (measured: three times slower).
@@ -225,11 +228,17 @@ class RandomSteps:
     Use `bits` or `half`, not both: the words of a block would depend on the block size.
     """
 
+    replayable = True
+
     def __init__(self, key: Int[Tensor, "N"], per_step: int = 1) -> None:
         self._key = mix(key ^ _STEPS)
         self._per_step = per_step
-        self._block = max(1, BLOCK // max(len(key) * per_step, 1))
-        self._word = 0
+        most = BLOCK // max(len(key) * per_step, 1)
+        if key.device.type != "cpu":
+            most = min(most, DEVICE_STEPS)
+        self._block = max(1, most)
+        # On the device, because a captured step counts on without the host.
+        self._word = torch.zeros((), dtype=torch.int64, device=key.device)
         self._words: list[Tensor] = []
         self._halves: list[Tensor] = []
         self._normals: list[Tensor] = []
@@ -257,19 +266,20 @@ class RandomSteps:
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream, with the numbers that are made already."""
         made = {"words": self._words, "halves": self._halves, "normals": self._normals}
-        return {"word": self._word} | {k: torch.stack(v) for k, v in made.items() if v}
+        return {"word": int(self._word)} | {k: torch.stack(v) for k, v in made.items() if v}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on in the stream of a `state_dict`."""
         made = {name: state.get(name) for name in ("words", "halves", "normals")}
         device = self._key.device
-        self._word = state["word"]
+        self._word = torch.full((), state["word"], dtype=torch.int64, device=device)
         self._words, self._halves, self._normals = (
             [] if each is None else list(each.to(device).unbind()) for each in made.values()
         )
 
     def _draw(self) -> Int[Tensor, "block per_step N"]:
         """The next words."""
-        first, self._word = self._word, self._word + self._block * self._per_step
-        counter = torch.arange(first, self._word, device=self._key.device)
+        size = self._block * self._per_step
+        counter = torch.arange(size, device=self._key.device) + self._word
+        self._word = self._word + size
         return bits(self._key, counter.view(self._block, self._per_step, 1))

@@ -25,6 +25,8 @@ class PreviousAction:
     action.
     """
 
+    replayable = True
+
     def __init__(self, env: VecEnv) -> None:
         self.env = env
         self.num_envs = env.num_envs

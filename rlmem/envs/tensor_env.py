@@ -14,7 +14,7 @@ end:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -29,6 +29,7 @@ from rlmem.envs import counter_rng
 from rlmem.envs.base import Spaces, Tensors, Transition
 from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.observation_check import observation_check
+from rlmem.envs.script import Script
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.envs.tensor_state import WithState
 from rlmem.errors import positive
@@ -172,23 +173,6 @@ class LockstepEnv(TensorEnv, Generic[S]):
         return Transition(self._restart(), reward, *flags, obs, ended)
 
 
-# A tensor [T, ...], or the sequence of its T entries, which is faster to index.
-TimeSeries = Tensor | Sequence[Tensor]
-
-
-class Script:
-    """The observations and right answers of episodes, known when they begin.
-
-    `answer[t]` belongs to step t, whose observation is `obs[...][t]`. Both are float32 or integers.
-    Narrow integers save memory and time: as int64 a script would not fit the caches.
-    """
-
-    def __init__(self, obs: Mapping[str, TimeSeries], answer: TimeSeries) -> None:
-        """`obs` has leaves [length + 1, N, ...]; `answer` is [length, N]."""
-        self.obs = {key: _entries(leaf) for key, leaf in obs.items()}
-        self.answer = _entries(answer)
-
-
 class ScriptedEnv(LockstepEnv[Script]):
     """Questions whose right answers do not depend on earlier actions.
 
@@ -229,10 +213,6 @@ def _widen(entry: Tensor) -> Tensor:
     return entry if entry.is_floating_point() else entry.long()
 
 
-def _entries(leaf: TimeSeries) -> Sequence[Tensor]:
-    return leaf.unbind() if isinstance(leaf, Tensor) else leaf
-
-
 class StateEnv(TensorEnv, Generic[S]):
     """Environments that end their episodes one by one; `self.state` is a tree of tensors [N, ...].
 
@@ -248,6 +228,7 @@ class StateEnv(TensorEnv, Generic[S]):
     spares = 1
     axis = 0  # the dimension of the leaves that counts environments: 0 or -1
     carried = ("_next", "_left")
+    countdowns = ("_left",)
     state: S
 
     @abstractmethod

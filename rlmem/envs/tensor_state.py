@@ -36,6 +36,9 @@ class WithState(ABC):
     state: Any
     carried: ClassVar[tuple[str, ...]] = ()
     fixed: ClassVar[bool] = False
+    # Steps can be captured: see `compiled.live`.
+    replayable: ClassVar[bool] = True
+    countdowns: ClassVar[tuple[str, ...]] = ()
     _obs_check: ObservationCheck | None
 
     def close(self) -> None:  # noqa: B027

@@ -26,7 +26,7 @@ from rlmem.errors import UsageError, positive
 from rlmem.options import check_call, check_range, check_type
 from rlmem.policies import Policy
 from rlmem.ranks import group, reduce
-from rlmem.runs import checkpoint, memory, precision, run_files, trust
+from rlmem.runs import checkpoint, compiling, memory, precision, run_files, trust
 from rlmem.runs.guard import environment_errors
 from rlmem.runs.size_limit import limited
 
@@ -177,6 +177,7 @@ def build(
     if (folder := cfg.get("record")) is not None:
         env = recorder = Recorder(env, Path(folder), _dataset_metadata(cfg))
     algo = algos.make(cfg.algo.name, env=env, policy=policy, seed=seeds, **options(cfg.algo))
+    compiling.apply(cfg, algo, env, device)
     if recorder is not None:
         iterations = max(-(-(cfg.total_steps - step) // algo.steps_per_iteration), 0)
         recorder.reserve(iterations * algo.steps_per_iteration // env.num_envs)

@@ -30,6 +30,8 @@ class EnvironmentFailure(UsageError):
 class GuardedEnv:
     """`env`, whose errors become `EnvironmentFailure`, and whose steps a late stop interrupts."""
 
+    replayable = True  # a captured step is too short to be interrupted
+
     def __init__(self, env: VecEnv, stop: Stop) -> None:
         self.env = env
         self.stop = stop

@@ -15,7 +15,7 @@ from rlmem.envs.base import CannotContinue, VecEnv
 from rlmem.envs.given import Given
 from rlmem.policies import Policy
 from rlmem.ranks import group
-from rlmem.runs import checkpoint, precision, ranks
+from rlmem.runs import checkpoint, compiling, precision, ranks
 from rlmem.runs.build import build, options, seed_everything
 from rlmem.runs.checkpoint import Checkpoint
 from rlmem.runs.guard import EnvironmentFailure, closing
@@ -93,6 +93,7 @@ def settings(cfg: DictConfig) -> str:
     env = {key: value for key, value in options(cfg.env).items() if key not in SAME_EPISODES}
     found = {"num_envs": cfg.num_envs, "env": env, "threads": torch.get_num_threads()}
     found["precision"] = precision.of(cfg)
+    found["inductor"] = compiling.of(cfg) == "inductor"
     return json.dumps(found, default=str)
 
 
@@ -169,6 +170,8 @@ def _line(cfg: DictConfig, saved: Checkpoint, reason: str | None) -> str | None:
         changed.append(f"{then['threads']} threads, not {now['threads']}")
     if (earlier := then.get("precision", "fp32")) != now["precision"]:
         changed.append(f"precision {earlier}, not {now['precision']}")
+    if then.get("inductor", False) != now["inductor"]:
+        changed.append("another choice of compile")
     rounded = f" (but for rounding: it had {', and '.join(changed)})" if changed else ""
     return f"{place} exactly where it was{rounded}"
 

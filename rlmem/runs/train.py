@@ -21,6 +21,7 @@ from rlmem.ranks import group
 from rlmem.runs import callbacks as watchers
 from rlmem.runs import (
     checkpoint,
+    compiling,
     evaluate,
     folder,
     nonfinite,
@@ -79,6 +80,7 @@ def train(
     if nonfinite.check(cfg.get("on_nonfinite", "stop")) == "rollback" and isinstance(env, Batch):
         raise UsageError("a rollback needs new environments: give env as a name, class or function")
     precision.of(cfg)
+    compiling.of(cfg)
     threads.check(cfg.threads)
     ranks.require(cfg, unique, env)
     group.join()

@@ -11,7 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
-from rlmem.envs.tensor_env import Script, ScriptedEnv
+from rlmem.envs.script import Script
+from rlmem.envs.tensor_env import ScriptedEnv
 
 
 class TokenEnv(ScriptedEnv):
