@@ -1,5 +1,7 @@
 """PPO with one core on popgym-repeat: speed, memory and waits per number of environments.
 
+On a GPU every number is measured without CUDA graphs, then with them, and training has them.
+
 The last case trains until the greedy return is 0.95, with the most environments whose iterations
 are nearly as short as the shortest: the number of iterations hardly depends on the size (on a CPU,
 20 with 64 environments and 15 with 512). Hydra, torchrl and popgym are not needed.
@@ -16,16 +18,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from gpu_check_worker import Deadline, emit, parser, prepare, serve, synchronize
+from gpu_check_worker import Deadline, emit, free, parser, prepare, serve, synchronize
 
 from rlmem import envs
 from rlmem.algos.ppo import PPO
+from rlmem.compiled import Graphs
 from rlmem.envs.seeding import eval_seeds, train_seeds
 from rlmem.policies import ActorCritic
 
 TASK, GOAL = "popgym-repeat", 0.95
 SIZES, SMALL = (4096, 1024, 16384), (8,)
 STEPS, SMALL_STEPS = 128, 16
+CAPTURES = 3  # iterations until all graphs are captured
 MOST_ITERATIONS = 5  # measured for a size
 SPEED_SECONDS = 8.0  # for a size, after the first iteration
 EPISODES, EVALUATE_EVERY = 512, 2  # greedy episodes of an evaluation, and iterations between two
@@ -46,6 +50,7 @@ class Trainer:
         num_envs: int,
         options: argparse.Namespace,
         separate_critic: bool = False,
+        graphs: bool = False,
     ) -> None:
         torch.manual_seed(0)
         self.device = options.device
@@ -62,6 +67,8 @@ class Trainer:
             anneal_lr=False,
             separate_critic=separate_critic,
         )
+        if graphs:
+            self.ppo.compile(Graphs(torch.device(self.device), say=note))
         self.steps = self.ppo.steps_per_iteration
         self.collecting = 0.0
         self.collector: Any = self.ppo.collector
@@ -88,11 +95,31 @@ class Trainer:
         return self.now() - begun, self.collecting
 
 
+def note(line: str) -> None:
+    """A line in the report."""
+    emit("note", text=line)
+
+
 def speed(core: str, num_envs: int, options: argparse.Namespace, seconds: float) -> float:
+    """Measure a size for some seconds, on a GPU both ways; returns the seconds of an iteration."""
+    if options.device != "cuda":
+        return measure(core, num_envs, options, seconds, graphs=False)
+    measure(core, num_envs, options, seconds / 2, graphs=False)
+    free(options.device)
+    return measure(core, num_envs, options, seconds / 2, graphs=True)
+
+
+def measure(
+    core: str, num_envs: int, options: argparse.Namespace, seconds: float, graphs: bool
+) -> float:
     """Measure a size for some seconds; returns the seconds of an iteration."""
     cuda = options.device == "cuda"
-    trainer = Trainer(core, num_envs, options)
-    first, _ = trainer.iterate()
+    trainer = Trainer(core, num_envs, options, graphs=graphs)
+    begun = trainer.now()
+    # Every step of the episodes is captured when it comes the second time.
+    for _ in range(CAPTURES if graphs else 1):
+        trainer.iterate()
+    first = trainer.now() - begun
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     end = trainer.now() + min(seconds, SPEED_SECONDS)
@@ -100,7 +127,8 @@ def speed(core: str, num_envs: int, options: argparse.Namespace, seconds: float)
     while not times or (trainer.now() < end and len(times) < MOST_ITERATIONS):
         times.append(trainer.iterate())
     whole, collecting = (statistics.median(each) for each in zip(*times, strict=True))
-    row = {"core": core, "envs": num_envs, "steps_s": trainer.steps / whole}
+    row: dict[str, Any] = {"core": core, "envs": num_envs, "graphs": ("no", "yes")[graphs]}
+    row["steps_s"] = trainer.steps / whole
     row |= {"collect_s": collecting, "update_s": whole - collecting, "first_s": first}
     if cuda:
         row["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20
@@ -122,9 +150,10 @@ def count_waits(trainer: Trainer, row: dict[str, Any]) -> None:
         torch.cuda.set_sync_debug_mode("default")
     waits = [each for each in caught if "synchroniz" in str(each.message)]
     places = Counter(f"{Path(each.filename).name}:{each.lineno}" for each in waits)
-    emit("update", **{key: row[key] for key in ("core", "envs")}, waits=len(waits))
+    same = ("core", "envs", "graphs")
+    emit("update", **{key: row[key] for key in same if key in row}, waits=len(waits))
     named = ", ".join(f"{place} x{count}" for place, count in places.most_common(NAMED_WAITS))
-    emit("note", text=f"waits of {row['core']} at {row['envs']} environments: {named or 'none'}")
+    note(f"waits of {row['core']} at {row['envs']} environments: {named or 'none'}")
 
 
 @torch.no_grad()
@@ -147,7 +176,7 @@ def solve(core: str, num_envs: int, options: argparse.Namespace, deadline: Deadl
     """Train until the goal is reached or the time is over."""
     synchronize(options.device)
     begun = time.perf_counter()
-    trainer = Trainer(core, num_envs, options)
+    trainer = Trainer(core, num_envs, options, graphs=options.device == "cuda")
     found, iterations, longest = -1.0, 0, 0.0
     while found < GOAL and deadline.remaining() > 2 * longest + 1 and iterations < options.most:
         before = trainer.now()

@@ -27,8 +27,8 @@ from gpu_check_tables import (
 COLUMNS = (
     *("section", *KERNEL_KEYS, "form", "ms", "graph_ms", "gb_s", "bandwidth_pct", "tflop_s"),
     *("matrix_pct", "floor_pct", "peak_mb", "error", "grad_error"),
-    *("library", "core", "envs", "steps_s", "collect_pct", "update_pct", "collect_s", "update_s"),
-    *("first_s", "waits", "goal", "seconds", "steps", "result"),
+    *("library", "core", "envs", "graphs", "steps_s", "collect_pct", "update_pct", "collect_s"),
+    *("update_s", "first_s", "waits", "goal", "seconds", "steps", "result"),
     *("file", "passed", "failed", "skipped", "name", "value", "detail"),
 )
 MOST_PRINTED = 11_400  # characters of the summary

@@ -15,8 +15,8 @@ TABLES = {
         *("matrix_pct", "floor_pct", "peak_mb", "error", "grad_error"),
     ),
     "ppo": (
-        *("core", "envs", "steps_s", "collect_pct", "update_pct", "peak_mb", "waits", "first_s"),
-        *("goal", "seconds", "steps", "result"),
+        *("core", "envs", "graphs", "steps_s", "collect_pct", "update_pct", "peak_mb", "waits"),
+        *("first_s", "goal", "seconds", "steps", "result"),
     ),
     "rivals": ("library", "core", "envs", "steps_s", "first_s"),
 }

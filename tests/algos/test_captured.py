@@ -180,7 +180,7 @@ def test_a_captured_minibatch_that_is_not_finite_changes_no_weight() -> None:
         )
         assert metrics["factor"] == 2 * factor
     assert x.isfinite().all()
-    with pytest.raises(NonFiniteLoss, match="the loss is inf .* in update 3"):
+    with pytest.raises(NonFiniteLoss, match=r"the loss is inf .* in update 3"):
         optimizer.check()
     optimizer.minimize(loss_of, (weights, torch.full((2,), 6.0)), "later")
     optimizer.check()
