@@ -5,9 +5,12 @@ minibatch (loss, gradients, optimizer). Algorithms pass them to a `Compiler`, wh
 run.
 """
 
+from rlmem.compiled.calls import Call
+from rlmem.compiled.capture import NotCaptured
 from rlmem.compiled.compiler import MODES, Compiler, Inductor, check
-from rlmem.compiled.graphs import Call, Graphs, NotCaptured, Steps
+from rlmem.compiled.graphs import Graphs
 from rlmem.compiled.live import obstacle
+from rlmem.compiled.steps import Steps
 
 __all__ = [
     "MODES",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from rlmem.compiled.graphs import Call, Steps
+from rlmem.compiled.calls import Call
+from rlmem.compiled.steps import Steps
 from rlmem.errors import unknown
 
 MODES = ("auto", "none", "graphs", "inductor")
