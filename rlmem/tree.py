@@ -50,3 +50,11 @@ def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if device.type != "cpu":
             torch.cuda.synchronize(device)
     return copies
+
+
+def write(buffer: Tensor, value: Tensor, place: int | Tensor, dim: int) -> None:
+    """Write `value` to a place [1] along a dimension: known to the host, or to the device alone."""
+    if isinstance(place, int):
+        buffer.select(dim, place).copy_(value)
+    else:
+        buffer.index_copy_(dim, place, value.to(buffer.dtype).unsqueeze(dim))

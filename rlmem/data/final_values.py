@@ -49,9 +49,9 @@ class FinalValues:
         """Keep step `t` (as a tensor, [1]); `state` is the memory after its observation."""
         place = t % self.capacity
         for key, leaf in step.final_obs.items():
-            write(self.obs[key], leaf, place, dim=0)
-        tree.map(lambda kept, leaf: write(kept, leaf, place, dim=0), self.state, state)
-        write(self.truncated, step.truncated, place, dim=0)
+            tree.write(self.obs[key], leaf, place, dim=0)
+        tree.map(lambda kept, leaf: tree.write(kept, leaf, place, dim=0), self.state, state)
+        tree.write(self.truncated, step.truncated, place, dim=0)
 
     def flush(self, next_value: Float[Tensor, "N T"], first: int, count: int) -> None:
         """Write the values after steps `first` .. `first + count - 1`; `first` has place 0."""
@@ -63,11 +63,3 @@ class FinalValues:
         state = tree.map(lambda leaf: leaf[number, env], self.state)
         value = self.policy.value(obs, state, torch.zeros_like(env, dtype=torch.bool))
         next_value[env, number + first] = value.to(next_value.dtype)
-
-
-def write(buffer: Tensor, value: Tensor, place: int | Tensor, dim: int) -> None:
-    """Write `value` to a place [1] along a dimension: known to the host, or to the device alone."""
-    if isinstance(place, int):
-        buffer.select(dim, place).copy_(value)
-    else:
-        buffer.index_copy_(dim, place, value.to(buffer.dtype).unsqueeze(dim))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlmem import tree
 from rlmem.compiled import Compiler, Steps, obstacle
-from rlmem.data.final_values import FinalValues, write
+from rlmem.data.final_values import FinalValues
 from rlmem.data.place import load_place, save_place
 from rlmem.data.returns import DiscountedReturns, EpisodeSums, summary
 from rlmem.envs.base import Tensors, VecEnv
@@ -158,13 +158,13 @@ class Collector:
             out = self.rollout = self._allocate(act.action, step.reward)
         for buffers, leaves in ((out.obs, self.obs), (out.action, act.action)):
             for key, leaf in leaves.items():
-                write(buffers[key], leaf, t, dim=1)
-        write(out.log_prob, act.log_prob, t, dim=1)
-        write(out.value, act.value, t, dim=1)
-        write(out.reward, step.reward, t, dim=1)
-        write(out.start, self.start, t, dim=1)
-        write(out.terminated, step.terminated, t, dim=1)
-        write(out.truncated, step.truncated, t, dim=1)
+                tree.write(buffers[key], leaf, t, dim=1)
+        tree.write(out.log_prob, act.log_prob, t, dim=1)
+        tree.write(out.value, act.value, t, dim=1)
+        tree.write(out.reward, step.reward, t, dim=1)
+        tree.write(out.start, self.start, t, dim=1)
+        tree.write(out.terminated, step.terminated, t, dim=1)
+        tree.write(out.truncated, step.truncated, t, dim=1)
         self.obs, self.state = step.obs, act.state
         self.start = step.memory_reset
         if self.final:

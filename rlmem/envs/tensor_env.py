@@ -14,8 +14,8 @@ end:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
@@ -29,7 +29,6 @@ from rlmem.envs import counter_rng
 from rlmem.envs.base import Spaces, Tensors, Transition
 from rlmem.envs.counter_rng import RandomDraws, RandomSteps
 from rlmem.envs.observation_check import observation_check
-from rlmem.envs.script import Script
 from rlmem.envs.spaces import ActionSpace, FlatSpace
 from rlmem.envs.tensor_state import WithState
 from rlmem.errors import positive
@@ -173,6 +172,25 @@ class LockstepEnv(TensorEnv, Generic[S]):
         return Transition(self._restart(), reward, *flags, obs, ended)
 
 
+# A tensor [T, ...], or the sequence of its T entries, which is faster to index.
+TimeSeries = Tensor | Sequence[Tensor]
+
+
+class Script:
+    """The observations and right answers of episodes, known when they begin.
+
+    `answer[t]` belongs to step t, whose observation is `obs[...][t]`. Both are float32 or integers.
+    Narrow integers save memory and time: as int64 a script would not fit the caches.
+    """
+
+    replayable = True
+
+    def __init__(self, obs: Mapping[str, TimeSeries], answer: TimeSeries) -> None:
+        """`obs` has leaves [length + 1, N, ...]; `answer` is [length, N]."""
+        self.obs = {key: _entries(leaf) for key, leaf in obs.items()}
+        self.answer = _entries(answer)
+
+
 class ScriptedEnv(LockstepEnv[Script]):
     """Questions whose right answers do not depend on earlier actions.
 
@@ -211,6 +229,10 @@ class ScriptedEnv(LockstepEnv[Script]):
 
 def _widen(entry: Tensor) -> Tensor:
     return entry if entry.is_floating_point() else entry.long()
+
+
+def _entries(leaf: TimeSeries) -> Sequence[Tensor]:
+    return leaf.unbind() if isinstance(leaf, Tensor) else leaf
 
 
 class StateEnv(TensorEnv, Generic[S]):
@@ -279,10 +301,11 @@ class StateEnv(TensorEnv, Generic[S]):
     def _renew(self, done: Bool[Tensor, "N"]) -> bool:
         """Start the next episodes of ended environments; False if certainly none has ended."""
         if not self._may_ask:
-            select = tree.select if self.axis == 0 else _select_last
             # An environment without spares cannot end before the next ones are drawn.
             fresh = self._fresh(self._next % (self.spares * self.num_envs))
-            self.state = select(done, fresh, self.state)
+            # The leaves of other states have their environments in the last dimension.
+            pick = partial(torch.where if self.axis else tree.select, done)
+            self.state = tree.map(pick, fresh, self.state)
             self._next = torch.add(self._next, done, alpha=self.num_envs)
             return True
         found = done.nonzero()
@@ -324,8 +347,3 @@ class StateEnv(TensorEnv, Generic[S]):
     def _fresh(self, spares: Int[Tensor, "K"]) -> S:
         """Copies of these initial states."""
         return tree.map(lambda leaf: leaf.index_select(self.axis, spares), self._pool)
-
-
-def _select_last(mask: Bool[Tensor, "N"], yes: Any, no: Any) -> Any:
-    """`tree.select` for environments in the last dimension."""
-    return tree.map(lambda a, b: torch.where(mask, a, b), yes, no)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlmem.envs.base import register
 from rlmem.envs.classics.tokens import TokenEnv
 from rlmem.envs.counter_rng import RandomDraws
-from rlmem.envs.script import Script
+from rlmem.envs.tensor_env import Script
 from rlmem.errors import UsageError, at_least, positive
 
 

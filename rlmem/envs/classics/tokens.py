@@ -11,8 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from rlmem.envs.base import Tensors
-from rlmem.envs.script import Script
-from rlmem.envs.tensor_env import ScriptedEnv
+from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 
 class TokenEnv(ScriptedEnv):

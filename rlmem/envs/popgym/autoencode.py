@@ -12,8 +12,7 @@ from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import RandomDraws
 from rlmem.envs.popgym.cards import DECK, SUITS
 from rlmem.envs.popgym.task import task
-from rlmem.envs.script import Script
-from rlmem.envs.tensor_env import ScriptedEnv
+from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 
 @task(

@@ -13,8 +13,7 @@ from rlmem.envs.base import Tensors
 from rlmem.envs.counter_rng import BLOCK, PAD, RandomDraws
 from rlmem.envs.popgym.cards import COLORS, DECK, RANKS, SUITS
 from rlmem.envs.popgym.task import task
-from rlmem.envs.script import Script
-from rlmem.envs.tensor_env import ScriptedEnv
+from rlmem.envs.tensor_env import Script, ScriptedEnv
 
 KINDS = {"color": COLORS, "suit": SUITS, "rank": RANKS}
 FEW = 4  # up to so many kinds, counting by comparison is faster
