@@ -28,7 +28,7 @@ class Call:
 
     def __call__(self, function: Callable[..., Any], *given: Any) -> Any:
         """`function(*given)`: tensors, or tuples and dicts of them, which later calls keep."""
-        if self.failed:
+        if self.failed or self.capture.broken:
             return function(*given)
         key = (function, *(_argument(each) for each in given))
         entry = self.entries.get(key)

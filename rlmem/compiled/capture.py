@@ -32,6 +32,7 @@ class Capture:
         self.device, self.make, self.generators = device, graph, generators
         self.on_gpu = device.type == "cuda"
         self.active = False
+        self.broken = False  # no graph may be replayed any more
         self._pool: Any = None
         self._stream: Any = None
 
@@ -69,11 +70,11 @@ class Capture:
                     found = function()
                 except BaseException:
                     with suppress(RuntimeError):
-                        graph.capture_end()
+                        self._end(graph)
                     raise
                 finally:
                     self.active = False
-                graph.capture_end()
+                self._end(graph)
         except Exception as error:  # environments change the type of their errors
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise NotCaptured(lines[0][:200]) from error
@@ -82,12 +83,26 @@ class Capture:
                 gc.enable()
         return graph, found
 
+    def _end(self, graph: Any) -> None:
+        """End a capture. If CUDA refuses it, no graph is usable, and generators get new states.
+
+        The old ones would wait for the end of the capture, and earlier graphs would go on with
+        them: with other random numbers than the rest of the training.
+        """
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            self.broken = True
+            if self.on_gpu:
+                index = torch.cuda.current_device()
+                index = index if self.device.index is None else self.device.index
+                for each in (torch.cuda.default_generators[index], *self.generators):
+                    each.graphsafe_set_state(each.clone_state())
+            raise
+
     @contextmanager
     def _no_waits(self) -> Iterator[None]:
-        """Make a wait for the device an error of torch, before the capture itself fails.
-
-        A failed capture would leave the random generator of the device unusable.
-        """
+        """Make a wait for the device an error of torch, before the capture itself fails."""
         if not self.on_gpu:
             yield
             return

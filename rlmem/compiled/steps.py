@@ -61,7 +61,7 @@ class Steps:
         count: int,
     ) -> None:
         """`count` steps. `read()` gives all values that a step changes, `write` sets them."""
-        if not self.failed:
+        if not (self.failed or self.capture.broken):
             count = self._run(step, read, write, count)
         for _ in range(count):
             step()

@@ -88,6 +88,38 @@ def test_an_obstacle_is_said_and_nothing_is_captured() -> None:
     assert lines == ["no CUDA graph of a step: it runs on the host"]
 
 
+class Refused(RecordedGraph):
+    """A graph whose second capture fails at its end."""
+
+    def capture_end(self) -> None:
+        super().capture_end()
+        if "second" in names:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+
+names: list[str] = []
+
+
+def test_after_a_failed_capture_no_graph_is_replayed() -> None:
+    lines: list[str] = []
+    compiler = Graphs(CPU, Refused, lines.append)
+    first, second = compiler.call("the first"), compiler.call("the second")
+    assert first is not None
+    assert second is not None
+    x = torch.ones(2)
+    for _ in range(4):
+        assert first(torch.sum, x) == 2
+    names.append("second")
+    for _ in range(4):
+        assert second(torch.sum, x) == 2
+    names.clear()
+    before = RecordedGraph.replays
+    assert first(torch.sum, x) == 2
+    assert RecordedGraph.replays == before
+    reason = "operation failed due to a previous error during capture"
+    assert lines == [f"no CUDA graph of the second: {reason}"]
+
+
 class Owner:
     """Values that steps swap, list, count and lower."""
 
