@@ -50,7 +50,9 @@ class Inductor:
         import torch
 
         if function not in self.compiled:
-            self.compiled[function] = torch.compile(function)
+            # Otherwise a compiled function draws other random numbers.
+            options = {"fallback_random": True}
+            self.compiled[function] = torch.compile(function, options=options)
         return self.compiled[function]
 
     def call(self, name: str, obstacle: str | None = None) -> None:
