@@ -15,6 +15,7 @@ from torch import Tensor
 from rlmem.cores.base import MemoryCore
 from rlmem.cores.conv import ConvState, ShortConv
 from rlmem.cores.gate_range import check_range, stretch
+from rlmem.cores.over_ranks import diagonal_ends, window_ends
 from rlmem.errors import UsageError
 from rlmem.kernels import Linear, linear_scan
 
@@ -79,6 +80,15 @@ class MinRNN(MemoryCore[ConvState]):
         gate, value = self._encode(u)
         h = linear_scan(gate, value, state.h, start)
         return self._output(h), ConvState(window, h[:, -1].clone())
+
+    def ends_over_ranks(
+        self, x: Float[Tensor, "B T I"], state: ConvState, start: Bool[Tensor, "B T"]
+    ) -> tuple[ConvState, ConvState]:
+        """For `scan_over_ranks`: the states before this rank's piece and after the whole row."""
+        window, last_window = window_ends(x, state.window, start)
+        gate, value = self._encode(self.conv.scan(x, window, start)[0])
+        h, last = diagonal_ends(gate, value, state.h, start)
+        return ConvState(window, h), ConvState(last_window, last)
 
     def _encode(self, u: Float[Tensor, "*N I"]) -> tuple[Tensor, Tensor]:
         c, *parts = self.linear(u).to(self.state_dtype).chunk(self.maps, dim=-1)

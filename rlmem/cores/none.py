@@ -31,3 +31,9 @@ class NoMemory(MemoryCore[Tensor]):
         self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], Tensor]:
         return F.gelu(self.map(x)), state
+
+    def ends_over_ranks(
+        self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
+    ) -> tuple[Tensor, Tensor]:
+        """For `scan_over_ranks`: the states before this rank's piece and after the whole row."""
+        return state, state

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.heads import HeadNorm, split_heads
+from rlmem.cores.over_ranks import matrix_ends
 from rlmem.errors import UsageError, positive
 from rlmem.kernels import Linear, matrix_memory
 from rlmem.kernels.matrix_memory import Memory, matrix_memory_step
@@ -85,6 +86,17 @@ class RetNet(MemoryCore[Tensor]):
             q, k, v, None, self._log_decay(), memory, start, forget="exponential"
         )
         return self._output(h, gate), self._rotated(new.C, time - 1)
+
+    def ends_over_ranks(
+        self, x: Float[Tensor, "B T I"], state: Tensor, start: Bool[Tensor, "B T"]
+    ) -> tuple[Tensor, Tensor]:
+        """For `scan_over_ranks`: the states before this rank's piece and after the whole row."""
+        _, own = self.scan(x, self.initial_state(x.shape[0]), start)
+
+        def passed(before: Tensor, time: int) -> Tensor:
+            return (time * self._log_decay()).exp()[:, None, None] * self._rotated(before, time)
+
+        return matrix_ends(own, passed, state, x.shape[1], start)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q, k, v, gate = self.project(x).chunk(4, dim=-1)

@@ -22,6 +22,7 @@ from rlmem.cores import ssm
 from rlmem.cores.base import MemoryCore, register
 from rlmem.cores.conv import ConvState, ShortConv
 from rlmem.cores.gate_range import check_range, stretch
+from rlmem.cores.over_ranks import diagonal_ends, window_ends
 from rlmem.errors import positive
 from rlmem.kernels import Linear, linear_scan
 
@@ -112,6 +113,16 @@ class S6(MemoryCore[ConvState]):
         gate, value = discretize(selected, self._A(), self.gate)
         h = linear_scan(gate, value, state.h, start)
         return self._output(h, selected, z), ConvState(window, h[:, -1].clone())
+
+    def ends_over_ranks(
+        self, x: Float[Tensor, "B T I"], state: ConvState, start: Bool[Tensor, "B T"]
+    ) -> tuple[ConvState, ConvState]:
+        """For `scan_over_ranks`: the states before this rank's piece and after the whole row."""
+        u, _ = self._project(x)
+        window, last_window = window_ends(u, state.window, start)
+        selected = self._select(self.conv.scan(u, window, start)[0])
+        h, last = diagonal_ends(*discretize(selected, self._A(), self.gate), state.h, start)
+        return ConvState(window, h), ConvState(last_window, last)
 
     def _A(self) -> Float[Tensor, "N D"]:
         return -torch.exp(self.A_log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -57,18 +57,18 @@ class Stack(MemoryCore[tuple[Any, ...]]):
             for name, given in blocks
         )
         # A block's NaN reaches the blocks above it.
-        self.forgets_nonfinite = all(block.forgets_nonfinite for block in self._cores())
-        self.claims_length = all(block.claims_length for block in self._cores())
-        self.smooth = all(block.smooth for block in self._cores())
+        self.forgets_nonfinite = all(block.forgets_nonfinite for block in self.cores())
+        self.claims_length = all(block.claims_length for block in self.cores())
+        self.smooth = all(block.smooth for block in self.cores())
 
     def initial_state(self, batch_size: int) -> tuple[Any, ...]:
-        return tuple(block.initial_state(batch_size) for block in self._cores())
+        return tuple(block.initial_state(batch_size) for block in self.cores())
 
     def update(
         self, x: Float[Tensor, "B I"], state: tuple[Any, ...]
     ) -> tuple[Float[Tensor, "B O"], tuple[Any, ...]]:
         x, states = self.embed(x), []
-        for norm, block, s in zip(self.norms, self._cores(), state, strict=True):
+        for norm, block, s in zip(self.norms, self.cores(), state, strict=True):
             y, s = block.update(norm(x), s)
             x = x + y
             states.append(s)
@@ -77,12 +77,23 @@ class Stack(MemoryCore[tuple[Any, ...]]):
     def scan(
         self, x: Float[Tensor, "B T I"], state: tuple[Any, ...], start: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T O"], tuple[Any, ...]]:
+        return self.scan_blocks(lambda block, *row: block.scan(*row), x, state, start)
+
+    def scan_blocks(
+        self,
+        scan: Callable[..., tuple[Tensor, Any]],
+        x: Float[Tensor, "B T I"],
+        state: tuple[Any, ...],
+        start: Bool[Tensor, "B T"],
+    ) -> tuple[Float[Tensor, "B T O"], tuple[Any, ...]]:
+        """`scan`, with `scan(block, x, state, start)` as the scan of each block."""
         x, states = self.embed(x), []
-        for norm, block, s in zip(self.norms, self._cores(), state, strict=True):
-            y, s = block.scan(norm(x), s, start)
+        for norm, block, s in zip(self.norms, self.cores(), state, strict=True):
+            y, s = scan(block, norm(x), s, start)
             x = x + y
             states.append(s)
         return x, tuple(states)
 
-    def _cores(self) -> list[MemoryCore[Any]]:
+    def cores(self) -> list[MemoryCore[Any]]:
+        """The blocks' cores, from the input on."""
         return list(self.blocks)  # type: ignore[arg-type]
