@@ -50,8 +50,16 @@ def test_the_chosen_cases_cover_every_configuration() -> None:
 
 # Tiles in one program and shared out, in both dtypes; and units that prevent vectorised loads.
 WIDE = {
-    80: [("gru", 256, "float32"), ("slstm", 512, "float32"), ("lstm", 125, "bfloat16")],
+    80: [
+        ("gru", 256, "float32"),
+        ("slstm", 512, "float32"),
+        ("lstm", 125, "bfloat16"),
+        ("slstm", 125, "float32"),
+        ("gru", 256, "bfloat16"),
+        ("lstm", 509, "bfloat16"),
+    ],
     90: [
+        ("gru", 125, "float32"),
         ("lstm", 253, "float32"),
         ("slstm_exp", 256, "float32"),
         ("gru", 512, "float32"),

@@ -65,10 +65,13 @@ def supports(x: Tensor) -> bool:
 def wide_config(cell: str, weight: Tensor) -> WideConfig | None:
     """The settings for heads of too many units for a program; None for other heads."""
     width = weight.shape[1]
-    # Kernels in bfloat16 that read matrices at every step would spill without tiles.
-    narrow = weight.dtype == torch.bfloat16
-    if width <= max(CONFIGS) and (not narrow or launch_config(cell, width)[1].on_chip):
-        return None
+    if width <= max(CONFIGS):
+        padded, config = launch_config(cell, width)
+        # Without tiles, kernels would spill that read matrices at every step, if these are bfloat16
+        # or at addresses that are not aligned to vectors.
+        tiled = weight.dtype == torch.bfloat16 or (padded == max(CONFIGS) and width % 16)
+        if config.on_chip or not tiled:
+            return None
     return WIDE._replace(spread=width >= SPREAD)
 
 
