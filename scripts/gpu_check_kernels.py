@@ -37,7 +37,7 @@ NEVER = ("loop-compiled", "associative-compiled")  # minutes of compiling
 PASSES = ("forward", "both")
 ROUNDS, ROUND_SECONDS, MOST_CALLS = 7, 5e-3, 50
 SLOW = 0.5  # seconds per call, above which a form is measured once
-WAITS = ("packed", "titans")  # a form and an operator that wait for the device: no graphs
+WAITS = ("packed", "chunks")  # forms that wait for the device: no graphs
 
 
 def plan(op: Op, small: bool, compiled: bool) -> list[Case]:
@@ -182,7 +182,7 @@ def measure_graphs(ran: list[tuple[Case, str, Run]]) -> None:
     another one for the remaining cases.
     """
     for case, name, run in ran:
-        if name in WAITS or case.op in WAITS:
+        if name in WAITS:
             continue
         try:
             seconds = graph_seconds(run)

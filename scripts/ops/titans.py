@@ -6,19 +6,21 @@ rule token by token, more than those of the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rlmem.kernels import titans
-from rlmem.kernels.titans import Learned, Rates, Rule, titans_reference
+from rlmem.kernels.titans import Learned, Rates, Rule, titans_reference, torch_form
 
 from .base import Case, Form, Inputs, Op, Work
 
 LAYERS = {"linear": 1, "perceptron": 2}
-CHUNK = 32
+CHUNK = 8  # that of the cores
 LONGEST_LOOP = 512  # steps, for the definition
 
 
@@ -37,7 +39,8 @@ def form(function: Form) -> Form:
     return run
 
 
-ours, reference = form(titans), form(titans_reference)
+# The chunks in torch are the form of the operator where there are no kernels.
+ours, reference, chunks = form(titans), form(titans_reference), form(torch_form.forward)
 
 
 class Titans(Op):
@@ -52,6 +55,8 @@ class Titans(Op):
 
     def forms(self, case: Case, device: str) -> Iterator[tuple[str, Form]]:
         yield "rlmem", ours
+        if device == "cuda":
+            yield "chunks", chunks
         if case.shape[1] <= LONGEST_LOOP:
             yield "reference", reference
 
@@ -80,6 +85,50 @@ class Titans(Op):
         matrices = 1 if case.variant == "linear" else 4  # of size x size
         # Prediction, gradient, momentum, decay and answer.
         return Work(elements, case.itemsize * numbers, 10 * elements * size * matrices * times)
+
+    def modules(self) -> tuple[ModuleType, ModuleType]:
+        from rlmem.kernels.titans import triton_form, triton_kernels
+
+        return triton_form, triton_kernels
+
+    def launch(self, dtype: torch.dtype, odd: bool) -> None:
+        for layers, size, chunk in LAUNCHES:
+            launch(layers, size, chunk)
+            if odd:
+                launch(layers, size - 3, chunk)
+
+    def describe(
+        self, tensors: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[torch.dtype, dict[str, object]]:
+        return tensors["k"].dtype, {
+            "layers": options["LAYERS"],
+            "K": tensors["k"].shape[-1],
+            "chunk": options["C"],
+            "values": options["BV"],
+            "warps": options["num_warps"],
+        }
+
+
+# Matrices, size of keys and values, chunk. Errors are kept in registers; tiles have the same size
+# for all widths and chunks.
+LAUNCHES = [(layers, size, 8) for layers in (1, 2) for size in (32, 128)]
+
+
+def launch(layers: int, size: int, chunk: int, rule: Rule | None = None) -> None:
+    """Forward and backward, with Huber's loss and a limit, which need the most registers."""
+    from rlmem.kernels.titans import triton_form
+
+    rule = rule or Rule(chunk, 4.0, bias="huber")
+    rows, time, heads = 2, 3 * chunk, 2
+    q = torch.zeros(rows, time, heads, size)
+    shapes = [(size, 2 * size), (2 * size, size)] if layers == 2 else [(size, size)]
+    first = tuple(torch.zeros(heads, *shape) for shape in shapes)
+    matrices = tuple(w.expand(rows, *w.shape) for w in first)
+    state = Learned(matrices, matrices, matrices, torch.zeros(rows, dtype=torch.int64))
+    rates, start = Rates(*torch.zeros(5, *q.shape[:3])), torch.zeros(rows, time, dtype=torch.bool)
+    arguments = q, q, q, rates, first, state, start, rule
+    triton_form.forward(*arguments)
+    triton_form.backward(q, [matrices] * 3, *arguments)
 
 
 OP = Titans()

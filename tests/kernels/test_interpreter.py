@@ -19,6 +19,7 @@ FILES = {
     "test_linear_scan_triton.py": 50,
     "test_matrix_memory_triton.py": 16,
     "test_short_conv_triton.py": 50,
+    "test_titans_triton.py": 19,
     "test_window_attention_triton.py": 14,
 }
 

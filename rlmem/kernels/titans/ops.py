@@ -18,9 +18,9 @@ from torch import Tensor
 from rlmem.kernels.episodes import next_age
 from rlmem.kernels.native import FLOATS, check_shapes, check_tensors
 from rlmem.kernels.operator import define, refuse_autograd
+from rlmem.kernels.titans import torch_form
 from rlmem.kernels.titans.reference import Learned, Matrices, Rates
 from rlmem.kernels.titans.rule import BIASES, PLAIN, RETENTIONS, Rule
-from rlmem.kernels.titans.torch_form import forward
 
 
 def titans(
@@ -147,7 +147,12 @@ def learn_row_backward(
     grads: list[Tensor], given: list[Tensor], age: Tensor, start: Tensor, *rule: Any
 ) -> list[Tensor]:
     """Gradients for all of `given`."""
+    form = _form(given, Rule(*rule))
     with _recording():
+        if form is not torch_form:
+            y, *matrices = grads
+            kinds = group_by_kind(matrices, len(matrices) // 3)
+            return _copies(form.backward(y, kinds, *_row(given, age, start, Rule(*rule))), grads)
         leaves = [each.detach().requires_grad_() for each in given]
         results = _run(leaves, age, start, Rule(*rule))
     found = torch.autograd.grad(results, leaves, grads, allow_unused=True, materialize_grads=True)
@@ -165,13 +170,36 @@ def _recording() -> Iterator[None]:
         yield
 
 
+def _form(given: list[Tensor], rule: Rule) -> Any:
+    """The module that computes this rule on this device."""
+    if given[0].device.type == "cuda":
+        from rlmem.kernels.titans import triton_form
+
+        if triton_form.supports(given[2], rule):
+            return triton_form
+    return torch_form
+
+
 def _run(given: list[Tensor], age: Tensor, start: Tensor, rule: Rule) -> list[Tensor]:
+    y, final = _form(given, rule).forward(*_row(given, age, start, rule))
+    return [y, *flatten_state(final)]
+
+
+def _row(given: list[Tensor], age: Tensor, start: Tensor, rule: Rule) -> tuple[Any, ...]:
+    """The arguments of a form."""
     q, k, v, *rates = given[:_TOKENS]
     matrices, recent = split_recent(given[_TOKENS:], rule)
     first, weight, momentum, anchor = group_by_kind(matrices, len(matrices) // 4)
-    state = Learned(weight, momentum, anchor, age, recent)
-    y, final = forward(q, k, v, Rates(*rates), first, state, start, rule)
-    return [y, *flatten_state(final)]
+    return (
+        q,
+        k,
+        v,
+        Rates(*rates),
+        first,
+        Learned(weight, momentum, anchor, age, recent),
+        start,
+        rule,
+    )
 
 
 def flatten_state(state: Learned) -> list[Tensor]:
