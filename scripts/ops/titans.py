@@ -6,7 +6,7 @@ rule token by token, more than those of the chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +24,7 @@ CHUNK = 8  # that of the cores
 LONGEST_LOOP = 512  # steps, for the definition
 
 
-def form(function: Form) -> Form:
+def form(function: Callable[..., tuple[Tensor, Learned]]) -> Form:
     """A form of the operator with tensors as its only arguments; each row begins with a start."""
 
     def run(

@@ -159,9 +159,10 @@ def _row(
     first: Matrices,
     state: Learned,
 ) -> Row:
-    tokens = (x.contiguous() for x in (q, k, v, rates.filled()[4]))
+    q, k, v, delta = (x.contiguous() for x in (q, k, v, rates.filled()[4]))
     mixed = Coefficients(*(x.contiguous() for x in mixed))
-    return Row(*tokens, mixed, marks, *(_pack(x) for x in (first, *state[:3])))
+    packed = _pack(first), _pack(state.weight), _pack(state.momentum), _pack(state.anchor)
+    return Row(q, k, v, delta, mixed, marks, *packed)
 
 
 def _pack(matrices: Matrices) -> Tensor:
@@ -205,20 +206,19 @@ def _backward(
     into_past, into_effect = torch.zeros_like(mixed.past), torch.empty_like(mixed.effect)
     rest = (row, states, first, rule)
     fixed = (row.marks, row.first, row.weight, row.anchor, states)
-    errors = (a, back, square, raw, wrong)
-    tensors = (row.k, row.v, row.delta, *fixed, *errors)
-    _launch(triton_kernels.error_kernel, tensors, *rest, mixed=False)
-    fixed = (*mixed, row.marks, row.first, row.weight, row.momentum, row.anchor, states)
+    errors = (row.k, row.v, row.delta, *fixed, a, back, square, raw, wrong)
+    _launch(triton_kernels.error_kernel, errors, *rest, mixed=False)
+    state = (*mixed, row.marks, row.first, row.weight, row.momentum, row.anchor, states)
     grads = (for_hidden, for_x, for_wrong, for_back)
-    tensors = (grad_y, row.q, row.k, *fixed, a, back, square, x, wrong, *grads)
-    more = (into_q, into_k, into_past, into_effect)
-    _launch(triton_kernels.read_backward_kernel, (*tensors, *more), *rest)
+    reads = (grad_y, row.q, row.k, *state, a, back, square, x, wrong, *grads)
+    results = (into_q, into_k, into_past, into_effect)
+    _launch(triton_kernels.read_backward_kernel, (*reads, *results), *rest)
     into_delta, into_first = torch.zeros_like(row.delta), torch.zeros_like(row.weight)
     into_state = [x.clone() for x in grad_state]
     ends, in_A, in_S = (torch.zeros_like(x) for x in mixed)
+    learns = (grad_y, *_flat(row), states, a, back, square, x, raw, wrong, *grads)
     more = (into_k, into_v, into_delta, ends, in_A, in_S, into_first, *into_state)
-    tensors = (grad_y, *_flat(row), states, a, back, square, x, raw, wrong, *grads)
-    _launch(triton_kernels.learn_backward_kernel, (*tensors, *more), *rest)
+    _launch(triton_kernels.learn_backward_kernel, (*learns, *more), *rest)
     into_mixed = into_past + ends, into_effect + in_A, in_S
     return [into_q, into_k, into_v, into_delta, *into_mixed, into_first, *into_state]
 
