@@ -112,8 +112,12 @@ def _results(
     parts = []
     if names and Path(names[0]).stem == "popgym":
         planned = [
-            (cell.options["env"], cell.options["env.difficulty"], cell.options["core"])
-            for cell in cells
+            (
+                at["env"],
+                at["env.difficulty"],
+                bench_results.contestant(at["core"], at.get("algo", "ppo")),
+            )
+            for at in (cell.options for cell in cells)
         ]
         table = bench_results.popgym_table(rows, planned)
         (root / "popgym.md").write_text(table.markdown() + "\n", encoding="utf-8")

@@ -68,17 +68,23 @@ def collect(root: Path, names: Iterable[str], manifest: str) -> list[dict[str, A
     return rows
 
 
+def contestant(core: str, algo: str = "ppo") -> str:
+    """The name of a core in POPGym's table: ppo, which trains most cells, needs no word."""
+    return core if algo == "ppo" else f"{core} ({algo})"
+
+
 def popgym_table(
     rows: Sequence[Mapping[str, Any]], planned: Sequence[tuple[str, str, str]] = ()
 ) -> Table:
     """POPGym's tasks: MMER and greedy return over seeds, beside the published scores.
 
-    `planned` are environment, difficulty and core of cells that the table should have: missing
-    ones have a row without numbers. Bold cells are at or above the best published memory.
+    `planned` are environment, difficulty and contestant of cells that the table should have:
+    missing ones have a row without numbers. Bold cells are at or above the best published memory.
     """
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        groups[row["env"], row["difficulty"], row["core"]].append(row)
+        key = row["env"], row["difficulty"], contestant(row["core"], row["algo"])
+        groups[key].append(row)
     keys = {*groups, *planned}
     levels = {"easy": 0, "medium": 1, "hard": 2}
     order = list(REFERENCES)

@@ -142,9 +142,9 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path: Path) -> None:
     assert float(saved["greedy_return"]) == row["greedy_return"]
 
 
-def popgym_row(core: str, seed: int, score: float, level: str = "easy") -> dict[str, Any]:
+def popgym_row(core: str, seed: int, score: float, algo: str = "ppo") -> dict[str, Any]:
     return {
-        "env": "popgym-autoencode", "difficulty": level, "core": core, "seed": seed,
+        "env": "popgym-autoencode", "difficulty": "easy", "core": core, "seed": seed, "algo": algo,
         "steps": 5000, "mmer": score, "greedy_return": score - 0.1, "greedy_iqm": score,
         "memory_score": 0.5,
     }  # fmt: skip
@@ -153,9 +153,11 @@ def popgym_row(core: str, seed: int, score: float, level: str = "easy") -> dict[
 def test_popgyms_table_has_published_scores_and_missing_cells() -> None:
     rows = [popgym_row("gru", seed, -0.25 + seed / 10) for seed in (0, 1)]
     rows.append(popgym_row("ffm", 0, -0.283))
+    rows.append(popgym_row("ffm", 0, 0.5, "pqn"))
     planned = [("popgym-autoencode", "hard", "gru"), ("popgym-autoencode", "easy", "gru")]
     table = bench_results.popgym_table(rows, planned)
-    ffm, gru, missing = table.rows
+    ffm, by_pqn, gru, missing = table.rows
+    assert by_pqn[2:5] == ["ffm (pqn)", "1", "**0.500**"]
     assert ffm[:6] == ["autoencode", "easy", "ffm", "1", "**-0.283**", "-0.383"]
     # Student's t with one degree of freedom: 12.706 standard errors of 0.05.
     assert gru[3:6] == ["2", "**-0.200 ± 0.635**", "-0.300 ± 0.635"]
