@@ -76,19 +76,17 @@ def _budget(options: Mapping[str, Any]) -> Any:
 
 
 def _subject(path: Path, options: Mapping[str, Any], others: Sequence[str]) -> Any:
-    """The agent of a run folder, or of a file in the environment `env`."""
+    """The agent of a run folder, or of a file, also in another environment `env`."""
     from rlmem.diagnose import trained
     from rlmem.runs.agent import load
 
     env, own = options["env"], _env_options(others)
     checkpoint, trust = options["checkpoint"], options["trust"]
-    if path.is_dir():
+    if path.is_dir() or env is None:
         if own:
-            raise UsageError(f"env.{min(own)}: a run has its own environment")
+            raise UsageError(f"env.{min(own)}: {path} has its own environment")
         return trained.from_run(path, checkpoint, options["device"], trust, env)
     agent = load(path, options["device"] or "cpu", checkpoint, trust)
-    if env is None:
-        raise UsageError(f"{path} is an agent without an environment: give env=NAME")
     return trained.from_agent(agent, env, own)
 
 

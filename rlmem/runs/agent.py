@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -212,6 +213,8 @@ def load(
         if text is None:
             raise UsageError(f"{path} has no {FILE}: it is of an older rlmem")
         spec = AgentSpec.from_json(text, where)
+        if spec.training is not None:
+            spec = replace(spec, training={**spec.training, "step": found.step})
         require_code(spec.policy_arguments, path, trust)
         with limited(None if trust else found.weights, path):
             policy = spec.make_policy()

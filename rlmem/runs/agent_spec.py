@@ -37,7 +37,8 @@ class AgentSpec:
     `observation_space` and `action_space` are those of one environment, nested as it has them.
     `history` says which wrapper added leaves to the observations: none, `PreviousAction`, or
     `Trials` with its arguments. `privileged` are the leaves that the environment added for the
-    critic.
+    critic. `training` has the options `env`, `seed` and `eval_max_steps` of the training, and
+    `step` once it is loaded; None if Python gave its environment.
     """
 
     algo: str
@@ -46,9 +47,16 @@ class AgentSpec:
     action_space: gym.Space
     history: Mapping[str, Any] | None = None
     privileged: Mapping[str, gym.Space] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, env: VecEnv, algo: str, policy_arguments: Mapping[str, Any]) -> AgentSpec:
+    def of(
+        cls,
+        env: VecEnv,
+        algo: str,
+        policy_arguments: Mapping[str, Any],
+        training: Mapping[str, Any] | None = None,
+    ) -> AgentSpec:
         """The spec of a policy for the environments `env`."""
         trials: Trials | None = find_wrapped(env, Trials)
         history: dict[str, Any] | None = None
@@ -66,7 +74,12 @@ class AgentSpec:
         policy = dict(policy_arguments)
         if "encoder" in policy:
             policy["encoder"] = encoder_name(policy["encoder"])
-        return cls(algo, policy, *spaces, history, privileged)
+        return cls(algo, policy, *spaces, history, privileged, training)
+
+    @property
+    def core(self) -> str:
+        """The name of the memory core."""
+        return str(self.policy_arguments["core"])
 
     @property
     def has_mask(self) -> bool:
@@ -91,6 +104,7 @@ class AgentSpec:
                 "action_space": space_to_json(self.action_space),
                 "history": None if self.history is None else dict(self.history),
                 "privileged": [[key, space_to_json(s)] for key, s in self.privileged.items()],
+                "training": None if self.training is None else dict(self.training),
             }
         ).rstrip()
 
@@ -107,7 +121,10 @@ class AgentSpec:
             # Agents of older versions had no statistics.
             policy = {"normalize_obs": False, **data["policy"]}
             hidden = {name: space_from_json(space) for name, space in data.get("privileged", [])}
-            return cls(data["algo"], policy, obs, action, data["history"], hidden)
+            training = data.get("training")
+            if not isinstance(training, Mapping | None):
+                raise TypeError(f"training must be a mapping, not {training!r}")
+            return cls(data["algo"], policy, obs, action, data["history"], hidden, training)
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise

@@ -132,6 +132,12 @@ def make_policy(cfg: DictConfig, env: VecEnv) -> Policy:
     return policy_type(env.observation_space, env.action_space, **arguments)
 
 
+def training_of(cfg: DictConfig) -> dict[str, Any]:
+    """The options of a training that an agent file keeps, for `rlmem eval run=FILE`."""
+    found = plain(cfg)
+    return {key: found[key] for key in ("env", "seed", "eval_max_steps") if key in found}
+
+
 def policy_arguments(cfg: DictConfig) -> dict[str, Any]:
     """The arguments of the configured policy, but for the spaces; plain values."""
     shared = algos.requirements(cfg.algo.name).policy_options

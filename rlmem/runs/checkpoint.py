@@ -85,7 +85,8 @@ def require_run(run_dir: str | Path) -> Path:
     """`run_dir` as a Path if it is a run folder; else a `UsageError`."""
     path = Path(run_dir)
     if not path.is_dir():
-        raise UsageError(f"{path} is not a run folder: it does not exist")
+        reason = "it is a file" if path.is_file() else "it does not exist"
+        raise UsageError(f"{path} is not a run folder: {reason}")
     if not (path / "config.yaml").is_file() and not steps(path):
         raise UsageError(f"{path} is not a run folder: it has no config.yaml")
     return path

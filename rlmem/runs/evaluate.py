@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rlmem.envs.base import VecEnv
 from rlmem.envs.given import Batch, Given
 from rlmem.envs.seeding import eval_seeds
 from rlmem.errors import UsageError
-from rlmem.files import atomic_write
+from rlmem.files import atomic_write, expanded
 from rlmem.policies import Policy
 from rlmem.runs import build, checkpoint, sealed, trust
+from rlmem.runs.agent import load as load_agent
 from rlmem.runs.folder import require_usable
 from rlmem.runs.playing import CHUNK, MAX_STEPS, Watch, play, summary
 from rlmem.runs.progress import Progress
@@ -26,7 +27,8 @@ from rlmem.runs.size_limit import limited
 class Trained(NamedTuple):
     """A trained policy with its run's configuration and its checkpoint's step.
 
-    `given` is the environment of its evaluations itself, if Python has given it.
+    An agent file has only the part of the configuration that its evaluation needs. `given` is the
+    environment of its evaluations itself, if Python has given it.
     """
 
     run_dir: Path
@@ -42,6 +44,21 @@ class Trained(NamedTuple):
 
 
 def load(
+    path: str | Path,
+    which: str | int = "last",
+    device: str | None = None,
+    trusted: bool = False,
+    env: str | None = None,
+) -> Trained:
+    """The agent of a run folder or of an agent file, as `load_run` and `load_file`."""
+    path = expanded(path)
+    if not path.exists():
+        raise UsageError(f"{path} is neither a run folder nor an agent file")
+    read = load_file if path.is_file() else load_run
+    return read(path, which, device, trusted, env)
+
+
+def load_run(
     run_dir: str | Path,
     which: str | int = "last",
     device: str | None = None,
@@ -54,11 +71,7 @@ def load(
     for code that only the folder names, unless it is `trusted`.
     """
     cfg = build.load_config(run_dir)
-    if env is not None:
-        if cfg.env.name != "gym":
-            raise UsageError(f"env={env}: {run_dir} was trained with env={cfg.env.name}")
-        cfg.env.id = env
-    trust.require_code(build.plain(cfg), run_dir, trusted, ["env"] if env else [])
+    _choose_env(cfg, run_dir, trusted, env)
     run_device = build.resolve_device(device or cfg.device)
     loaded = checkpoint.load(run_dir, which, trainer=False)
     with limited(None if trusted else loaded.weights, run_dir):
@@ -70,17 +83,54 @@ def load(
     return Trained(Path(run_dir), cfg, policy, loaded.step, run_device)
 
 
+def load_file(
+    path: Path,
+    which: str | int = "last",
+    device: str | None = None,
+    trusted: bool = False,
+    env: str | None = None,
+) -> Trained:
+    """The agent of a file, in the environment of its training, as `load_run`.
+
+    Raises `UsageError` for a file that names none.
+    """
+    agent = load_agent(path, str(build.resolve_device(device or "cpu")), which, trusted)
+    if agent.spec.training is None:
+        raise UsageError(
+            f"{path} does not name its environment: it was given in Python, or rlmem was older "
+            "(rlmem.evaluate(agent, env) takes any)"
+        )
+    names = {"algo": {"name": agent.spec.algo}, "core": {"name": agent.spec.core}}
+    options = dict(agent.spec.training)
+    step = int(options.pop("step", 0))
+    cfg = OmegaConf.create({**options, **names})
+    _choose_env(cfg, path, trusted, env)
+    return Trained(path, cfg, agent.policy, step, agent.device)
+
+
+def _choose_env(cfg: DictConfig, where: str | Path, trusted: bool, env: str | None) -> None:
+    """Put code that the user names into a configuration; raise for other code in it."""
+    if env is not None:
+        if cfg.env.name != "gym":
+            raise UsageError(f"env={env}: {where} was trained with env={cfg.env.name}")
+        cfg.env.id = env
+    trust.require_code(build.plain(cfg), where, trusted, ["env"] if env else [])
+
+
 def run(cfg: DictConfig) -> dict[str, Any]:
-    """Evaluate a checkpoint of a run; writes `eval.json` into its folder."""
+    """Evaluate a checkpoint of a run, or an agent file; writes `eval.json` into a run's folder."""
     trained = load(cfg.run, cfg.checkpoint, cfg.device, cfg.trust, cfg.environment)
     seed = trained.cfg.seed if cfg.seed is None else cfg.seed
     deterministic = True if cfg.deterministic is None else cfg.deterministic
     settings = {"step": trained.step, "seed": seed, "deterministic": deterministic}
-    require_usable("run", trained.run_dir)
+    is_run = trained.run_dir.is_dir()
+    if is_run:
+        require_usable("run", trained.run_dir)
     torch.manual_seed(seed)
     max_steps = cfg.eval_max_steps or trained.cfg.get("eval_max_steps", MAX_STEPS)
     with Progress("episodes", cfg.episodes) as progress:
-        return evaluate(trained, settings, cfg.episodes, Watch(max_steps, progress))
+        measured = evaluate if is_run else measure
+        return measured(trained, settings, cfg.episodes, Watch(max_steps, progress))
 
 
 def evaluate(

@@ -53,8 +53,12 @@ def run(cfg: DictConfig) -> str:
     Raises `UsageError` if a run has no such split, or was trained with other splits.
     """
     trusted = cfg.trust, cfg.environment
-    runs = [evaluate.load(path, cfg.checkpoint, cfg.device, *trusted) for path in _paths(cfg.run)]
-    baseline = [evaluate.load(path, "last", cfg.device, *trusted) for path in _paths(cfg.baseline)]
+    runs = [
+        evaluate.load_run(path, cfg.checkpoint, cfg.device, *trusted) for path in _paths(cfg.run)
+    ]
+    baseline = [
+        evaluate.load_run(path, "last", cfg.device, *trusted) for path in _paths(cfg.baseline)
+    ]
     splits = _common_splits([*runs, *baseline], cfg.split)
     seed = runs[0].cfg.seed if cfg.seed is None else cfg.seed
     seeds = eval_seeds(seed, cfg.trials)

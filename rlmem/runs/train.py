@@ -32,7 +32,7 @@ from rlmem.runs import (
     threads,
 )
 from rlmem.runs.agent import AgentSpec
-from rlmem.runs.build import policy_arguments, resolve_device
+from rlmem.runs.build import policy_arguments, resolve_device, training_of
 from rlmem.runs.callbacks import Callback, Training
 from rlmem.runs.evaluations import Evaluations
 from rlmem.runs.guard import GuardedEnv
@@ -130,7 +130,8 @@ def _leg(
         stack.enter_context(threads.in_use(cfg.threads))
         begun = start(cfg, saved, lambda env: GuardedEnv(env, stop), env, stack)
         _require_learning(cfg, begun.algo, begun.step)
-        spec = AgentSpec.of(begun.env, cfg.algo.name, policy_arguments(cfg))
+        known = training_of(cfg) if env is None else None
+        spec = AgentSpec.of(begun.env, cfg.algo.name, policy_arguments(cfg), known)
         group.barrier()  # all ranks have read the run
         if group.number() == 0:
             spec.write(_prepare_folder(cfg, unique, begun.step, begun.env, stack))

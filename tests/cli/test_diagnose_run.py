@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,12 @@ def test_an_analysis_that_does_not_apply_is_one_line(
         (["run=RUN", "episodes=0"], "episodes must be an integer of at least 1, not 0"),
         (["run=RUN", "eval_max_steps=x"], "eval_max_steps must be an integer, not 'x'"),
         (["run=RUN", "steps=many"], "steps must be an integer, not 'many'"),
-        (["run=RUN", "env.corridor_length=4"], "env.corridor_length: a run has its own"),
+        (["run=RUN", "env.corridor_length=4"], "has its own environment"),
         (["run=RUN", "env=other.py:Maze"], "was trained with env=tmaze-passive"),
         (["run=RUN", "checkpoint=7"], "checkpoint"),
         (["run=RUN", "episode=7"], "unknown option of rlmem diagnose 'episode'"),
         (["run=nowhere"], "nowhere is neither a run folder nor an agent file"),
-        (["run=FILE"], "is an agent without an environment: give env=NAME"),
+        (["run=FILE", "env.corridor_length=4"], "has its own environment"),
         (["run=FILE", "env=popgym-repeat"], "the agent observes"),
         (["run=FILE", "env=tmaze-passive", "env.cor=4"], "unknown option of env 'tmaze-passive'"),
         (["episodes=7"], "episodes needs run=..., a trained agent"),
@@ -101,6 +102,18 @@ def test_bad_input_is_one_line(
     load(run_dir).save(file)
     places = {"run=RUN": f"run={run_dir}", "run=FILE": f"run={file}"}
     assert line in error_line("diagnose", *(places.get(each, each) for each in arguments))
+
+
+def test_a_file_without_an_environment_is_one_line(
+    run_dir: Path, error_line: Callable[..., str], tmp_path: Path
+) -> None:
+    # As written by an older version, or for an environment of Python.
+    agent = load(run_dir)
+    agent.spec = replace(agent.spec, training=None)
+    agent.save(tmp_path / "maze.rlmem")
+    for command in ("diagnose", "eval"):
+        line = error_line(command, f"run={tmp_path}/maze.rlmem")
+        assert "maze.rlmem does not name its environment" in line
 
 
 def test_code_of_a_folder_is_not_imported(run_dir: Path, error_line: Callable[..., str]) -> None:

@@ -139,7 +139,7 @@ def test_an_unsupported_action_space_is_reported(
     ("arguments", "message"),
     [
         ("", "rlmem eval needs run=<dir>"),
-        ("run=nowhere", "nowhere is not a run folder: it does not exist"),
+        ("run=nowhere", "nowhere is neither a run folder nor an agent file"),
         ("run=.", "is not a run folder: it has no config.yaml"),
         ("run=nowhere episodes=0", "episodes must be at least 1, not 0"),
         (

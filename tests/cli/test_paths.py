@@ -148,7 +148,7 @@ def test_a_whole_run_under_home(home: Path, capsys: pytest.CaptureFixture[str]) 
         ("train run_dir=~nobody0/x", "run_dir=~nobody0/x: there is no such user"),
         ("train resume=file", "file is not a run folder"),
         ("train -m seed=0,1 hydra.sweep.dir=file", "file: File exists"),
-        ("eval run=file", "file is not a run folder"),
+        ("eval run=file", "file is not an agent file"),
         ("play run=file/x", "file/x is not a run folder"),
     ],
 )

@@ -324,5 +324,5 @@ def test_python_m_imports_nothing_from_the_current_folder(flags: list[str], tmp_
         capture_output=True,
         text=True,
     )
-    assert done.stderr == "rlmem: x is not a run folder: it does not exist\n"
+    assert done.stderr == "rlmem: x is neither a run folder nor an agent file\n"
     assert not (tmp_path / "RAN").exists()

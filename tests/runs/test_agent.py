@@ -240,10 +240,24 @@ def test_a_run_folder_is_an_agent(options: list[str], tmp_path: Path) -> None:
     train(f"run_dir={run}", *options, *sizes)
     loaded = rlmem.load(run, checkpoint=checkpoint.steps(run)[-1])
     evaluated = rlmem.evaluate(loaded, options[0].removeprefix("env="), episodes=2)
-    assert evaluated["returns"] == json.loads((run / "eval.json").read_text())["returns"]
+    found = json.loads((run / "eval.json").read_text())
+    assert evaluated["returns"] == found["returns"]
+    # A file of it knows its environment, and is evaluated as the folder; it stays alone.
+    file = tmp_path / "alone" / "agent.rlmem"
+    file.parent.mkdir()
+    loaded.save(file)
+    out = command("eval", f"run={file}", "episodes=2")
+    kept = ("step", "seed", "return_mean", "return_std", "episodes", "deterministic")
+    assert {key: json.loads(out)[key] for key in kept} == {key: found[key] for key in kept}
+    assert [each.name for each in file.parent.iterdir()] == ["agent.rlmem"]
 
 
 def train(*arguments: str) -> None:
-    command = [*warm_python(), "-m", "rlmem", "train", *arguments, "log.tensorboard=false"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command("train", *arguments, "log.tensorboard=false")
+
+
+def command(*arguments: str) -> str:
+    words = [*warm_python(), "-m", "rlmem", *arguments]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout

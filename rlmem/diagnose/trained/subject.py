@@ -95,7 +95,7 @@ def from_run(
     trust: bool = False,
     env: str | None = None,
 ) -> Subject:
-    """The agent of a run folder; raises the errors of `evaluate.load`."""
+    """The agent of a run folder or file in its own environment, as `evaluate.load`."""
     trained = evaluate.load(run_dir, checkpoint, device, trust, env)
     cfg = trained.cfg
 
