@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from pages import RESULTS, write
 
-from rlmem.runs import build, evaluate
+from rlmem.runs import build, evaluate, sealed
 from rlmem.runs.agent import load
 from rlmem.runs.playing import MAX_STEPS, Watch
 from rlmem.runs.scores import REFERENCES
@@ -51,6 +51,12 @@ def is_its_agent(path: Path, result: dict[str, Any]) -> bool:
     spec = load(path).spec
     found = spec.core, spec.algo, (spec.training or {}).get("seed")
     return found == (result["core"], result["algo"], result["seed"])
+
+
+def is_its_run(run: Path, result: dict[str, Any]) -> bool:
+    """Whether a folder holds the run of a result."""
+    path = run / "eval.json"
+    return path.exists() and sealed.read(path)["return_mean"] == result["greedy_return"]
 
 
 def save(run: Path, result: dict[str, Any]) -> None:
@@ -101,7 +107,7 @@ def main() -> None:
     torch.set_num_threads(1)
     AGENTS.mkdir(exist_ok=True)
     for result in best():
-        runs = [run for folder in folders if (run := folder / result["cell"]).is_dir()]
+        runs = [run for folder in folders if is_its_run(run := folder / result["cell"], result)]
         if runs and not is_its_agent(file_of(result), result):
             save(runs[0], result)
     size = sum(path.stat().st_size for path in AGENTS.glob("*.rlmem"))
