@@ -24,7 +24,7 @@ from rlmem.cores.stack import Stack
 from rlmem.errors import UsageError
 from rlmem.kernels import linear_scan
 from rlmem.ranks.group import number, several
-from rlmem.ranks.pieces import gather_pieces, lengths
+from rlmem.ranks.pieces import gather_pieces, lengths, tied
 
 Ends = tuple[Any, Any]  # the states before this rank's piece and after the whole row
 
@@ -86,12 +86,12 @@ def supporting() -> Iterator[str]:
             yield name
 
 
-def compose(step: Callable[[int, Any], Any], state: Any, ranks: int) -> Ends:
-    """Apply the maps of the ranks' pieces one after the other: `step(rank, state)`."""
+def compose(step: Callable[[int, Tensor], Tensor], state: Tensor, pieces: Tensor) -> Ends:
+    """Apply the maps of the ranks' `pieces` one after the other: `step(rank, state)`."""
     before = state
-    for rank in range(ranks):
+    for rank in range(len(pieces)):
         if rank == number():
-            before = state
+            before = tied(state, pieces)
         state = step(rank, state)
     return before, state
 
@@ -113,7 +113,7 @@ def diagonal_ends(
         # A selection: a start also removes NaN and Inf.
         return torch.where(reset != 0, add, keep * h + add)
 
-    return compose(follow, state, len(maps))
+    return compose(follow, state, maps)
 
 
 def window_ends(x: Tensor, window: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,7 @@ def window_ends(x: Tensor, window: Tensor, start: Tensor) -> tuple[Tensor, Tenso
         moved = F.pad(before[:, times[rank] :], (0, 0, 0, min(size, times[rank])))
         return torch.where(reset != 0, own, moved + own)
 
-    return compose(follow, window, len(times))
+    return compose(follow, window, pieces)
 
 
 def matrix_ends(
@@ -148,4 +148,4 @@ def matrix_ends(
         own, reset = pieces[rank][:, :-1].view_as(state), pieces[rank][:, -1, None, None, None]
         return torch.where(reset != 0, own, passed(before, times[rank]) + own)
 
-    return compose(follow, state, len(times))
+    return compose(follow, state, pieces)

@@ -28,6 +28,29 @@ class _Gather(torch.autograd.Function):
         return total[number()]
 
 
+class _Tie(torch.autograd.Function):
+    """The first tensor; the second one gets a gradient of 0, so that its backward runs too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pieces: Tensor) -> Tensor:
+        ctx.save_for_backward(pieces)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (pieces,) = ctx.saved_tensors
+        return grad, torch.zeros_like(pieces)
+
+
+def tied(x: Tensor, pieces: Tensor) -> Tensor:
+    """`x`, whose gradients reach `pieces` of `gather_pieces` as zeros.
+
+    The first rank's outputs do not depend on any piece, but it must join the others' backward.
+    """
+    found: Tensor = _Tie.apply(x, pieces)
+    return found
+
+
 def gather_pieces(x: Tensor) -> Tensor:
     """The tensors of all ranks [ranks, ...], which have equal shapes; differentiable.
 
