@@ -51,7 +51,7 @@ class Inductor:
 
         if function not in self.compiled:
             # Otherwise a compiled function draws other random numbers.
-            options = {"fallback_random": True}
+            options: dict[str, Any] = {"fallback_random": True}
             self.compiled[function] = torch.compile(function, options=options)
         return self.compiled[function]
 
