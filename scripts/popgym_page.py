@@ -58,9 +58,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     cells = [cell.options for cell in grid.cells(grid.load("popgym").lines)]
     for cell in cells:
         # The first line of a task has its own settings.
-        task = cell["env"], cell["env.difficulty"]
-        name = bench_results.contestant(cell["core"], cell.get("algo", "ppo"))
-        planned.setdefault(task, (*task, name))
+        row = bench_results.popgym_row_of(cell)
+        planned.setdefault(row[:2], row)
     table = bench_results.popgym_table(rows, list(planned.values()))
     hours = sum(row["train_seconds"] for row in rows) / 3600
     total = (

@@ -111,14 +111,7 @@ def _results(
 
     parts = []
     if names and Path(names[0]).stem == "popgym":
-        planned = [
-            (
-                at["env"],
-                at["env.difficulty"],
-                bench_results.contestant(at["core"], at.get("algo", "ppo")),
-            )
-            for at in (cell.options for cell in cells)
-        ]
+        planned = [bench_results.popgym_row_of(cell.options) for cell in cells]
         table = bench_results.popgym_table(rows, planned)
         (root / "popgym.md").write_text(table.markdown() + "\n", encoding="utf-8")
         parts.append(table.text())

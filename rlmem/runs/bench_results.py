@@ -73,6 +73,12 @@ def contestant(core: str, algo: str = "ppo") -> str:
     return core if algo == "ppo" else f"{core} ({algo})"
 
 
+def popgym_row_of(options: Mapping[str, str]) -> tuple[str, str, str]:
+    """Environment, difficulty and contestant of a cell with these options."""
+    algo = options.get("algo", "ppo")
+    return options["env"], options["env.difficulty"], contestant(options["core"], algo)
+
+
 def popgym_table(
     rows: Sequence[Mapping[str, Any]], planned: Sequence[tuple[str, str, str]] = ()
 ) -> Table:
